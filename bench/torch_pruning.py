@@ -1,0 +1,161 @@
+"""onnxprune against Torch-Pruning, on networks that both can have: ``python -m bench.torch_pruning``.
+
+Torch-Pruning gets the module (``bench.nets``), onnxprune the file that ``torch.onnx.export`` makes of it.
+Either one runs in a fresh process that imports what it needs, prunes 30 % of each group by L2 and writes
+its result; seconds are wall time with interpreter start. Torch-Pruning's result is exported afterwards,
+unmeasured, so that ``bench.judge`` counts both from ONNX files.
+
+For developers: needs torch and torch-pruning, which onnxprune never imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.measure import Run, publish, python
+
+if TYPE_CHECKING:
+    import torch
+
+NAMES = ("U-Net", "ResNet-18", "C2f detector", "MobileNetV2")
+RATIO = 0.3
+OPSET = 17
+MODULE = "pruned.pt"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One tool on one network: wall seconds per repeat, highest peak, any crash, and what the judge says."""
+
+    tool: str
+    seconds: list[float]
+    peak_bytes: int
+    crash: str
+    kept: float | None = None
+    kept_macs: float | None = None
+    error: float | None = None
+    refused: str = ""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the chosen networks, print one table, and write all that was measured if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("nets", nargs="*", metavar="NET", help=", ".join(NAMES))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, metavar="PATH")
+    parser.add_argument("--work", nargs=3, metavar=("WHAT", "NET", "PATH"), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.work:
+        what, name, path = options.work
+        WORK[what](name, Path(path))
+        return
+    measured = {name: compare(name, options.repeats) for name in options.nets or NAMES}
+    rows = [row(name, outcome) for name, both in measured.items() for outcome in both]
+    data = {name: [asdict(outcome) for outcome in both] for name, both in measured.items()}
+    publish({f"{RATIO:.0%} of each group, by L2": rows}, data, options.json)
+
+
+def compare(name: str, repeats: int) -> list[Outcome]:
+    """Prune the network with either tool, by turns, and judge what they wrote."""
+    with tempfile.TemporaryDirectory() as folder:
+        file, ours, theirs = (Path(folder, f"{n}.onnx") for n in ("net", "ours", "theirs"))
+        module = Path(folder, MODULE)
+        exported = worker("export", name, file)
+        if exported.failure:
+            raise RuntimeError(exported.stderr)
+        mine: list[Run] = []
+        peer: list[Run] = []
+        for _ in range(repeats):
+            mine.append(python("onnxprune", file, "--ratio", str(RATIO), "--scope", "group", "-o", ours))
+            peer.append(worker("prune", name, module))
+        if module.exists():
+            worker("export-pruned", name, theirs)
+        return [_outcome("onnxprune", mine, file, ours), _outcome("Torch-Pruning", peer, file, theirs)]
+
+
+def worker(what: str, name: str, path: Path) -> Run:
+    """One of ``WORK`` in a fresh process."""
+    return python("bench.torch_pruning", "--work", what, name, path)
+
+
+def _outcome(tool: str, runs: Sequence[Run], original: Path, pruned: Path) -> Outcome:
+    crash = next((done.failure for done in runs if done.failure), "")
+    seconds, peak = [done.seconds for done in runs], max(done.peak_bytes for done in runs)
+    if not pruned.exists():
+        return Outcome(tool, seconds, peak, crash or "wrote nothing")
+    judged = python("bench.judge", original, pruned).value
+    verdict = {key: judged[key] for key in ("kept", "kept_macs", "error", "refused")}
+    return Outcome(tool, seconds, peak, crash, **verdict)
+
+
+def row(name: str, outcome: Outcome) -> dict[str, str]:
+    """One tool's line for one network."""
+    return {
+        "network": name,
+        "tool": outcome.tool,
+        "s: min": f"{min(outcome.seconds):.2f}",
+        "s: median": f"{statistics.median(outcome.seconds):.2f}",
+        "peak, MB": f"{outcome.peak_bytes / 1e6:.0f}",
+        "parameters kept": "-" if outcome.kept is None else f"{outcome.kept:.3f}",
+        "MACs kept": "-" if outcome.kept_macs is None else f"{outcome.kept_macs:.3f}",
+        "rewrite error, judged": "-" if outcome.error is None else f"{outcome.error:.0e}",
+        "valid": f"crashed: {outcome.crash[:80]}" if outcome.crash else outcome.refused[:80] or "yes",
+    }
+
+
+def export(name: str, path: Path) -> None:
+    """Write the whole network as an ONNX file."""
+    from bench import nets  # noqa: PLC0415
+
+    net = nets.build(name)
+    _export(net.module, net.input_shape, path)
+
+
+def export_pruned(name: str, path: Path) -> None:
+    """Write the module that ``prune`` left beside ``path`` as an ONNX file."""
+    import torch  # noqa: PLC0415
+
+    from bench import nets  # noqa: PLC0415
+
+    _export(torch.load(path.with_name(MODULE), weights_only=False), nets.MODULES[name][1], path)
+
+
+def _export(module: torch.nn.Module, shape: tuple[int, ...], path: Path) -> None:
+    import torch  # noqa: PLC0415
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(module, (torch.zeros(shape),), str(path), opset_version=OPSET, dynamo=False)
+
+
+def prune(name: str, path: Path) -> None:
+    """Do what a user of Torch-Pruning does: imports, the module, the dependency graph, one step, saving."""
+    import torch  # noqa: PLC0415
+    import torch_pruning  # noqa: PLC0415
+
+    from bench import nets  # noqa: PLC0415
+
+    net = nets.build(name)
+    pruner = torch_pruning.pruner.BasePruner(
+        net.module,
+        torch.zeros(net.input_shape),
+        importance=torch_pruning.importance.MagnitudeImportance(p=2),
+        pruning_ratio=RATIO,
+        ignored_layers=list(net.heads),
+    )
+    pruner.step()
+    torch.save(net.module, path)
+
+
+WORK = {"export": export, "prune": prune, "export-pruned": export_pruned}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The command line: parse, call, render, exit code. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from onnxprune import __version__
+from onnxprune.cli.inspect import inspect
+from onnxprune.cli.prune import prune
+from onnxprune.errors import ExitCode, OnnxPruneError
+
+
+class _DefaultsToPrune(click.Group):
+    """``onnxprune MODEL ...`` is short for ``onnxprune prune MODEL ...``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {"--help", "-h", "--version"}
+        if args and args[0] not in self.commands and args[0] not in own:
+            args = ["prune", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_DefaultsToPrune, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="onnxprune")
+def cli() -> None:
+    """Remove channels from an exported ONNX model, and prove that nothing else changed.
+
+    `onnxprune MODEL ...` is short for `onnxprune prune MODEL ...`.
+
+    Exit codes: 0 done; 1 a check failed, nothing was written; 2 bad usage, or a model that cannot be read or is not valid.
+    """
+
+
+cli.add_command(prune)
+cli.add_command(inspect)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run, and exit with a documented code. User errors are one line on stderr; bugs keep their traceback."""
+    try:
+        result: Any = cli.main(args=list(args) if args is not None else None, standalone_mode=False)
+    except OnnxPruneError as error:
+        click.echo(f"onnxprune: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        place = f" ({error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
+        click.echo(f"onnxprune: {' '.join(error.format_message().split())}{place}", err=True)
+        sys.exit(ExitCode.USAGE)
+    except click.Abort:
+        click.echo("onnxprune: interrupted", err=True)
+        sys.exit(130)
+    sys.exit(result if isinstance(result, int) else ExitCode.DONE)

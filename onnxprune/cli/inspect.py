@@ -1,0 +1,34 @@
+"""``onnxprune inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxprune.cli import options as shared
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the inspection (JSON).")
+@shared.exclude
+@shared.input_shape
+@click.option("-v", "--verbose", is_flag=True, help="Show the nodes of every group.")
+def inspect(model: Path, json_path: Path | None, *, verbose: bool, **given: Any) -> None:
+    """Show what of MODEL could be pruned, and what could not, by which node and why."""
+    from onnxprune import model as files  # noqa: PLC0415 (--help must not wait for these)
+    from onnxprune import pipeline  # noqa: PLC0415
+    from onnxprune.cli import render  # noqa: PLC0415
+
+    settings = pipeline.Options(**given)
+    if json_path is not None:
+        files.ensure_writable(json_path, keep=model)
+    loaded = files.load(model)
+    with render.status() as announce:
+        announce("analyse")
+        found = pipeline.inspect(loaded, settings)
+    if json_path is not None:
+        files.write_text(json_path, found.to_json())
+    click.echo(render.inspection_text(found, verbose=verbose))

@@ -1,0 +1,84 @@
+"""``onnxprune prune``."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxprune.cli import options as shared
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write. [default: MODEL.pruned.onnx, beside it]")
+@click.option("--ratio", type=float, default=0.3, show_default=True, help="Share of the prunable channels to remove.")
+@click.option("--align", type=int, default=1, show_default=True, help="Every width that changes becomes a multiple of this.")
+@click.option("--importance", default="l2", show_default=True, help="l1, l2, fpgm, bn, random, or module:function.")
+@click.option(
+    "--scope",
+    type=click.Choice(["group", "global"]),
+    default="group",
+    show_default=True,
+    help="The same ratio in every group, or one ranking over the network.",
+)
+@shared.exclude
+@shared.ratio_for
+@click.option("--max-ratio", type=float, help="Remove no more than this of any one group. [default: 0.9, or RATIO if larger]")
+@shared.input_shape
+@click.option("--fuse-bn/--no-fuse-bn", default=True, help="Fold BatchNormalization into the layer before. [default: fold]")
+@click.option("--save-as-external-data", is_flag=True, help="Write weights to OUTPUT.data beside the model.")
+@click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Apply a saved plan instead of choosing.")
+@click.option("--save-plan", type=click.Path(path_type=Path), help="Write the plan (JSON).")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report (JSON).")
+@click.option("--dry-run", is_flag=True, help="Do everything but write.")
+@click.option("--check-n", type=int, default=3, show_default=True, help="Seeded inputs to prove on; 0 proves nothing.")
+@click.option("--rtol", type=float, help="Limit of the rewrite error, as a share of the output's range. [default: by precision]")
+@click.option("--atol", type=float, default=0.0, show_default=True, help="Rewrite error that is always accepted.")
+@click.option("--seed", type=int, default=0, show_default=True, help="For inputs of the proof and for random importance.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every slice that goes.")
+@click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
+def prune(
+    model: Path,
+    output: Path | None,
+    plan_path: Path | None,
+    save_plan: Path | None,
+    json_path: Path | None,
+    *,
+    save_as_external_data: bool,
+    dry_run: bool,
+    verbose: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Remove channels from MODEL and write the smaller model.
+
+    Every run proves that the result equals MODEL with the removed channels at zero; where that fails, nothing is written.
+    """
+    from onnxprune import model as files  # noqa: PLC0415 (--help must not wait for these)
+    from onnxprune import pipeline  # noqa: PLC0415
+    from onnxprune import plan as plans  # noqa: PLC0415
+    from onnxprune.cli import render  # noqa: PLC0415
+
+    settings = pipeline.Options(**given)
+    target = output or model.with_name(f"{model.stem}.pruned.onnx")
+    for path in (target, save_plan, json_path):
+        if path is not None and not dry_run:
+            files.ensure_writable(path, keep=model)
+    loaded = files.load(model)
+    plan = plans.load(plan_path) if plan_path else None
+    with nullcontext() if quiet else render.status() as announce:
+        result = pipeline.prune(loaded, settings, plan, announce or (lambda _: None), str(plan_path))
+    report = render.placed(result.report, "" if dry_run else str(target))
+    if not dry_run:
+        if save_plan:
+            files.write_text(save_plan, result.plan.to_json())
+        if json_path:
+            files.write_text(json_path, report.to_json())
+        files.save(result.model, target, external=save_as_external_data)
+    if not quiet:
+        if verbose:
+            click.echo(render.plan_text(result.plan, loaded))
+        click.echo(render.report_text(report))

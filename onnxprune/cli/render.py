@@ -1,0 +1,140 @@
+"""Text for the terminal. All figures come from the report value."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+
+from onnxprune.model import Model
+from onnxprune.plan import AxisKept, Plan
+from onnxprune.report import Inspection, Report, SizeReport
+
+
+@contextmanager
+def status() -> Iterator[Callable[[str], None]]:
+    """A spinner that names the stage, on a terminal only."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("load")
+        yield lambda stage: progress.update(task, description=stage)
+
+
+def placed(report: Report, output: str) -> Report:
+    """The report with the place where the model goes."""
+    return replace(report, output=output)
+
+
+def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]], *, right: frozenset[int] = frozenset()) -> str:
+    """Columns padded with spaces; ``right``: columns of numbers."""
+    lines = [header, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+        for line in lines
+    )
+
+
+def _count(number: int) -> str:
+    return f"{number:,}".replace(",", " ")
+
+
+def _size(name: str, size: SizeReport) -> tuple[str, ...]:
+    change = f"{100 * (size.ratio - 1):+.1f} %" if size.after != size.before else "unchanged"
+    return (name, _count(size.before), _count(size.after), change)
+
+
+def report_text(report: Report) -> str:
+    """What a reviewer asks: widths, sizes, both errors, and where the files are."""
+    rows = [
+        (g.name, str(g.width), str(g.kept), f"{100 * g.asked:.1f} %", f"{100 * g.achieved:.1f} %", g.note) for g in report.groups
+    ]
+    parts = []
+    if rows:
+        parts.append(table(("group", "width", "kept", "asked", "removed", ""), rows, right=frozenset({1, 2, 3, 4})))
+    sizes = [
+        _size("prunable channels", report.channels),
+        _size("parameters", report.parameters),
+        _size("MACs", report.macs),
+        _size("bytes", report.file_bytes),
+    ]
+    parts.append(table(("", "before", "after", ""), sizes, right=frozenset({1, 2, 3})))
+    parts.append("\n".join(_verdict(report)))
+    return "\n\n".join(parts)
+
+
+def _verdict(report: Report) -> Iterator[str]:
+    yield f"channels removed: {100 * report.achieved:.2f} % (asked for {100 * report.asked:.2f} %)"
+    proof = report.proof
+    if proof is None:
+        yield "rewrite error: not checked (--check-n 0)"
+    else:
+        shapes = ", ".join(f"{n}:{','.join(map(str, s))}" for n, s in proof.shapes.items())
+        yield f"rewrite error: {proof.rewrite_error:.1e} of the output's range (limit {proof.rtol:.0e}), {proof.samples} inputs of {shapes}"
+        for error in proof.pruning:
+            yield f"pruning error: '{error.name}' cosine {error.cosine:.4f}, SNR {error.snr_db:.1f} dB, max abs {error.max_abs:.3g}, on random inputs"
+    yield from (f"note: {note}" for note in report.notes)
+    yield f"written: {report.output}" if report.output else "dry run: nothing was written"
+
+
+def plan_text(plan: Plan, model: Model) -> str:
+    """Every slice that goes, in the order of the graph, with the parameters that go with it."""
+    lines = []
+    readers = model.graph.consumers
+    sources = {**{n: n for n in plan.initializers}, **{n: of for n, (of, _, _) in plan.copies.items()}}
+    order = {n: readers[s][0][0].index for n, s in sources.items() if readers.get(s)}
+    total = 0
+    for name in sorted(plan.initializers, key=lambda n: order.get(n, 0)):
+        shape = list(model.graph.constants[sources[name]][1])
+        for axis in plan.initializers[name]:
+            kept = int(axis.keep.shape[-1])
+            count = int(np.prod(shape)) // shape[axis.axis] * (axis.size - kept)
+            shape[axis.axis] = kept
+            total += count
+            node = readers[sources[name]][0][0]
+            lines.append(f"{node.op} {node.label}: {name} axis {axis.axis}, {axis.size} -> {kept}, -{_count(count)} parameters, {_gone(axis)}")
+    return "\n".join([*lines, f"-{_count(total)} parameters in all"])
+
+
+def _gone(axis: AxisKept) -> str:
+    """The removed positions, as ranges; of the first block where blocks differ."""
+    keep = axis.keep if axis.keep.ndim == 1 else axis.keep[0]
+    gone = np.setdiff1d(np.arange(axis.size), keep)
+    if not len(gone):
+        return "removed none"
+    runs = np.split(gone, np.flatnonzero(np.diff(gone) > 1) + 1)
+    text = ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
+    return f"removed {text}" + (" in its first block" if axis.keep.ndim > 1 else "")
+
+
+def inspection_text(found: Inspection, *, verbose: bool) -> str:
+    """Groups, then what is held and why."""
+    rows = [(g.name, str(g.width), _count(g.parameters), _count(g.macs), str(len(g.nodes)), _extra(g.equal_rows)) for g in found.groups]
+    parts = []
+    if rows:
+        parts.append(table(("group", "width", "parameters", "MACs", "nodes", ""), rows, right=frozenset({1, 2, 3, 4})))
+    if verbose:
+        parts.extend(f"{g.name}\n" + "\n".join(f"  {n}" for n in g.nodes) for g in found.groups)
+    if found.held:
+        held = [(h.node, f"{h.held} of {h.width}", h.reasons[0] if h.reasons else "") for h in found.held]
+        parts.append("cannot be pruned:\n" + table(("node", "channels", "because"), held, right=frozenset({1})))
+    shapes = ", ".join(f"{n}:{','.join(map(str, s))}" for n, s in found.input_shapes.items())
+    total = sum(h.held for h in found.held)
+    parts.append(
+        f"{found.channels} prunable channels in {len(found.groups)} groups, {total} output channels held; "
+        f"{_count(found.cost.parameters)} parameters, {_count(found.cost.macs)} MACs at {shapes}"
+    )
+    return "\n\n".join(parts)
+
+
+def _extra(rows: int) -> str:
+    return f"equal counts in {rows} rows" if rows > 1 else ""

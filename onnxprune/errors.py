@@ -1,0 +1,61 @@
+"""Errors are part of the interface: one line that says what, where, and the way out.
+
+    OnnxPruneError
+    ├── OptionError    a bad option                                        exit code 2
+    ├── ModelError     a model that cannot be read or is not valid         exit code 2
+    ├── PlanError      a plan that does not fit the model                  exit code 2
+    ├── OutputError    a result that cannot be written                     exit code 2
+    └── CheckError     a check of the result failed; nothing was written   exit code 1
+
+Anything else that escapes is a bug of onnxprune and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """What the process returns; documented in README.md."""
+
+    DONE = 0
+    CHECK_FAILED = 1
+    USAGE = 2
+
+
+class OnnxPruneError(Exception):
+    """A user's error: ``what`` happened, ``where`` (a file, node or tensor), and ``hint``, the way out."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.USAGE
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        self.what, self.where, self.hint = what, where, hint
+        super().__init__(what, where, hint)
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        way_out = f" ({self.hint})" if self.hint else ""
+        return " ".join(f"{place}{self.what}{way_out}".split())
+
+
+class OptionError(OnnxPruneError):
+    """A bad option or argument."""
+
+
+class ModelError(OnnxPruneError):
+    """A model that cannot be read, is not valid, or is refused by onnxruntime."""
+
+
+class PlanError(OnnxPruneError):
+    """A plan that cannot be read or does not fit the model."""
+
+
+class OutputError(OnnxPruneError):
+    """A result that cannot be written."""
+
+
+class CheckError(OnnxPruneError):
+    """A check of the result failed; nothing was written."""
+
+    exit_code = ExitCode.CHECK_FAILED

@@ -1,0 +1,97 @@
+"""The graph that every stage reads: nodes, tensors and their wiring, as plain values, with a networkx view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import networkx as nx
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator call. ``version`` is the opset version of its domain; an absent input or output is ''."""
+
+    index: int
+    name: str
+    op: str
+    domain: str
+    version: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attrs: Mapping[str, Any] = field(repr=False)
+    captured: tuple[str, ...] = ()  # tensors of this graph that the node's subgraphs read
+
+    @property
+    def label(self) -> str:
+        """The node's name, or, where the exporter gave none, its operator and first output."""
+        return self.name or f"{self.op}:{self.outputs[0] if self.outputs else self.index}"
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A graph input or output: element type (TensorProto.DataType) and dims (None: dynamic)."""
+
+    name: str
+    elem_type: int
+    dims: tuple[int | None, ...] | None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in topological order, as ONNX demands of a file."""
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[TensorInfo, ...]  # without those that are initializers
+    outputs: tuple[TensorInfo, ...]
+    constants: Mapping[str, tuple[int, Shape]] = field(repr=False)  # name -> element type, shape
+
+    @cached_property
+    def producer(self) -> dict[str, Node]:
+        """The node that writes each tensor."""
+        return {out: node for node in self.nodes for out in node.outputs if out}
+
+    @cached_property
+    def consumers(self) -> dict[str, list[tuple[Node, int]]]:
+        """Who reads each tensor, as (node, input position); -1 for a read from inside a subgraph."""
+        readers: dict[str, list[tuple[Node, int]]] = {}
+        for node in self.nodes:
+            for position, name in enumerate(node.inputs):
+                if name:
+                    readers.setdefault(name, []).append((node, position))
+            for name in node.captured:
+                readers.setdefault(name, []).append((node, -1))
+        return readers
+
+    @cached_property
+    def network(self) -> nx.DiGraph:
+        """Node indices, with an edge from each producer to each of its consumers."""
+        network = nx.DiGraph()
+        network.add_nodes_from(node.index for node in self.nodes)
+        for name, readers in self.consumers.items():
+            if name in self.producer:
+                source = self.producer[name].index
+                network.add_edges_from((source, reader.index) for reader, _ in readers)
+        return network
+
+    def unread(self, candidates: set[int], rewired: set[tuple[int, int]]) -> set[int]:
+        """Of ``candidates`` and what is upstream of them, the nodes whose results nobody reads any more.
+
+        ``rewired``: (node, input position) pairs that now read something else.
+        """
+        outputs = {o.name for o in self.outputs}
+        dead: set[int] = set()
+        stack = sorted(candidates)
+        while stack:
+            node = self.nodes[stack.pop()]
+            readers = [r for out in node.outputs for r in self.consumers.get(out, [])]
+            live = any(r.index not in dead and (r.index, p) not in rewired for r, p in readers)
+            if node.index in dead or live or outputs & set(node.outputs):
+                continue
+            dead.add(node.index)
+            stack.extend(sorted(self.network.predecessors(node.index)))
+        return dead

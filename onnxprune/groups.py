@@ -1,0 +1,281 @@
+"""Units and groups: what goes together, and what is chosen together.
+
+A *unit* is one channel with every weight slice that it touches: it goes or stays as a whole. Units that share a dimension of
+a weight's output form a *group* (a component of a networkx graph over these dimensions): a Conv's outputs, a whole residual
+stage. Within a group, units that occur in the same dimensions are interchangeable as far as widths go: they form a *block*, and
+what is chosen is how many of each block stay. Rows that must keep equal counts (group convolution, heads) are the rows of one
+block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.labels import Labels, Layer
+from onnxprune.trace import ROLES, Pinned, Trace, Use
+
+Units = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One axis of a constant, and the unit at each of its positions.
+
+    ``rows``: [rows, n] where blocks of axis 0 differ; otherwise ``units`` is [n]. ``role``: 'out', 'in', 'scale' or ''.
+    """
+
+    use: Use
+    axis: int
+    units: Units = field(repr=False)
+    role: str
+
+    @property
+    def constant(self) -> str:
+        """The name of the constant."""
+        return self.use[0]
+
+
+@dataclass(frozen=True)
+class Block:
+    """[rows, n] units: each row keeps the same number of its units, at least one."""
+
+    units: Units = field(repr=False)
+
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+        return int(self.units.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Units in a row."""
+        return int(self.units.shape[1])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that share dimensions, by the name of the first node that makes them."""
+
+    index: int
+    name: str
+    units: Units = field(repr=False)
+    blocks: tuple[Block, ...] = field(repr=False)
+    slices: tuple[Slice, ...] = field(repr=False)
+    nodes: tuple[str, ...] = field(repr=False)
+
+    @property
+    def width(self) -> int:
+        """Number of units."""
+        return len(self.units)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Output channels of a weight that cannot be pruned, and why."""
+
+    node: str
+    constant: str
+    width: int
+    held: int
+    reasons: tuple[Pinned, ...]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """All groups in execution order, and what is held."""
+
+    groups: tuple[Group, ...]
+    held: tuple[Held, ...]
+
+    def __iter__(self) -> Iterator[Group]:
+        return iter(self.groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @property
+    def width(self) -> int:
+        """Prunable channels: the units of all groups."""
+        return sum(g.width for g in self.groups)
+
+
+def group(trace: Trace, extra: Mapping[int, Pinned] | None = None) -> Groups:
+    """Group the units of ``trace``; ``extra`` pins more units (by options, or by nodes that could not follow)."""
+    pins: dict[int, tuple[Pinned, ...]] = dict(trace.pinned)
+    for unit, reason in (extra or {}).items():
+        pins[unit] = (*pins.get(unit, ()), reason)
+    free = np.ones(trace.units, np.bool_)
+    free[0] = False
+    free[list(pins)] = False
+    slices = _slices(trace)
+    made = np.zeros(trace.units, np.bool_)
+    for s in slices:
+        made[s.units] |= s.role != "in"
+    free &= made  # a channel that no weight makes has nothing to prune
+    blocks = _blocks(trace, slices, free, pins)
+    return Groups(_groups(trace, slices, blocks, free), _held(trace, slices, free, pins))
+
+
+def _slices(trace: Trace) -> list[Slice]:
+    """Every labelled axis of every constant, in the order of first use."""
+    found = []
+    for use, tensor in trace.uses.items():
+        for layer in tensor.layers:
+            if layer.columns == layer.axes[0] or len(layer.axes) > 1:
+                labels = _rows(layer)
+                role = ROLES[int(trace.role[labels].max(initial=0))] if labels.size else ""
+                found.append(Slice(use, layer.columns, trace.unit[labels], role))
+    return found
+
+
+def _rows(layer: Layer) -> Labels:
+    """The labels along the columns: [n], or [rows, n] where rows differ."""
+    if len(layer.axes) == 1:
+        return layer.labels.reshape(-1)
+    return layer.labels.reshape(layer.labels.shape[0], -1)
+
+
+def _blocks(trace: Trace, slices: list[Slice], free: NDArray[np.bool_], pins: dict[int, tuple[Pinned, ...]]) -> list[Block]:
+    """Interchangeable units, tied across rows that must keep equal counts. Rows that cannot be tied are pinned."""
+    rows = [(trace.unit[r], reason) for r, reason in trace.intact if r.shape[0] > 1]
+    while True:
+        cell = _cells(trace, slices, [r for r, _ in rows], free)
+        ties = nx.Graph()
+        ties.add_nodes_from(int(c) for c in np.unique(cell[free]))
+        refused = False
+        for constraint, reason in rows:
+            tied = _tie(constraint, cell, free)
+            if tied is None:
+                for unit in np.unique(constraint[free[constraint]]):
+                    pins[int(unit)] = (*pins.get(int(unit), ()), reason)
+                free[constraint] = False
+                refused = True
+            else:
+                ties.add_edges_from(tied)
+        if not refused:
+            break
+    members: dict[int, list[int]] = {}
+    for unit in np.flatnonzero(free):
+        members.setdefault(int(cell[unit]), []).append(int(unit))
+    tied_cells = sorted((sorted(c, key=lambda i: members[i][0]) for c in nx.connected_components(ties)), key=lambda c: members[c[0]][0])
+    return [Block(np.asarray([members[c] for c in cells], np.int64)) for cells in tied_cells]
+
+
+def _cells(trace: Trace, slices: list[Slice], rows: list[Units], free: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """A number for each unit: equal where two units occur equally often in the same dimensions and the same rows."""
+    places = [s.units.reshape(-1) for s in slices if s.role in ("out", "in")]
+    places += [row for constraint in rows for row in constraint]
+    cell = np.zeros(trace.units, np.int64)
+    if not places:
+        return cell
+    unit = np.concatenate(places)
+    place = np.repeat(np.arange(len(places)), [len(p) for p in places])
+    keep = free[unit]
+    unit, place = unit[keep], place[keep]
+    # A random 64-bit number for each place; a unit's signature is their sum over its occurrences.
+    numbers = np.random.default_rng(0).integers(1, 2**62, size=len(places), dtype=np.int64)
+    with np.errstate(over="ignore"):
+        np.add.at(cell, unit, numbers[place])
+    _, inverse = np.unique(cell, return_inverse=True)
+    return np.asarray(inverse.reshape(-1), np.int64)
+
+
+def _tie(rows: Units, cell: NDArray[np.int64], free: NDArray[np.bool_]) -> list[tuple[int, int]] | None:
+    """Pairs of cells that must keep equal counts so that all rows do; None where no such pairing is seen."""
+    if (rows == rows[:1]).all():
+        return []
+    found: list[dict[int, int]] = []
+    for row in rows:
+        counts: dict[int, int] = {}
+        for unit in row[free[row]]:
+            counts[int(cell[unit])] = counts.get(int(cell[unit]), 0) + 1
+        found.append(counts)
+    shared = {c for c in found[0] if all(c in f and f[c] == found[0][c] for f in found)}
+    left = [[(c, n) for c, n in f.items() if c not in shared] for f in found]
+    if any([n for _, n in f] != [n for _, n in left[0]] for f in left):
+        return None
+    return [(a, b) for f in left[1:] for (a, _), (b, _) in zip(left[0], f, strict=True)]
+
+
+def _groups(trace: Trace, slices: list[Slice], blocks: list[Block], free: NDArray[np.bool_]) -> tuple[Group, ...]:
+    block_of = np.full(trace.units, -1, np.int64)
+    for index, block in enumerate(blocks):
+        block_of[block.units] = index
+    linked = nx.Graph()
+    linked.add_nodes_from(range(len(blocks)))
+    seen = np.zeros(trace.units, np.bool_)
+    for wanted in (("out",), ("", "scale")):  # what no output dimension holds is linked by any other
+        for s in slices:
+            if s.role in wanted:
+                units = s.units.reshape(-1)
+                units = units[free[units] & ((s.role == "out") | ~seen[units])]
+                present = np.unique(block_of[units])
+                linked.add_edges_from(zip(present[:-1].tolist(), present[1:].tolist(), strict=True))
+        for s in slices:
+            if s.role in wanted:
+                seen[s.units] = True
+    components = sorted((sorted(c) for c in nx.connected_components(linked)), key=lambda c: c[0])
+    group_of = np.full(trace.units, -1, np.int64)
+    members = []
+    for index, component in enumerate(components):
+        units = np.unique(np.concatenate([blocks[b].units.reshape(-1) for b in component]))
+        group_of[units] = index
+        members.append(units)
+    own: list[list[Slice]] = [[] for _ in components]
+    for s in slices:
+        for index in np.unique(group_of[s.units]):
+            if index >= 0:
+                own[index].append(s)
+    nodes = _nodes(trace, group_of, len(components))
+    return tuple(
+        Group(i, _name(trace, own[i]), members[i], tuple(blocks[b] for b in component), tuple(own[i]), nodes[i])
+        for i, component in enumerate(components)
+    )
+
+
+def _nodes(trace: Trace, group_of: NDArray[np.int64], count: int) -> list[tuple[str, ...]]:
+    """For each group the nodes that it passes through."""
+    found: list[dict[str, None]] = [{} for _ in range(count)]
+    by_tensor: dict[int, list[int]] = {}
+    for node in trace.model.graph.nodes:
+        touched: set[int] = set()
+        tensors = [trace.input(node, i) for i in range(len(node.inputs))] + [trace.tensors.get(o) for o in node.outputs]
+        for tensor in tensors:
+            if tensor is not None and tensor.layers:
+                if id(tensor) not in by_tensor:
+                    groups = np.unique(np.concatenate([group_of[trace.unit[la.labels]].reshape(-1) for la in tensor.layers]))
+                    by_tensor[id(tensor)] = groups.tolist()
+                touched.update(by_tensor[id(tensor)])
+        for index in touched - {-1}:
+            found[index][node.label] = None
+    return [tuple(f) for f in found]
+
+
+def _name(trace: Trace, slices: list[Slice]) -> str:
+    """The node that makes the channels, else the first that touches them."""
+    makers = [s for s in slices if s.role == "out"] or slices
+    return reader_of(trace, makers[0]).label if makers else "?"
+
+
+def reader_of(trace: Trace, part: Slice):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    """The first node that reads a slice's constant."""
+    name, index, _ = part.use
+    return trace.model.graph.nodes[index] if index >= 0 else trace.model.graph.consumers[name][0][0]
+
+
+def _held(trace: Trace, slices: list[Slice], free: NDArray[np.bool_], pins: Mapping[int, tuple[Pinned, ...]]) -> tuple[Held, ...]:
+    found = []
+    for s in slices:
+        if s.role != "out":
+            continue
+        units = np.unique(s.units)
+        held = units[~free[units]]
+        if len(held):
+            reasons = dict.fromkeys(r for u in held for r in pins.get(int(u), ()) if r.why)
+            found.append(Held(reader_of(trace, s).label, s.constant, len(units), len(held), tuple(reasons)))
+    return tuple(found)

@@ -1,0 +1,244 @@
+"""Operators that sum over channels: they end the labels that come in and start the weight's own.
+
+Y = sum over k of X[.., k, ..] * W[k, n]: the weight's input axis carries the labels of X, its output axis fresh ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnxprune.graph import Node, Shape
+from onnxprune.labels import FIXED, Labels, Layer, Op, Tensor, line, merge
+from onnxprune.ops.table import Blocks, Change, Cut, Layers, blocks, macs, rewrite, rule
+
+_FIXED_INPUT = "reads channels that are fixed"
+
+
+def _flat(op: Op, tensor: Tensor, axis: int) -> Labels:
+    """The labels along ``axis``, which alone may be labelled there; FIXED where nothing is."""
+    layer = tensor.along(axis)
+    if layer is None:
+        return np.full(tensor.shape[axis], FIXED, np.int64)
+    first = layer.labels[tuple(slice(None) if a == axis else slice(0, 1) for a in range(tensor.rank))]
+    if len(layer.axes) > 1:
+        op.say.equate(layer.labels, first, "its channels are summed over")
+    return np.asarray(np.broadcast_to(first.reshape(-1), tensor.shape[axis]))
+
+
+def _hold_kernel(op: Op, x: Tensor, w: Tensor) -> None:
+    """Spatial axes keep their length."""
+    for tensor, what in ((x, "is convolved along these positions"), (w, "")):
+        for layer in tensor.layers:
+            op.hold(layer, range(2, tensor.rank), what)
+
+
+def _batch(x: Tensor) -> Layers:
+    return tuple(la for la in x.layers if la.axes == (0,))
+
+
+def _convolve(op: Op, group: int, x: Tensor, w: Tensor, into: Labels, out: Labels) -> Layer:
+    """The contraction that all convolutions share.
+
+    x: [N, C, ...] with C in ``group`` blocks; ``into``: the weight's labels [group, any, C/group] that meet them;
+    ``out``: [group, O/group], the labels that the weight gives. Returns the layer of axis 1 of the output.
+    """
+    _hold_kernel(op, x, w)
+    labels = _flat(op, x, 1)
+    incoming = labels.reshape(group, 1, -1)
+    if incoming.shape[-1] == 1 and group > 1:  # depthwise: a channel goes with the outputs it makes
+        op.say.equate(np.broadcast_to(incoming[:, 0], out.shape), out, "is a depthwise convolution of fixed channels")
+        return line(out, 1, x.rank)
+    op.say.equate(incoming, into, _FIXED_INPUT)
+    op.role(w, into, "in")
+    if x.along(1) is not None:
+        op.say.read(0)
+    if group > 1:
+        op.say.intact(labels.reshape(group, -1))
+        op.say.intact(out)
+    return line(out, 1, x.rank)
+
+
+@rule("Conv")
+@rule("FusedConv", domain="com.microsoft")
+def conv(op: Op) -> Sequence[Layers]:
+    """X: [N, C, *S], W: [O, C/group, *kernel], B: [O]."""
+    x, w = op.inputs[0], op.inputs[1]
+    assert x is not None
+    assert w is not None
+    group = int(op.attrs.get("group", 1))
+    out = _flat(op, w, 0).reshape(group, -1)
+    into = _per_block(w, group)
+    op.role(w, out, "out")
+    given = _convolve(op, group, x, w, into, out)
+    shape = op.outputs[0]
+    result = Tensor(shape.name, shape.shape, shape.full, (*_batch(x), given))
+    bias = op.tensor(2)
+    extra = [op.tensor(3)] if op.node.op == "FusedConv" else []
+    return [merge(op, [result, bias.at_axis(1, x.rank) if bias else None, *extra])]
+
+
+def _per_block(w: Tensor, group: int) -> Labels:
+    """The weight's labels along axis 1 as [group, rows of a block, columns]."""
+    layer = w.along(1)
+    if layer is None:
+        return np.full((group, 1, w.shape[1]), FIXED, np.int64)
+    flat = layer.labels.reshape(layer.labels.shape[0], -1)
+    return np.broadcast_to(flat, w.shape[:2]).reshape(group, -1, w.shape[1])
+
+
+@blocks("Conv")
+@blocks("FusedConv", domain="com.microsoft")
+def conv_blocks(node: Node) -> Mapping[int, Blocks]:
+    """A group convolution may keep other inputs in each group."""
+    group = int(node.attrs.get("group", 1))
+    return {1: Blocks(rows=0, columns=1, count=group)} if group > 1 else {}
+
+
+@rule("ConvTranspose")
+def conv_transpose(op: Op) -> Sequence[Layers]:
+    """X: [N, C, *S], W: [C, O/group, *kernel], B: [O]."""
+    x, w = op.inputs[0], op.inputs[1]
+    assert x is not None
+    assert w is not None
+    group = int(op.attrs.get("group", 1))
+    rows = _flat(op, w, 0)
+    out = _per_block(w, group)[:, 0, :]
+    op.role(w, out, "out")
+    given = _convolve(op, group, x, w, rows.reshape(group, 1, -1), out)
+    shape = op.outputs[0]
+    bias = op.tensor(2)
+    result = Tensor(shape.name, shape.shape, shape.full, (*_batch(x), given))
+    if group > 1 and x.full[1] == group:  # depthwise: the rows of the weight are the channels themselves
+        op.say.equate(rows, out[:, 0], "is a depthwise convolution of fixed channels")
+    return [merge(op, [result, bias.at_axis(1, x.rank) if bias else None])]
+
+
+@blocks("ConvTranspose")
+def conv_transpose_blocks(node: Node) -> Mapping[int, Blocks]:
+    """A group convolution may keep other outputs in each group."""
+    return conv_blocks(node)
+
+
+@rewrite("Conv", "ConvTranspose")
+@rewrite("FusedConv", domain="com.microsoft")
+def rewrite_group(cut: Cut) -> Change:
+    """A depthwise convolution has as many groups as it has channels left."""
+    before, after = cut.op.inputs[0], cut.inputs[0]
+    assert before is not None
+    assert after is not None
+    group = cut.op.attrs.get("group", 1)
+    if group > 1 and group == before.shape[1] and after.shape[1] != group:
+        return Change(attrs={"group": after.shape[1]})
+    return Change()
+
+
+@macs("Conv")
+@macs("FusedConv", domain="com.microsoft")
+def conv_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    """Each output position takes one row of the weight: N * prod(S_out) * numel(W)."""
+    del node
+    return _numel(inputs[1]) * outputs[0][0] * _numel(outputs[0][2:])
+
+
+@macs("ConvTranspose")
+def conv_transpose_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    """Each input position is spread by one row of the weight: N * prod(S_in) * numel(W)."""
+    del node, outputs
+    return _numel(inputs[1]) * inputs[0][0] * _numel(inputs[0][2:])
+
+
+def _numel(shape: Shape) -> int:
+    return int(np.prod(shape, dtype=np.int64))
+
+
+# --- matrix products ----------------------------------------------------------------------------------------------------
+
+
+def _product(op: Op, a: Tensor, b: Tensor) -> Layers:
+    """Layers of A @ B. A: [..., M, K], B: [..., K, N], both of the same rank."""
+    rank = a.rank
+    left, right = a.along(rank - 1), b.along(rank - 2)
+    if left is not None or right is not None:
+        op.say.equate(_summed(op, a, rank - 1, rank - 2), _summed(op, b, rank - 2, rank - 1), _FIXED_INPUT)
+    for position, (tensor, layer) in enumerate(((a, left), (b, right))):
+        if layer is not None:
+            op.hold(layer, range(rank - 2), "is summed over")
+            op.role(tensor, layer.labels, "in")
+            if not tensor.constant:
+                op.say.read(position)
+    for tensor, axis in ((b, rank - 1), (a, rank - 2)):
+        if (out := tensor.along(axis)) is not None:
+            op.role(tensor, out.labels, "out")
+    rest_a = Tensor(a.name, (*a.shape[:-1], 1), (*a.full[:-1], 1), tuple(la for la in a.layers if la is not left))
+    rest_b = Tensor(
+        b.name,
+        (*b.shape[:-2], 1, b.shape[-1]),
+        (*b.full[:-2], 1, b.full[-1]),
+        tuple(la for la in b.layers if la is not right),
+    )
+    return merge(op, [rest_a, rest_b])
+
+
+def _summed(op: Op, tensor: Tensor, axis: int, other: int) -> Labels:
+    """The labels of the summed ``axis``, last, behind those of the batch axes."""
+    layer = tensor.along(axis)
+    if layer is None:
+        return np.full(tensor.shape[axis], FIXED, np.int64)
+    if other in layer.axes:
+        op.say.equate(layer.labels, layer.labels.take([0], other), "its channels are summed over")
+    return layer.labels.take(0, other)
+
+
+@rule("MatMul")
+def matmul(op: Op) -> Sequence[Layers]:
+    """numpy.matmul: vectors are padded with an axis of 1, leading axes broadcast."""
+    a, b = op.inputs[0], op.inputs[1]
+    assert a is not None
+    assert b is not None
+    if a.rank < 2 or b.rank < 2:
+        op.keep_all(a, "is multiplied with a vector")
+        op.keep_all(b, "is multiplied with a vector")
+        return [()]
+    rank = max(a.rank, b.rank)
+    return [_product(op, a.with_leading(rank), b.with_leading(rank))]
+
+
+@rule("FusedMatMul", domain="com.microsoft")
+def fused_matmul(op: Op) -> Sequence[Layers]:
+    """MatMul of transposed sides, scaled."""
+    a, b = op.inputs[0], op.inputs[1]
+    assert a is not None
+    assert b is not None
+    rank = max(a.rank, b.rank)
+    if min(a.rank, b.rank) < 2 or op.attrs.get("transBatchA", 0) or op.attrs.get("transBatchB", 0):
+        op.keep_all(a, "is multiplied in a batch-transposed layout")
+        op.keep_all(b, "is multiplied in a batch-transposed layout")
+        return [()]
+    left, right = a.with_leading(rank), b.with_leading(rank)
+    swap = [*range(rank - 2), rank - 1, rank - 2]
+    left = left.transposed(swap) if op.attrs.get("transA", 0) else left
+    right = right.transposed(swap) if op.attrs.get("transB", 0) else right
+    return [_product(op, left, right)]
+
+
+@rule("Gemm")
+def gemm(op: Op) -> Sequence[Layers]:
+    """Y = alpha * A' @ B' + beta * C. A': [M, K], B': [K, N], C broadcast to [M, N]."""
+    a, b = op.inputs[0], op.inputs[1]
+    assert a is not None
+    assert b is not None
+    left = a.transposed([1, 0]) if op.attrs.get("transA", 0) else a
+    right = b.transposed([1, 0]) if op.attrs.get("transB", 0) else b
+    y = op.outputs[0]
+    product = Tensor(y.name, y.shape, y.full, _product(op, left, right))
+    return [merge(op, [product, op.tensor(2)])]
+
+
+@macs("MatMul", "Gemm")
+@macs("FusedMatMul", domain="com.microsoft")
+def product_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    """One per output element and summed position."""
+    summed = inputs[0][-2] if node.attrs.get("transA", 0) else inputs[0][-1]
+    return _numel(outputs[0]) * summed

@@ -1,0 +1,87 @@
+"""Operators that work along some axes: reductions, pooling, softmax, sorting. Channels along these axes stay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnxprune.labels import Layer, Op, Tensor
+from onnxprune.ops.table import Layers, ints, rule
+
+REDUCE = (
+    "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare"
+).split()
+
+
+def hold_axes(op: Op, x: Tensor, axes: Sequence[int], why: str) -> Layers:
+    """Keep what is labelled along ``axes``; give the layers that go on.
+
+    Columns whose rows are worked over go as a whole.
+    """
+    out = []
+    for layer in x.layers:
+        if layer.columns in axes:
+            op.pin(layer, why)
+        elif any(a in axes for a in layer.axes):
+            first = layer.labels[tuple(slice(0, 1) if a in axes else slice(None) for a in range(x.rank))]
+            op.say.equate(layer.labels, first, why)
+            out.append(Layer(first, tuple(a for a in layer.axes if a not in axes), layer.columns))
+        else:
+            out.append(layer)
+    return tuple(out)
+
+
+def dropped(layer: Layer, axes: Sequence[int]) -> Layer:
+    """The layer of a tensor that lost ``axes``, none of which are labelled."""
+    gone = sorted(axes)
+    labels = layer.labels.reshape([s for a, s in enumerate(layer.labels.shape) if a not in gone])
+    return Layer(labels, tuple(a - sum(g < a for g in gone) for a in layer.axes), layer.columns - sum(g < layer.columns for g in gone))
+
+
+@rule(*REDUCE, "ArgMax", "ArgMin")
+def reduce(op: Op) -> Sequence[Layers]:
+    """The reduced axes, all of them where none is named (and ``noop_with_empty_axes`` is not set), must not be channels."""
+    x = op.inputs[0]
+    assert x is not None
+    arg = op.node.op.startswith("Arg")
+    try:
+        axes = [op.attrs.get("axis", 0)] if arg else ints(op, "axes", 1)
+    except LookupError:
+        axes = None
+    if not axes:
+        axes = [] if op.attrs.get("noop_with_empty_axes", 0) else list(range(x.rank))
+    axes = [a % x.rank for a in axes]
+    layers = hold_axes(op, x, axes, "is reduced over its channels")
+    if not op.attrs.get("keepdims", 1):
+        layers = tuple(dropped(layer, axes) for layer in layers)
+    return [layers]
+
+
+@rule("Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "CumSum", "TopK")
+def along_axis(op: Op) -> Sequence[Layers]:
+    """Works along ``axis``; up to opset 12 Softmax and its kin flatten, and so work along all axes from there on."""
+    x = op.inputs[0]
+    assert x is not None
+    softmax = op.node.op.endswith(("max", "Softmax"))
+    old = softmax and op.node.version < 13
+    default = 1 if old else -1
+    value = op.value(1)
+    axis = int(np.ravel(value)[0]) if op.node.op == "CumSum" and value is not None else op.attrs.get("axis", default)
+    axis %= x.rank
+    axes = list(range(axis, x.rank)) if old else [axis]
+    if op.node.op == "CumSum" and value is None:
+        axes = list(range(x.rank))
+    layers = hold_axes(op, x, axes, f"goes through {op.node.op} over its channels")
+    return [layers for _ in op.outputs]
+
+
+@rule("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+def spatial(op: Op) -> Sequence[Layers]:
+    """Works on each channel by itself, over the axes from 2 on."""
+    x = op.inputs[0]
+    assert x is not None
+    layers = hold_axes(op, x, range(2, x.rank), "is pooled over its channels")
+    if len(op.outputs) > 1:  # MaxPool's indices count positions in the whole tensor
+        op.keep_all(x, "is pooled with indices")
+    return [layers]

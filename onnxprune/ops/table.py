@@ -1,0 +1,144 @@
+"""The rule table: what each operator does with channel labels, by (domain, operator).
+
+A rule is a pure function from an `Op` to the layers of its outputs. Beside it an operator may have
+
+    rewrite   for operators that mention a size: what to write into the node once channels have gone
+    macs      for operators that multiply: how many multiply-accumulates one run takes
+    blocks    for operators whose weight is cut differently in each block: how its labels start
+
+An operator without a rule pins what reaches it: that costs coverage, never correctness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.graph import Node, Shape
+from onnxprune.labels import Alive, Layer, Op, Tensor
+
+Layers = tuple[Layer, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What to write into a node: attributes (None removes one) and values of inputs by position."""
+
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[int, NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a rewrite sees: the node as it was (``op``, ``outputs`` with labels), its inputs cut, and which labels live."""
+
+    op: Op
+    inputs: tuple[Tensor | None, ...]
+    outputs: tuple[Tensor, ...]
+    alive: Alive
+
+
+RuleFunction = Callable[[Op], Sequence[Layers]]
+RewriteFunction = Callable[[Cut], Change]
+MacsFunction = Callable[[Node, Sequence[Shape], Sequence[Shape]], int]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A weight whose labels along ``columns`` differ between ``count`` equal blocks of its axis ``rows``."""
+
+    rows: int
+    columns: int
+    count: int
+
+
+BlocksFunction = Callable[[Node], Mapping[int, Blocks]]
+
+
+@dataclass
+class Rule:
+    """All that is known of one operator."""
+
+    trace: RuleFunction
+    rewrite: RewriteFunction | None = None
+    macs: MacsFunction | None = None
+    blocks: BlocksFunction | None = None
+
+
+_RULES: dict[tuple[str, str], Rule] = {}
+
+
+def rule(*ops: str, domain: str = "") -> Callable[[RuleFunction], RuleFunction]:
+    """Register the label rule of ``ops``. Raises ValueError for an operator that has one."""
+
+    def register(function: RuleFunction) -> RuleFunction:
+        for op in ops:
+            if (domain, op) in _RULES:
+                raise ValueError(f"two rules for {domain}:{op}")
+            _RULES[domain, op] = Rule(function)
+        return function
+
+    return register
+
+
+def rewrite(*ops: str, domain: str = "") -> Callable[[RewriteFunction], RewriteFunction]:
+    """Register how ``ops``, whose rules exist, mention sizes."""
+
+    def register(function: RewriteFunction) -> RewriteFunction:
+        for op in ops:
+            _RULES[domain, op].rewrite = function
+        return function
+
+    return register
+
+
+def macs(*ops: str, domain: str = "") -> Callable[[MacsFunction], MacsFunction]:
+    """Register what ``ops``, whose rules exist, cost: (node, input shapes, output shapes) -> MACs."""
+
+    def register(function: MacsFunction) -> MacsFunction:
+        for op in ops:
+            _RULES[domain, op].macs = function
+        return function
+
+    return register
+
+
+def blocks(*ops: str, domain: str = "") -> Callable[[BlocksFunction], BlocksFunction]:
+    """Register which inputs of ``ops``, whose rules exist, are cut differently in each block."""
+
+    def register(function: BlocksFunction) -> BlocksFunction:
+        for op in ops:
+            _RULES[domain, op].blocks = function
+        return function
+
+    return register
+
+
+def find(node: Node) -> Rule | None:
+    """The rule of ``node``, or None. A node with subgraphs has none: what they capture is pinned."""
+    return None if node.captured else _RULES.get((node.domain, node.op))
+
+
+def known_operators() -> list[tuple[str, str]]:
+    """Every (domain, operator) with a rule, sorted."""
+    return sorted(_RULES)
+
+
+def ints(op: Op, attribute: str, position: int) -> list[int] | None:
+    """A list of integers that older opsets keep in an attribute and newer ones in an input; None where it is absent.
+
+    Raises LookupError where it is an input that is not known before running.
+    """
+    if attribute in op.attrs:
+        given = op.attrs[attribute]
+        return [int(v) for v in (given if isinstance(given, (list, tuple)) else [given])]
+    if not op.has(position):
+        return None
+    value = op.value(position)
+    if value is None:
+        raise LookupError(f"its {attribute} are computed at run time")
+    return [int(v) for v in np.atleast_1d(value)]

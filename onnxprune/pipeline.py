@@ -1,0 +1,334 @@
+"""The whole line, stage by stage: model -> trace -> groups -> scores -> plan -> rewrite -> fuse BN -> proof -> report.
+
+Every stage hands on a plain value. Nothing here knows an operator, a file format or a terminal.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune import cost, report, runtime, scores
+from onnxprune import groups as grouping
+from onnxprune import plan as plans
+from onnxprune import rewrite as rewriting
+from onnxprune import shapes as shaping
+from onnxprune import trace as tracing
+from onnxprune.allocate import Allocation, allocate
+from onnxprune.errors import CheckError, OptionError
+from onnxprune.graph import Shape
+from onnxprune.groups import Groups
+from onnxprune.model import Model
+from onnxprune.passes import FuseBatchNorm, RemoveChannels
+from onnxprune.passes import run as run_passes
+from onnxprune.plan import Plan
+from onnxprune.report import Report, SizeReport
+from onnxprune.rewrite import Rewrite
+from onnxprune.trace import Pinned, Trace
+from onnxprune.verify import Proof, prove
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to prune. The fields are the command line's options; README.md describes them."""
+
+    ratio: float = 0.3
+    align: int = 1
+    importance: str = "l2"
+    scope: str = "group"
+    exclude: tuple[str, ...] = ()
+    ratio_for: tuple[tuple[str, float], ...] = ()
+    max_ratio: float | None = None
+    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
+    fuse_bn: bool = True
+    seed: int = 0
+    check_n: int = 3
+    rtol: float | None = None
+    atol: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise OptionError for values out of range."""
+        _in_range("--ratio", self.ratio)
+        for glob, value in self.ratio_for:
+            _in_range(f"--ratio-for {glob}", value)
+        if self.max_ratio is not None:
+            _in_range("--max-ratio", self.max_ratio)
+        if self.align < 1:
+            raise OptionError(f"must be at least 1, not {self.align}", where="--align")
+        if self.check_n < 0:
+            raise OptionError(f"must not be negative, as {self.check_n} is", where="--check-n")
+        if self.scope not in ("group", "global"):
+            raise OptionError(f"must be group or global, not {self.scope}", where="--scope")
+
+    def to_json(self) -> dict[str, Any]:
+        """As plan and report write them."""
+        return {
+            "ratio": self.ratio,
+            "align": self.align,
+            "importance": self.importance,
+            "scope": self.scope,
+            "exclude": list(self.exclude),
+            "ratio_for": {g: r for g, r in self.ratio_for},
+            "max_ratio": self.max_ratio,
+            "input_shapes": {n: list(s) for n, s in self.input_shapes.items()},
+            "fuse_bn": self.fuse_bn,
+            "seed": self.seed,
+        }
+
+
+def _in_range(where: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise OptionError(f"must be at least 0 and less than 1, not {value:g}", where=where, hint="0.3 removes 30 % of the channels")
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A model that was run on labels, and its groups; ``pins``: units held by options or by nodes that cannot follow."""
+
+    trace: Trace
+    groups: Groups
+    pins: Mapping[int, Pinned] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which units go, the rewrite that removes them, and the groups they were chosen from."""
+
+    dead: NDArray[np.int64] = field(repr=False)
+    rewrite: Rewrite
+    groups: Groups
+    notes: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The pruned model, the plan that made it, and the report on it."""
+
+    model: Model
+    plan: Plan
+    report: Report
+
+
+class Stopwatch:
+    """Seconds by stage; announces each stage as it starts."""
+
+    def __init__(self, announce: Progress) -> None:
+        self.seconds: dict[str, float] = {}
+        self.announce = announce
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time one stage."""
+        self.announce(name)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 4)
+
+
+def analyse(model: Model, options: Options) -> Analysis:
+    """Run the model on labels and group its channels. Raises ModelError and OptionError."""
+    input_shapes = runtime.choose_shapes(model, options.input_shapes)
+    shapes = shaping.resolve(model, input_shapes, lambda names: runtime.probe_shapes(model, names, input_shapes, options.seed))
+    trace = tracing.trace(model, shapes)
+    pins = _excluded(trace, options.exclude)
+    return Analysis(trace, grouping.group(trace, pins), pins)
+
+
+def _matches(trace: Trace, glob: str, where: str) -> set[str]:
+    """Names of nodes and tensors that ``glob`` matches. Raises OptionError where there are none."""
+    graph = trace.model.graph
+    names = [n.label for n in graph.nodes] + [*graph.constants, *trace.tensors]
+    found = {n for n in names if n == glob or fnmatch.fnmatchcase(n, glob)}
+    if not found:
+        raise OptionError(f"no node or tensor matches '{glob}'", where=where, hint="onnxprune inspect lists the names")
+    return found
+
+
+def _units_of(trace: Trace, names: set[str]) -> NDArray[np.int64]:
+    """The units of named tensors and of the outputs of named nodes."""
+    tensors = [t for n, t in trace.tensors.items() if n in names] + [t for use, t in trace.uses.items() if use[0] in names]
+    tensors += [trace.tensors[o] for n in trace.model.graph.nodes if n.label in names for o in n.outputs if o in trace.tensors]
+    units = [trace.unit[layer.labels].reshape(-1) for t in tensors for layer in t.layers]
+    return np.unique(np.concatenate(units)) if units else np.zeros(0, np.int64)
+
+
+def _excluded(trace: Trace, exclude: tuple[str, ...]) -> dict[int, Pinned]:
+    pins: dict[int, Pinned] = {}
+    for glob in exclude:
+        for unit in _units_of(trace, _matches(trace, glob, "--exclude")):
+            pins.setdefault(int(unit), Pinned("", f"is excluded by '{glob}'"))
+    return pins
+
+
+def choose(analysis: Analysis, options: Options, importance: scores.Importance) -> Choice:
+    """Score, allocate and rewrite; what cannot follow is pinned and the choice made again."""
+    trace, groups, pins = analysis.trace, analysis.groups, dict(analysis.pins)
+    while True:
+        allocation = _allocate(trace, groups, options, importance)
+        result = rewriting.rewrite(trace, allocation.dead)
+        if isinstance(result, Rewrite):
+            return Choice(allocation.dead, result, groups, allocation.notes)
+        new = [int(u) for u in result.units if int(u) not in pins and int(u) not in trace.pinned]
+        if not new:
+            raise AssertionError(f"{result.reason}, and nothing is left to pin")
+        pins.update((u, result.reason) for u in new)
+        groups = grouping.group(trace, pins)
+
+
+def _allocate(trace: Trace, groups: Groups, options: Options, importance: scores.Importance) -> Allocation:
+    return allocate(
+        groups,
+        scores.score(trace.model, groups, importance, options.seed),
+        ratio=options.ratio,
+        align=options.align,
+        scope=options.scope,
+        max_ratio=options.max_ratio,
+        ratio_of=_ratio_of(trace, groups, options),
+    )
+
+
+def _ratio_of(trace: Trace, groups: Groups, options: Options) -> dict[int, float]:
+    """Groups with a ratio of their own; the last glob that names one of their channels decides."""
+    found: dict[int, float] = {}
+    for glob, value in options.ratio_for:
+        units = _units_of(trace, _matches(trace, glob, "--ratio-for"))
+        found.update((g.index, value) for g in groups if np.isin(g.units, units).any())
+    return found
+
+
+def prune(model: Model, options: Options, plan: Plan | None = None, progress: Progress = lambda _: None, where: str = "plan") -> Result:
+    """Prune ``model`` and prove it. Raises OnnxPruneError; CheckError where the result is not what it must be."""
+    watch = Stopwatch(progress)
+    importance = scores.resolve(options.importance)
+    with watch.stage("analyse"):
+        analysis = analyse(model, options)
+    trace = analysis.trace
+    with watch.stage("choose"):
+        if plan is None:
+            choice = choose(analysis, options, importance)
+        else:
+            dead, result = plans.apply(trace, plan, where)
+            choice = Choice(dead, result, analysis.groups, {})
+    with watch.stage("rewrite"):
+        steps = [RemoveChannels(choice.rewrite), *([FuseBatchNorm()] if options.fuse_bn else [])]
+        done = run_passes(model, steps)
+    with watch.stage("prove"):
+        proof = _proved(trace, choice.dead, done.model, options, progress)
+    made = plan or plans.make(trace, choice.rewrite, options.to_json())
+    return Result(done.model, made, _report(analysis, choice, options, done.model, done.changes, proof, watch, planned=plan is not None))
+
+
+def _proved(trace: Trace, dead: NDArray[np.int64], pruned: Model, options: Options, progress: Progress) -> Proof | None:
+    if options.check_n == 0:
+        return None
+    proof = prove(
+        trace, dead, pruned, samples=options.check_n, seed=options.seed, rtol=options.rtol, atol=options.atol, progress=progress
+    )
+    for failure in proof.failures():
+        raise CheckError(
+            f"rewrite error {failure.relative:.2e} of its range (limit {proof.rtol:.0e}); nothing was written",
+            where=f"output '{failure.name}'",
+            hint="a wider limit is --rtol; if it is not rounding, please report this as a bug",
+        )
+    return proof
+
+
+def _report(
+    analysis: Analysis,
+    choice: Choice,
+    options: Options,
+    pruned: Model,
+    changes: tuple[str, ...],
+    proof: Proof | None,
+    watch: Stopwatch,
+    *,
+    planned: bool,
+) -> Report:
+    trace, model = analysis.trace, analysis.trace.model
+    gone = np.zeros(trace.units, np.bool_)
+    gone[choice.dead] = True
+    removed = {g.index: int(gone[g.units].sum()) for g in choice.groups}
+    own = _ratio_of(trace, choice.groups, options)
+    asked = {g.index: removed[g.index] / g.width if planned else own.get(g.index, options.ratio) for g in choice.groups}
+    width = choice.groups.width
+    before = cost.cost(model.graph, trace.shapes.shape)
+    after = cost.cost(pruned.graph, _shapes_after(trace, choice.rewrite, pruned))
+    total = sum(removed.values())
+    return Report(
+        model=str(model.path or ""),
+        output="",
+        sha256=model.sha256,
+        options=options.to_json(),
+        asked=sum(asked[g.index] * g.width for g in choice.groups) / width if width else 0.0,
+        achieved=total / width if width else 0.0,
+        channels=SizeReport(width, width - total),
+        parameters=SizeReport(before.parameters, after.parameters),
+        macs=SizeReport(before.macs, after.macs),
+        file_bytes=SizeReport(model.byte_size(), pruned.byte_size()),
+        groups=report.group_reports(choice.groups, removed, asked, choice.notes),
+        proof=proof,
+        changes=changes,
+        notes=_notes(choice),
+        versions=versions(),
+        seconds=watch.seconds,
+    )
+
+
+def _shapes_after(trace: Trace, result: Rewrite, pruned: Model) -> dict[str, Shape]:
+    constants = {n: s for n, (_, s) in pruned.graph.constants.items()}
+    return {**trace.shapes.shape, **result.shapes, **constants}
+
+
+def _notes(choice: Choice) -> tuple[str, ...]:
+    if not len(choice.groups):
+        return ("nothing in this model can be pruned: onnxprune inspect says why",)
+    return ()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the result."""
+    names = ("onnxprune", "onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "scipy", "networkx")
+    return {"python": platform.python_version(), **{n: metadata.version(n) for n in names}}
+
+
+def inspect(model: Model, options: Options) -> report.Inspection:
+    """What could be pruned, and what could not and why. Nodes that cannot follow are found by a trial at half the width."""
+    analysis = analyse(model, options)
+    trial = Options(ratio=0.5, importance="random", exclude=options.exclude, input_shapes=options.input_shapes)
+    groups = choose(analysis, trial, scores.resolve("random")).groups
+    trace = analysis.trace
+    macs = cost.macs_by_node(model.graph, trace.shapes.shape)
+    return report.Inspection(
+        str(model.path or ""),
+        trace.shapes.inputs,
+        cost.cost(model.graph, trace.shapes.shape),
+        groups.width,
+        tuple(report.inspect_group(g, _parameters(model, g), sum(macs.get(n, 0) for n in g.nodes)) for g in groups),
+        tuple(report.InspectHeld(h.node, h.constant, h.width, h.held, tuple(map(str, h.reasons))) for h in groups.held),
+    )
+
+
+def _parameters(model: Model, group: grouping.Group) -> int:
+    """Parameters in the slices of a group's channels: what goes when all of it does."""
+    total = 0
+    for name in dict.fromkeys(s.constant for s in group.slices if s.constant in model.graph.constants):
+        shape = model.graph.constants[name][1]
+        share = 1.0
+        for part in group.slices:
+            if part.constant == name:
+                share *= 1 - float(np.isin(part.units, group.units).mean())
+        total += round(int(np.prod(shape)) * (1 - share))
+    return total

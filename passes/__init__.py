@@ -1,0 +1,7 @@
+"""Graph passes: model in, model out."""
+
+from onnxprune.passes.base import Pass, PassResult, run
+from onnxprune.passes.fuse_batchnorm import FuseBatchNorm
+from onnxprune.passes.remove_channels import RemoveChannels
+
+__all__ = ["FuseBatchNorm", "Pass", "PassResult", "RemoveChannels", "run"]

@@ -1,0 +1,141 @@
+"""Fold BatchNormalization into the convolution or Gemm before it.
+
+    y = gamma * (W x + b - mean) / sqrt(var + eps) + beta
+      = (s W) x + s (b - mean) + beta          with s = gamma / sqrt(var + eps), one number for each output channel
+
+Computed in float64 and rounded once. A pair is left alone where folding would change anything else: an output that others read
+or that is a graph output, weights or bias that others read, that are graph inputs or not constants, statistics in another
+precision than the weights, training mode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.graph import Graph, Node
+from onnxprune.model import Edits, Model
+from onnxprune.passes.base import PassResult
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """The new weight and bias of ``node``, which takes over the output of ``norm``."""
+
+    node: Node
+    norm: Node
+    weight: Array
+    bias: Array
+
+
+@dataclass(frozen=True)
+class FuseBatchNorm:
+    """Fold every BatchNormalization that allows it."""
+
+    name: str = "fuse-batchnorm"
+
+    def run(self, model: Model) -> PassResult:
+        """Model without the foldable BatchNormalization nodes."""
+        folds = [f for node in model.graph.nodes if (f := _fold(model, node)) is not None]
+        if not folds:
+            return PassResult(model)
+        constants: dict[str, Array] = {}
+        added: dict[str, Array] = {}
+        inputs: dict[int, dict[int, str]] = {}
+        taken = {*model.graph.constants, *model.graph.producer}
+        for fold in folds:
+            constants[fold.node.inputs[1]] = fold.weight
+            if len(fold.node.inputs) > 2 and fold.node.inputs[2]:  # noqa: PLR2004 (the bias)
+                constants[fold.node.inputs[2]] = fold.bias
+            else:
+                name = _free(f"{fold.node.inputs[1]}_bias", taken)
+                added[name] = fold.bias
+                inputs[fold.node.index] = {2: name}
+        edits = Edits(
+            constants=constants,
+            added=added,
+            inputs=inputs,
+            outputs={f.node.index: {0: f.norm.outputs[0]} for f in folds},
+            removed=frozenset(f.norm.index for f in folds) | _orphans(model.graph, folds),
+        )
+        return PassResult(model.apply(edits), tuple(f"folded {f.norm.label} into {f.node.label}" for f in folds))
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def _orphans(graph: Graph, folds: list[_Fold]) -> frozenset[int]:
+    """Constant nodes that only the removed BatchNormalization nodes read."""
+    gone = {f.norm.index for f in folds}
+    found = set()
+    for fold in folds:
+        for name in fold.norm.inputs[1:]:
+            if name in graph.producer and all(reader.index in gone for reader, _ in graph.consumers[name]):
+                found.add(graph.producer[name].index)
+    return frozenset(found)
+
+
+def _fold(model: Model, norm: Node) -> _Fold | None:
+    graph = model.graph
+    if norm.op != "BatchNormalization" or norm.domain or norm.attrs.get("training_mode", 0):
+        return None
+    node = graph.producer.get(norm.inputs[0])
+    if node is None or node.op not in _OUT_AXIS or node.domain or len([o for o in norm.outputs if o]) > 1:
+        return None
+    outputs = {o.name for o in graph.outputs}
+    if len(graph.consumers[node.outputs[0]]) > 1 or node.outputs[0] in outputs:
+        return None
+    own = [n for n in node.inputs[1:] if n]
+    inputs = {i.name for i in model.proto.graph.input}
+    if any(n not in graph.constants or len(graph.consumers[n]) > 1 or n in inputs or n in outputs for n in own):
+        return None
+    if any(n not in graph.constants or n in inputs for n in norm.inputs[1:]):
+        return None
+    if len({graph.constants[n][0] for n in (*own, *norm.inputs[1:])}) > 1 or len(set(own)) < len(own):
+        return None
+    return _computed(model, node, norm)
+
+
+#: The axis of the weight along which outputs lie; ConvTranspose and Gemm are refined in `_computed`.
+_OUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1}
+
+
+def _computed(model: Model, node: Node, norm: Node) -> _Fold | None:
+    weight = model.array(node.inputs[1])
+    gamma, beta, mean, var = (model.array(n).astype(np.float64) for n in norm.inputs[1:5])
+    scale = gamma / np.sqrt(var + norm.attrs.get("epsilon", 1e-5))
+    has_bias = len(node.inputs) > 2 and bool(node.inputs[2])  # noqa: PLR2004
+    bias = model.array(node.inputs[2]).astype(np.float64) if has_bias else np.zeros(len(scale))
+    if node.op == "Gemm":
+        if not _plain_gemm(node, bias, len(scale)) or weight.ndim != 2:  # noqa: PLR2004
+            return None
+        axis = 0 if node.attrs.get("transB", 0) else 1
+        by_weight = scale.reshape((-1, 1) if axis == 0 else (1, -1))
+        # alpha scales A @ B alone; beta, which is 1 here, the bias
+    elif node.op == "ConvTranspose":
+        group = node.attrs.get("group", 1)
+        rows = np.repeat(scale.reshape(group, -1), weight.shape[0] // group, axis=0)
+        by_weight = rows.reshape(*weight.shape[:2], *(1,) * (weight.ndim - 2))
+    else:
+        by_weight = scale.reshape(-1, *(1,) * (weight.ndim - 1))
+    if not (np.isfinite(scale).all() and np.isfinite(bias).all()):
+        return None
+    return _Fold(
+        node,
+        norm,
+        (weight.astype(np.float64) * by_weight).astype(weight.dtype),
+        (scale * (bias - mean) + beta).astype(weight.dtype),
+    )
+
+
+def _plain_gemm(node: Node, bias: Array, width: int) -> bool:
+    return bool(node.attrs.get("beta", 1.0) == 1.0) and bias.shape == (width,)
