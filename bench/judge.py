@@ -130,9 +130,7 @@ def removal_error(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds)
         if mask is None:
             raise ValueError(f"{name} is no slice of the original")
         if sum(size > 1 for size in values.shape) > 1:  # what a vector scales or shifts lost its readers
-            tensor.CopyFrom(
-                numpy_helper.from_array(np.where(mask, values, values.dtype.type(0)), tensor.name)
-            )
+            tensor.CopyFrom(numpy_helper.from_array(np.where(mask, values, values.dtype.type(0)), tensor.name))
     outputs = {output.name for output in before.graph.output}
     inner = {node.output[0] for node in before.graph.node if node.op_type in _CONTRACTIONS} - outputs
     expected, actual = (_values(model, sorted(inner | outputs), feeds) for model in (zeroed, after))

@@ -54,9 +54,7 @@ def run(command: Sequence[str | Path], *, timeout: int = 1800) -> Run:
     trampoline = [sys.executable, "-I", "-S", __file__, str(writer), str(timeout), *map(str, command)]
     root = Path(__file__).parent.parent
     with os.fdopen(reader) as report:
-        done = subprocess.run(
-            trampoline, pass_fds=[writer], cwd=root, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(trampoline, pass_fds=[writer], cwd=root, capture_output=True, text=True, check=False)
         os.close(writer)
         seconds, peak, status = json.loads(report.read() or "[0.0, 0, 127]")
     return Run(seconds, peak, status, done.stdout, done.stderr)

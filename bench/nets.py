@@ -59,9 +59,7 @@ class UNet(nn.Module):
     @staticmethod
     def twice(inside: int, outside: int) -> nn.Sequential:
         """Conv, BatchNorm and ReLU, two times."""
-        return nn.Sequential(
-            conv_bn(inside, outside, act=nn.ReLU()), conv_bn(outside, outside, act=nn.ReLU())
-        )
+        return nn.Sequential(conv_bn(inside, outside, act=nn.ReLU()), conv_bn(outside, outside, act=nn.ReLU()))
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, 1, H, W] -> [N, 3, H, W]."""
@@ -80,9 +78,7 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
-        self.path = nn.Sequential(
-            conv_bn(inside, outside, stride=stride, act=nn.ReLU()), conv_bn(outside, outside)
-        )
+        self.path = nn.Sequential(conv_bn(inside, outside, stride=stride, act=nn.ReLU()), conv_bn(outside, outside))
         changes = stride != 1 or inside != outside
         self.shortcut = conv_bn(inside, outside, 1, stride=stride) if changes else nn.Identity()
 
@@ -117,8 +113,7 @@ class C2f(nn.Module):
         half = outside // 2
         self.enter = conv_bn(inside, outside, 1, act=nn.SiLU())
         self.blocks = nn.ModuleList(
-            nn.Sequential(conv_bn(half, half, act=nn.SiLU()), conv_bn(half, half, act=nn.SiLU()))
-            for _ in range(depth)
+            nn.Sequential(conv_bn(half, half, act=nn.SiLU()), conv_bn(half, half, act=nn.SiLU())) for _ in range(depth)
         )
         self.leave = conv_bn((2 + depth) * half, outside, 1, act=nn.SiLU())
 

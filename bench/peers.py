@@ -67,7 +67,7 @@ def compare(source: Path, feeds: judge.Feeds, ratio: float, folder: Path) -> lis
     ours, theirs, report = folder / "ours.onnx", folder / "theirs.onnx", folder / "report.json"
     for stale in (ours, theirs, report):
         stale.unlink(missing_ok=True)
-    options = ("--ratio", str(ratio), "--scope", "group", "-o", ours, "--json", report)
+    options = ("--ratio", str(ratio), "--scope", "group", "--no-fuse-bn", "-o", ours, "--json", report)
     mine = python("onnxprune", source, *options)
     peer = run([sys.executable, "-c", ONNXSIM, source, theirs, str(ratio)])
     own_error = rewrite_error(json.loads(report.read_text())) if report.exists() else None

@@ -1,8 +1,9 @@
 """How many channels of each block stay: the ratio asked for, on widths that are multiples of ``align``.
 
-Knows blocks and scores, and nothing of where either came from. Every block may keep all of its n channels, or a multiple of its
-step; the step is such that every width it is part of becomes a multiple of ``align``. What is asked for over the network is met
-as nearly as these widths allow: some blocks are rounded down and others up, where the score lost is least.
+Knows blocks and scores, and nothing of where either came from. Every block may keep all of its n channels, or a
+multiple of its step; the step is such that every width it is part of becomes a multiple of ``align``. What is asked
+for over the network is met as nearly as these widths allow: some blocks are rounded down and others up, where the
+score lost is least.
 """
 
 from __future__ import annotations
@@ -128,7 +129,9 @@ def _by_group(items: Sequence[Item], cap: float) -> list[int]:
             below = above = item.width
         low.append(below)
         high.append(above)
-    target = sum((1 - i.ratio) * i.width * i.rows for i in items) - sum(i.keeps(k) for i, k in zip(items, low, strict=True))
+    target = sum((1 - i.ratio) * i.width * i.rows for i in items) - sum(
+        i.keeps(k) for i, k in zip(items, low, strict=True)
+    )
     sizes = np.asarray([i.keeps(h - lo) for i, lo, h in zip(items, low, high, strict=True)], np.int64)
     gains = np.asarray([i.loss[lo] - i.loss[h] for i, lo, h in zip(items, low, high, strict=True)])
     up = _round_up(sizes, gains, target)
@@ -136,7 +139,7 @@ def _by_group(items: Sequence[Item], cap: float) -> list[int]:
 
 
 def _round_up(sizes: NDArray[np.int64], gains: NDArray[np.float64], target: float) -> NDArray[np.bool_]:
-    """Which entries to take so that their sizes add up as nearly as can be to ``target``, and of these the largest gain."""
+    """Which entries to take: sizes that add up as nearly as can be to ``target``, and of these the largest gain."""
     chosen = np.zeros(len(sizes), np.bool_)
     open_ = np.flatnonzero(sizes)
     if not len(open_) or target <= 0:

@@ -1,10 +1,10 @@
 """Units and groups: what goes together, and what is chosen together.
 
-A *unit* is one channel with every weight slice that it touches: it goes or stays as a whole. Units that share a dimension of
-a weight's output form a *group* (a component of a networkx graph over these dimensions): a Conv's outputs, a whole residual
-stage. Within a group, units that occur in the same dimensions are interchangeable as far as widths go: they form a *block*, and
-what is chosen is how many of each block stay. Rows that must keep equal counts (group convolution, heads) are the rows of one
-block.
+A *unit* is one channel with every weight slice that it touches: it goes or stays as a whole. Units that share a
+dimension of a weight's output form a *group* (a component of a networkx graph over these dimensions): a Conv's
+outputs, a whole residual stage. Within a group, units that occur in the same dimensions are interchangeable as far as
+widths go: they form a *block*, and what is chosen is how many of each block stay. Rows that must keep equal counts
+(group convolution, heads) are the rows of one block.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.graph import Node
 from onnxprune.labels import Labels, Layer
 from onnxprune.trace import ROLES, Pinned, Trace, Use
 
@@ -140,7 +141,9 @@ def _rows(layer: Layer) -> Labels:
     return layer.labels.reshape(layer.labels.shape[0], -1)
 
 
-def _blocks(trace: Trace, slices: list[Slice], free: NDArray[np.bool_], pins: dict[int, tuple[Pinned, ...]]) -> list[Block]:
+def _blocks(
+    trace: Trace, slices: list[Slice], free: NDArray[np.bool_], pins: dict[int, tuple[Pinned, ...]]
+) -> list[Block]:
     """Interchangeable units, tied across rows that must keep equal counts. Rows that cannot be tied are pinned."""
     rows = [(trace.unit[r], reason) for r, reason in trace.intact if r.shape[0] > 1]
     while True:
@@ -162,7 +165,9 @@ def _blocks(trace: Trace, slices: list[Slice], free: NDArray[np.bool_], pins: di
     members: dict[int, list[int]] = {}
     for unit in np.flatnonzero(free):
         members.setdefault(int(cell[unit]), []).append(int(unit))
-    tied_cells = sorted((sorted(c, key=lambda i: members[i][0]) for c in nx.connected_components(ties)), key=lambda c: members[c[0]][0])
+    tied_cells = sorted(
+        (sorted(c, key=lambda i: members[i][0]) for c in nx.connected_components(ties)), key=lambda c: members[c[0]][0]
+    )
     return [Block(np.asarray([members[c] for c in cells], np.int64)) for cells in tied_cells]
 
 
@@ -206,19 +211,7 @@ def _groups(trace: Trace, slices: list[Slice], blocks: list[Block], free: NDArra
     block_of = np.full(trace.units, -1, np.int64)
     for index, block in enumerate(blocks):
         block_of[block.units] = index
-    linked = nx.Graph()
-    linked.add_nodes_from(range(len(blocks)))
-    seen = np.zeros(trace.units, np.bool_)
-    for wanted in (("out",), ("", "scale")):  # what no output dimension holds is linked by any other
-        for s in slices:
-            if s.role in wanted:
-                units = s.units.reshape(-1)
-                units = units[free[units] & ((s.role == "out") | ~seen[units])]
-                present = np.unique(block_of[units])
-                linked.add_edges_from(zip(present[:-1].tolist(), present[1:].tolist(), strict=True))
-        for s in slices:
-            if s.role in wanted:
-                seen[s.units] = True
+    linked = _linked(slices, block_of, free)
     components = sorted((sorted(c) for c in nx.connected_components(linked)), key=lambda c: c[0])
     group_of = np.full(trace.units, -1, np.int64)
     members = []
@@ -238,6 +231,21 @@ def _groups(trace: Trace, slices: list[Slice], blocks: list[Block], free: NDArra
     )
 
 
+def _linked(slices: list[Slice], block_of: NDArray[np.int64], free: NDArray[np.bool_]) -> nx.Graph:
+    """Blocks, with an edge where two share a dimension: of a weight's output, or, where none makes them, any other."""
+    linked = nx.Graph()
+    linked.add_nodes_from(range(int(block_of.max(initial=-1)) + 1))
+    seen = np.zeros(len(free), np.bool_)
+    for roles in (("out",), ("", "scale")):
+        parts = [s.units.reshape(-1) for s in slices if s.role in roles]
+        for units in parts:
+            present = np.unique(block_of[units[free[units] & ~seen[units]]])
+            linked.add_edges_from(zip(present[:-1].tolist(), present[1:].tolist(), strict=True))
+        for units in parts:
+            seen[units] = True
+    return linked
+
+
 def _nodes(trace: Trace, group_of: NDArray[np.int64], count: int) -> list[tuple[str, ...]]:
     """For each group the nodes that it passes through."""
     found: list[dict[str, None]] = [{} for _ in range(count)]
@@ -248,7 +256,9 @@ def _nodes(trace: Trace, group_of: NDArray[np.int64], count: int) -> list[tuple[
         for tensor in tensors:
             if tensor is not None and tensor.layers:
                 if id(tensor) not in by_tensor:
-                    groups = np.unique(np.concatenate([group_of[trace.unit[la.labels]].reshape(-1) for la in tensor.layers]))
+                    groups = np.unique(
+                        np.concatenate([group_of[trace.unit[la.labels]].reshape(-1) for la in tensor.layers])
+                    )
                     by_tensor[id(tensor)] = groups.tolist()
                 touched.update(by_tensor[id(tensor)])
         for index in touched - {-1}:
@@ -262,13 +272,15 @@ def _name(trace: Trace, slices: list[Slice]) -> str:
     return reader_of(trace, makers[0]).label if makers else "?"
 
 
-def reader_of(trace: Trace, part: Slice):  # type: ignore[no-untyped-def]  # noqa: ANN201
+def reader_of(trace: Trace, part: Slice) -> Node:
     """The first node that reads a slice's constant."""
     name, index, _ = part.use
     return trace.model.graph.nodes[index] if index >= 0 else trace.model.graph.consumers[name][0][0]
 
 
-def _held(trace: Trace, slices: list[Slice], free: NDArray[np.bool_], pins: Mapping[int, tuple[Pinned, ...]]) -> tuple[Held, ...]:
+def _held(
+    trace: Trace, slices: list[Slice], free: NDArray[np.bool_], pins: Mapping[int, tuple[Pinned, ...]]
+) -> tuple[Held, ...]:
     found = []
     for s in slices:
         if s.role != "out":

@@ -1,9 +1,10 @@
 """Channel labels: the value that the graph is run on, and what the operator rules say about it.
 
-A *label* is an integer that stands for one channel. A *layer* is an integer array that says, for every position along one or
-several axes of a tensor, which channel it belongs to; along all other axes it has size 1. A [N, C, H, W] feature map carries
-one layer of shape [1, C, 1, 1]; a weight [O, I, kH, kW] two, [O, 1, 1, 1] and [1, I, 1, 1]; attention heads one of shape
-[1, heads, 1, dim]. A position stays as long as all its labels stay. Label 0 is a position that always stays.
+A *label* is an integer that stands for one channel. A *layer* is an integer array that says, for every position along
+one or several axes of a tensor, which channel it belongs to; along all other axes it has size 1. A [N, C, H, W]
+feature map carries one layer of shape [1, C, 1, 1]; a weight [O, I, kH, kW] two, [O, 1, 1, 1] and [1, I, 1, 1];
+attention heads one of shape [1, heads, 1, dim]. A position stays as long as all its labels stay. Label 0 is a
+position that always stays.
 
 Rules see an `Op`: the inputs with their layers, and a recorder for what they have to say:
 
@@ -178,8 +179,8 @@ class Op:
     def hold(self, layer: Layer, axes: Sequence[int], why: str) -> bool:
         """``axes`` of ``layer`` keep their length. Returns whether anything of it can still go.
 
-        Nothing left to shrink pins it. Where its columns shrink, each row keeps an equal count; where its rows do, a row
-        goes as a whole.
+        Nothing left to shrink pins it. Where its columns shrink, each row keeps an equal count; where its rows do, a
+        row goes as a whole.
         """
         held = [a for a in layer.axes if a in axes]
         free = [a for a in layer.axes if a not in axes]
@@ -208,7 +209,10 @@ def settle(say: Recorder, layers: Sequence[Layer], out: Tensor) -> tuple[Layer, 
     for layer in layers:
         crowded = any(other is not layer and set(other.axes) & set(layer.axes) for other in layers)
         if crowded or out.full[layer.columns] == 1:
-            say.pin(layer.labels, "is laid out in a way that does not keep channels apart" if crowded else "is used as a scalar")
+            say.pin(
+                layer.labels,
+                "is laid out in a way that does not keep channels apart" if crowded else "is used as a scalar",
+            )
         else:
             result.append(replace(layer, axes=tuple(a for a in layer.axes if out.full[a] > 1)))
     return tuple(result)
@@ -246,7 +250,9 @@ def cut_layer(layer: Layer, alive: Alive) -> Layer:
     return replace(layer, labels=kept.transpose(np.argsort(last)))
 
 
-def merge(op: Op, tensors: Sequence[Tensor | None], why: str = "is combined with a tensor whose channels are fixed") -> tuple[Layer, ...]:
+def merge(
+    op: Op, tensors: Sequence[Tensor | None], why: str = "is combined with a tensor whose channels are fixed"
+) -> tuple[Layer, ...]:
     """The layers of an elementwise result: what stands at the same position is the same channel.
 
     An input that has size 1 along an axis is broadcast and has no say there; one that has the full size but no labels

@@ -2,8 +2,8 @@
 
 Reading goes through onnx-graphsurgeon: it gives nodes, tensors and attributes as Python values. Writing does not: an
 onnx-graphsurgeon round trip loses metadata_props, the model's doc string and domain and quantization annotations, and
-breaks models with nested subgraphs. So a rewrite is a set of `Edits` that are applied to a copy of the ModelProto, and all
-that no edit names is byte for byte what it was.
+breaks models with nested subgraphs. So a rewrite is a set of `Edits` that are applied to a copy of the ModelProto,
+and all that no edit names is byte for byte what it was.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _SMALL = 4096
 class Edits:
     """Changes to a model. Node positions are those of ``Graph.nodes``; names are those of the graph.
 
-    ``constants`` replaces values (initializers or Constant nodes) and may change shapes; ``added`` are new initializers;
-    ``attrs`` sets attributes of a node (None removes one); ``inputs`` and ``outputs`` rewire positions of a node;
-    ``removed`` drops nodes; ``shapes`` corrects declared dims as {tensor: {axis: size}}.
+    ``constants`` replaces values (initializers or Constant nodes) and may change shapes; ``added`` are new
+    initializers; ``attrs`` sets attributes of a node (None removes one); ``inputs`` and ``outputs`` rewire positions
+    of a node; ``removed`` drops nodes; ``shapes`` corrects declared dims as {tensor: {axis: size}}.
     """
 
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
@@ -105,7 +105,7 @@ class Model:
 
     def byte_size(self) -> int:
         """Bytes of the model with all its weights."""
-        return self.proto.ByteSize()
+        return int(self.proto.ByteSize())
 
     def apply(self, edits: Edits) -> Model:
         """The model with ``edits``; this one stays as it is."""
@@ -258,7 +258,9 @@ def ensure_writable(path: Path, *, keep: Path) -> None:
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"cannot write: {error.strerror or error}", where=str(path), hint="choose another path or free space")
+    return OutputError(
+        f"cannot write: {error.strerror or error}", where=str(path), hint="choose another path or free space"
+    )
 
 
 def _load_external(proto: ModelProto, path: Path) -> None:
@@ -270,15 +272,25 @@ def _load_external(proto: ModelProto, path: Path) -> None:
         file = (folder / location).resolve()
         if not file.is_relative_to(folder):
             hint = "move the data beside the model"
-            raise ModelError(f"external data outside the model's folder: {location}", where=f"{path}, tensor '{tensor.name}'", hint=hint)
+            raise ModelError(
+                f"external data outside the model's folder: {location}",
+                where=f"{path}, tensor '{tensor.name}'",
+                hint=hint,
+            )
         if not file.is_file():
-            raise ModelError(f"external data is missing: {location}", where=f"{path}, tensor '{tensor.name}'", hint="copy it beside the model")
+            raise ModelError(
+                f"external data is missing: {location}",
+                where=f"{path}, tensor '{tensor.name}'",
+                hint="copy it beside the model",
+            )
         external_data_helper.load_external_data_for_tensor(tensor, str(folder))
         tensor.data_location = TensorProto.DEFAULT
         del tensor.external_data[:]
         expected = element_count(tensor) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         if len(tensor.raw_data) < expected and tensor.data_type not in _PACKED:
-            raise ModelError(f"external data is too short: {location}", where=f"{path}, tensor '{tensor.name}'", hint="copy it again")
+            raise ModelError(
+                f"external data is too short: {location}", where=f"{path}, tensor '{tensor.name}'", hint="copy it again"
+            )
 
 
 #: Element types that take less than a byte each.
@@ -331,7 +343,9 @@ def _tensor_info(info: ValueInfoProto) -> TensorInfo:
     kind = info.type.tensor_type
     if not info.type.HasField("tensor_type"):
         return TensorInfo(info.name, 0, None)
-    dims = tuple(d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim)  # exporters write -1 or 0 for dynamic
+    dims = tuple(
+        d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim
+    )  # exporters write -1 or 0 for dynamic
     return TensorInfo(info.name, kind.elem_type, dims if kind.HasField("shape") else None)
 
 
@@ -354,39 +368,39 @@ def _free_names(graph: GraphProto) -> Iterator[str]:
 
 def _apply(source: ModelProto, edits: Edits) -> ModelProto:
     out = ModelProto()
-    for descriptor, value in source.ListFields():
-        if descriptor.name == "graph":
-            continue
-        if isinstance(value, (int, str, bytes)):
-            setattr(out, descriptor.name, value)
-        else:
-            getattr(out, descriptor.name).extend(value)
+    _copy_fields(source, out, {"graph"})
     graph = out.graph
-    for descriptor, value in source.graph.ListFields():
-        if descriptor.name in ("initializer", "node"):
-            continue
-        if isinstance(value, (str, bytes)):
-            setattr(graph, descriptor.name, value)
-        else:
-            getattr(graph, descriptor.name).extend(value)
+    _copy_fields(source.graph, graph, {"initializer", "node"})
     for index, node in enumerate(source.graph.node):
         if index not in edits.removed:
             copy = graph.node.add()
             copy.CopyFrom(node)
             _edit_node(copy, index, edits)
-    used = {n for node in graph.node for n in (*node.input, *_captured(node))} | {o.name for o in graph.output}
-    was_used = {n for node in source.graph.node for n in (*node.input, *_captured(node))}
+    unread = _read_names(source.graph) - _read_names(graph)  # the edits took their last reader
     for tensor in source.graph.initializer:
-        if tensor.name in was_used and tensor.name not in used:
-            continue  # the edits took its last reader
-        copy_tensor = graph.initializer.add()
-        if tensor.name in edits.constants:
-            _fill(copy_tensor, tensor, edits.constants[tensor.name])
-        else:
-            copy_tensor.CopyFrom(tensor)
+        if tensor.name in edits.constants and tensor.name not in unread:
+            _fill(graph.initializer.add(), tensor, edits.constants[tensor.name])
+        elif tensor.name not in unread:
+            graph.initializer.add().CopyFrom(tensor)
     graph.initializer.extend(nph.from_array(np.ascontiguousarray(v), n) for n, v in edits.added.items())
     _edit_declarations(graph, source.graph, edits)
     return out
+
+
+def _copy_fields(source: Any, target: Any, leave: set[str]) -> None:
+    """Copy all that is set in one message but the fields named."""
+    for descriptor, value in source.ListFields():
+        if descriptor.name in leave:
+            continue
+        if isinstance(value, (int, str, bytes)):
+            setattr(target, descriptor.name, value)
+        else:
+            getattr(target, descriptor.name).extend(value)
+
+
+def _read_names(graph: GraphProto) -> set[str]:
+    """Names that nodes, subgraphs and graph outputs read."""
+    return {n for node in graph.node for n in (*node.input, *_captured(node))} | {o.name for o in graph.output}
 
 
 def _fill(target: TensorProto, like: TensorProto, value: NDArray[Any]) -> None:

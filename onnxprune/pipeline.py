@@ -28,7 +28,7 @@ from onnxprune.errors import CheckError, OptionError
 from onnxprune.graph import Shape
 from onnxprune.groups import Groups
 from onnxprune.model import Model
-from onnxprune.passes import FuseBatchNorm, RemoveChannels
+from onnxprune.passes import FuseBatchNorm, Pass, RemoveChannels
 from onnxprune.passes import run as run_passes
 from onnxprune.plan import Plan
 from onnxprune.report import Report, SizeReport
@@ -79,7 +79,7 @@ class Options:
             "importance": self.importance,
             "scope": self.scope,
             "exclude": list(self.exclude),
-            "ratio_for": {g: r for g, r in self.ratio_for},
+            "ratio_for": dict(self.ratio_for),
             "max_ratio": self.max_ratio,
             "input_shapes": {n: list(s) for n, s in self.input_shapes.items()},
             "fuse_bn": self.fuse_bn,
@@ -89,12 +89,14 @@ class Options:
 
 def _in_range(where: str, value: float) -> None:
     if not 0 <= value < 1:
-        raise OptionError(f"must be at least 0 and less than 1, not {value:g}", where=where, hint="0.3 removes 30 % of the channels")
+        raise OptionError(
+            f"must be at least 0 and less than 1, not {value:g}", where=where, hint="0.3 removes 30 % of the channels"
+        )
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """A model that was run on labels, and its groups; ``pins``: units held by options or by nodes that cannot follow."""
+    """A model that was run on labels, and its groups; ``pins``: units held by options."""
 
     trace: Trace
     groups: Groups
@@ -141,7 +143,9 @@ class Stopwatch:
 def analyse(model: Model, options: Options) -> Analysis:
     """Run the model on labels and group its channels. Raises ModelError and OptionError."""
     input_shapes = runtime.choose_shapes(model, options.input_shapes)
-    shapes = shaping.resolve(model, input_shapes, lambda names: runtime.probe_shapes(model, names, input_shapes, options.seed))
+    shapes = shaping.resolve(
+        model, input_shapes, lambda names: runtime.probe_shapes(model, names, input_shapes, options.seed)
+    )
     trace = tracing.trace(model, shapes)
     pins = _excluded(trace, options.exclude)
     return Analysis(trace, grouping.group(trace, pins), pins)
@@ -159,8 +163,12 @@ def _matches(trace: Trace, glob: str, where: str) -> set[str]:
 
 def _units_of(trace: Trace, names: set[str]) -> NDArray[np.int64]:
     """The units of named tensors and of the outputs of named nodes."""
-    tensors = [t for n, t in trace.tensors.items() if n in names] + [t for use, t in trace.uses.items() if use[0] in names]
-    tensors += [trace.tensors[o] for n in trace.model.graph.nodes if n.label in names for o in n.outputs if o in trace.tensors]
+    tensors = [t for n, t in trace.tensors.items() if n in names] + [
+        t for use, t in trace.uses.items() if use[0] in names
+    ]
+    tensors += [
+        trace.tensors[o] for n in trace.model.graph.nodes if n.label in names for o in n.outputs if o in trace.tensors
+    ]
     units = [trace.unit[layer.labels].reshape(-1) for t in tensors for layer in t.layers]
     return np.unique(np.concatenate(units)) if units else np.zeros(0, np.int64)
 
@@ -209,7 +217,9 @@ def _ratio_of(trace: Trace, groups: Groups, options: Options) -> dict[int, float
     return found
 
 
-def prune(model: Model, options: Options, plan: Plan | None = None, progress: Progress = lambda _: None, where: str = "plan") -> Result:
+def prune(
+    model: Model, options: Options, plan: Plan | None = None, progress: Progress = lambda _: None, where: str = "plan"
+) -> Result:
     """Prune ``model`` and prove it. Raises OnnxPruneError; CheckError where the result is not what it must be."""
     watch = Stopwatch(progress)
     importance = scores.resolve(options.importance)
@@ -223,19 +233,30 @@ def prune(model: Model, options: Options, plan: Plan | None = None, progress: Pr
             dead, result = plans.apply(trace, plan, where)
             choice = Choice(dead, result, analysis.groups, {})
     with watch.stage("rewrite"):
-        steps = [RemoveChannels(choice.rewrite), *([FuseBatchNorm()] if options.fuse_bn else [])]
+        steps: list[Pass] = [RemoveChannels(choice.rewrite), *([FuseBatchNorm()] if options.fuse_bn else [])]
         done = run_passes(model, steps)
     with watch.stage("prove"):
         proof = _proved(trace, choice.dead, done.model, options, progress)
     made = plan or plans.make(trace, choice.rewrite, options.to_json())
-    return Result(done.model, made, _report(analysis, choice, options, done.model, done.changes, proof, watch, planned=plan is not None))
+    return Result(
+        done.model,
+        made,
+        _report(analysis, choice, options, done.model, done.changes, proof, watch, planned=plan is not None),
+    )
 
 
 def _proved(trace: Trace, dead: NDArray[np.int64], pruned: Model, options: Options, progress: Progress) -> Proof | None:
     if options.check_n == 0:
         return None
     proof = prove(
-        trace, dead, pruned, samples=options.check_n, seed=options.seed, rtol=options.rtol, atol=options.atol, progress=progress
+        trace,
+        dead,
+        pruned,
+        samples=options.check_n,
+        seed=options.seed,
+        rtol=options.rtol,
+        atol=options.atol,
+        progress=progress,
     )
     for failure in proof.failures():
         raise CheckError(
@@ -305,7 +326,10 @@ def versions() -> dict[str, str]:
 
 
 def inspect(model: Model, options: Options) -> report.Inspection:
-    """What could be pruned, and what could not and why. Nodes that cannot follow are found by a trial at half the width."""
+    """What could be pruned, and what could not and why.
+
+    Nodes that cannot follow are found by a trial at half the width.
+    """
     analysis = analyse(model, options)
     trial = Options(ratio=0.5, importance="random", exclude=options.exclude, input_shapes=options.input_shapes)
     groups = choose(analysis, trial, scores.resolve("random")).groups

@@ -11,8 +11,8 @@
       "copies": {"bias_1": {"of": "bias", "node": "conv3", "input": 2}}   # a vector whose uses are cut differently
     }
 
-The same lists cut a PyTorch state_dict: ``tensor.index_select(axis, keep)``. A plan can be applied again, to the same model or
-to one retrained with the same shapes.
+The same lists cut a PyTorch state_dict: ``tensor.index_select(axis, keep)``. A plan can be applied again, to the same
+model or to one retrained with the same shapes.
 """
 
 from __future__ import annotations
@@ -82,11 +82,16 @@ def _compact(document: Mapping[str, Any]) -> str:
 def make(trace: Trace, result: Rewrite, options: Mapping[str, Any]) -> Plan:
     """Write down what ``result`` keeps."""
     model = trace.model
-    shapes = {**{n: s for n, (_, s) in model.graph.constants.items()}, **{n: a.shape for n, a in result.edits.added.items()}}
+    shapes = {
+        **{n: s for n, (_, s) in model.graph.constants.items()},
+        **{n: a.shape for n, a in result.edits.added.items()},
+    }
     copies = {}
     for index, positions in result.edits.inputs.items():
         for position, name in positions.items():
-            source = model.graph.nodes[index].inputs[position] if position < len(model.graph.nodes[index].inputs) else ""
+            source = (
+                model.graph.nodes[index].inputs[position] if position < len(model.graph.nodes[index].inputs) else ""
+            )
             if name in result.kept and source in model.graph.constants:
                 copies[name] = (source, model.graph.nodes[index].label, position)
                 shapes[name] = model.graph.constants[source][1]
@@ -124,18 +129,23 @@ def load(path: Path) -> Plan:
     except OSError as error:
         raise PlanError(f"cannot read the plan: {error.strerror}", where=str(path)) from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise PlanError("is not a plan, or was edited into something else", where=str(path), hint="save it again with --save-plan") from None
+        raise PlanError(
+            "is not a plan, or was edited into something else", where=str(path), hint="save it again with --save-plan"
+        ) from None
 
 
 def apply(trace: Trace, plan: Plan, where: str) -> tuple[NDArray[np.int64], Rewrite]:
-    """The units that ``plan`` removes from this model, and the rewrite. Raises PlanError where the plan does not fit."""
+    """The units that ``plan`` removes from this model, and the rewrite.
+
+    Raises PlanError where the plan does not fit.
+    """
     by_name: dict[str, Use] = {}
     nodes = {n.label: n for n in trace.model.graph.nodes}
-    for use in trace.uses:
-        by_name.setdefault(use[0], use)
+    for known in trace.uses:
+        by_name.setdefault(known[0], known)
     dead: list[NDArray[np.int64]] = []
     for name, axes in plan.initializers.items():
-        use = by_name.get(name)
+        use: Use | None = by_name.get(name)
         if name in plan.copies:
             source, node, position = plan.copies[name]
             use = (source, nodes[node].index, position) if node in nodes else None
@@ -152,7 +162,9 @@ def apply(trace: Trace, plan: Plan, where: str) -> tuple[NDArray[np.int64], Rewr
     again = make(trace, result, plan.options)
     for name in {**again.initializers, **plan.initializers}:
         if _key(again, name) != _key(plan, name):
-            raise PlanError(f"keeps other channels of '{name}' than the rest of it asks for", where=where, hint=_other(plan))
+            raise PlanError(
+                f"keeps other channels of '{name}' than the rest of it asks for", where=where, hint=_other(plan)
+            )
     return units, result
 
 
@@ -169,7 +181,9 @@ def _dead(trace: Trace, use: Use, axis: AxisKept, name: str, plan: Plan, where: 
     layer = next((la for la in tensor.layers if la.columns == axis.axis), None)
     if layer is None or tensor.shape[axis.axis] != axis.size or (axis.keep.size and axis.keep.max() >= axis.size):
         shape = ", ".join(map(str, tensor.shape))
-        raise PlanError(f"initializer '{name}' is [{shape}], not {axis.size} along axis {axis.axis}", where=where, hint=_other(plan))
+        raise PlanError(
+            f"initializer '{name}' is [{shape}], not {axis.size} along axis {axis.axis}", where=where, hint=_other(plan)
+        )
     labels = layer.labels.reshape(layer.labels.shape[0], -1) if len(layer.axes) > 1 else layer.labels.reshape(1, -1)
     keep = axis.keep.reshape(-1, axis.keep.shape[-1])
     if labels.shape[0] % len(keep):
@@ -177,7 +191,7 @@ def _dead(trace: Trace, use: Use, axis: AxisKept, name: str, plan: Plan, where: 
     gone = np.ones((len(keep), axis.size), np.bool_)
     np.put_along_axis(gone, keep, values=False, axis=1)
     if len(keep) == 1:
-        return trace.unit[labels[:, gone[0]]].reshape(-1)
+        return np.asarray(trace.unit[labels[:, gone[0]]].reshape(-1))
     size = labels.shape[0] // len(keep)
     blocks = [labels[i * size : (i + 1) * size][:, row] for i, row in enumerate(gone)]
-    return trace.unit[np.concatenate([b.reshape(-1) for b in blocks])]
+    return np.concatenate([trace.unit[b].reshape(-1) for b in blocks])

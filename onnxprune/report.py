@@ -88,10 +88,19 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def group_reports(groups: Groups, removed: Mapping[int, int], asked: Mapping[int, float], notes: Mapping[int, str]) -> tuple[GroupReport, ...]:
+def group_reports(
+    groups: Groups, removed: Mapping[int, int], asked: Mapping[int, float], notes: Mapping[int, str]
+) -> tuple[GroupReport, ...]:
     """A line for each group; ``removed``: units by group index."""
     return tuple(
-        GroupReport(g.name, g.width, g.width - removed.get(g.index, 0), asked[g.index], removed.get(g.index, 0) / g.width, notes.get(g.index, ""))
+        GroupReport(
+            g.name,
+            g.width,
+            g.width - removed.get(g.index, 0),
+            asked[g.index],
+            removed.get(g.index, 0) / g.width,
+            notes.get(g.index, ""),
+        )
         for g in groups
     )
 
@@ -133,12 +142,17 @@ class Inspection:
 
     def to_json(self) -> str:
         """The file's text."""
-        return json.dumps(_plain({"format": "onnxprune-inspection", "version": VERSION, **asdict(self)}), indent=2) + "\n"
+        return (
+            json.dumps(_plain({"format": "onnxprune-inspection", "version": VERSION, **asdict(self)}), indent=2) + "\n"
+        )
 
 
 def inspect_group(group: Group, parameters: int, macs: int) -> InspectGroup:
     """One line of `inspect`."""
     parts = tuple(
-        {"name": s.constant, "axis": s.axis, "size": int(s.units.shape[-1]), "role": s.role or "elementwise"} for s in group.slices
+        {"name": s.constant, "axis": s.axis, "size": int(s.units.shape[-1]), "role": s.role or "elementwise"}
+        for s in group.slices
     )
-    return InspectGroup(group.name, group.width, parameters, macs, group.nodes, parts, max(b.rows for b in group.blocks))
+    return InspectGroup(
+        group.name, group.width, parameters, macs, group.nodes, parts, max(b.rows for b in group.blocks)
+    )

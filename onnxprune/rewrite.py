@@ -1,9 +1,9 @@
 """The second run: the graph on the labels that are kept, checking, and writing down what changes in the model.
 
-Every rule runs again, on cut inputs and rewritten attributes. What it records is now checked: labels that meet must be of one
-unit, and every output must carry exactly its kept labels in their order. A node that does not accept its kept labels is a
-`Refusal`; its channels are then pinned and the choice made again. So a rule that is wrong about sizes costs coverage, and never
-writes a broken model.
+Every rule runs again, on cut inputs and rewritten attributes. What it records is now checked: labels that meet must
+be of one unit, and every output must carry exactly its kept labels in their order. A node that does not accept its
+kept labels is a `Refusal`; its channels are then pinned and the choice made again. So a rule that is wrong about
+sizes costs coverage, and never writes a broken model.
 """
 
 from __future__ import annotations
@@ -65,10 +65,9 @@ def rewrite(trace: Trace, dead: NDArray[np.int64]) -> Rewrite | Refusal:
     """Remove the units ``dead``, or say which node cannot follow."""
     run = _Run(trace, alive_of(trace, dead))
     for node in trace.model.graph.nodes:
-        try:
-            run.visit(node)
-        except (_RefusedError, LookupError, ValueError) as reason:
-            return Refusal(Pinned(node.label, f"cannot follow: {reason}"), run.blame(node))
+        refusal = run.refusal_of(node)
+        if refusal is not None:
+            return refusal
     for out in trace.model.graph.outputs:
         if out.name in run.value and not run.value[out.name].same_as(trace.shapes.value[out.name]):
             node = trace.model.graph.producer[out.name]
@@ -98,7 +97,7 @@ class _Run:
         self.given: dict[tuple[int, int], NDArray[Any]] = {}  # inputs with a new value
         self.touched: set[str] = set()  # tensors whose shape changes
 
-    # --- the recorder, checking ----------------------------------------------------------------------------------------
+    # --- the recorder, checking -------------------------------------------------------------------------------------
 
     def equate(self, a: Labels, b: Labels, why: str) -> None:
         a, b = np.broadcast_arrays(a, b)
@@ -129,7 +128,7 @@ class _Run:
     def role(self, labels: Labels, role: str) -> None:
         """Known from the first run."""
 
-    # --- the run -------------------------------------------------------------------------------------------------------
+    # --- the run ----------------------------------------------------------------------------------------------------
 
     def _dies(self, tensor: Tensor | None) -> bool:
         """Whether anything of a tensor of the first run goes."""
@@ -163,7 +162,16 @@ class _Run:
             self.uses[use] = self._cut(self.trace.uses[use])
         return self.uses[use]
 
+    def refusal_of(self, node: Node) -> Refusal | None:
+        """Run one node; None where it accepts its kept labels."""
+        try:
+            self.visit(node)
+        except (_RefusedError, LookupError, ValueError) as reason:
+            return Refusal(Pinned(node.label, f"cannot follow: {reason}"), self.blame(node))
+        return None
+
     def visit(self, node: Node) -> None:
+        """Run one node. Raises _RefusedError, or what numpy and the rules raise where sizes do not fit."""
         if node.op == "Constant" and not node.domain:
             return
         if node.outputs and all(name in self.trace.shapes.value for name in node.outputs):
@@ -248,7 +256,7 @@ class _Run:
         found = [self.trace.unit[la.labels].reshape(-1) for t in tensors if self._dies(t) for la in t.layers]
         return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
-    # --- shape arithmetic ----------------------------------------------------------------------------------------------
+    # --- shape arithmetic -------------------------------------------------------------------------------------------
 
     def _behind(self, name: str) -> list[Tensor]:
         """The tensors whose shapes a known value comes from."""
@@ -271,7 +279,7 @@ class _Run:
     def _arithmetic(self, node: Node) -> None:
         """Compute anew what follows from sizes that changed."""
         known = self.trace.shapes.value
-        results: Sequence[Value] | None = [known[n] for n in node.outputs]
+        results = [known[n] for n in node.outputs]
         if is_shape_source(node):
             name = node.inputs[0]
             current = self.tensors.get(name) or self._input(node, 0)
@@ -282,9 +290,10 @@ class _Run:
                 results = [Value(whole.array, dynamic)]
         elif any(n in self.value and self._moved(n) for n in node.inputs):
             inputs = [self._known(n) if n else None for n in node.inputs]
-            results = evaluate(node, self.model.proto.graph.node[node.index], self.model, inputs)
-            if results is None:
+            computed = evaluate(node, self.model.proto.graph.node[node.index], self.model, inputs)
+            if computed is None:
                 raise _RefusedError("its shape arithmetic does not follow")
+            results = computed
         for name, value in zip(node.outputs, results, strict=False):
             self.value[name] = value
             self.tensors[name] = replace(self.trace.tensors[name], shape=value.array.shape)
@@ -315,9 +324,9 @@ class _Run:
         if not now.dynamic.any():
             self.given[node.index, position] = wanted
             return
-        self._set_pieces(name, wanted, now)
+        self._set_pieces(name, wanted)
 
-    def _set_pieces(self, name: str, wanted: NDArray[Any], now: Value) -> None:
+    def _set_pieces(self, name: str, wanted: NDArray[Any]) -> None:
         """Where a Concat puts together what is wanted, give it the pieces that differ."""
         producer = self.graph.producer[name]
         if producer.op != "Concat" or wanted.ndim != 1 or len(self.graph.consumers[name]) > 1:
@@ -332,7 +341,7 @@ class _Run:
                     raise _RefusedError("a size in it changes with the input's and with the channels")
                 self.given[producer.index, position] = wanted[part].astype(known.array.dtype)
 
-    # --- what to write -------------------------------------------------------------------------------------------------
+    # --- what to write ----------------------------------------------------------------------------------------------
 
     def result(self) -> Rewrite:
         kept = {use: parts for use, t in self.trace.uses.items() if (parts := self._kept(use, t))}
@@ -377,7 +386,11 @@ class _Writer:
         for (node, position), value in run.given.items():
             self._given(node, position, value)
         shapes = {
-            n: {a: s for a, (s, old) in enumerate(zip(run.tensors[n].shape, run.trace.tensors[n].shape, strict=True)) if s != old}
+            n: {
+                a: s
+                for a, (s, old) in enumerate(zip(run.tensors[n].shape, run.trace.tensors[n].shape, strict=True))
+                if s != old
+            }
             for n in run.touched
         }
         removed = self._unread()

@@ -53,7 +53,9 @@ def run(active: Any, feeds: Feeds, where: str) -> dict[str, NDArray[Any]]:
     except Exception as error:  # noqa: BLE001
         shapes = ", ".join(f"{n}:{','.join(map(str, a.shape))}" for n, a in feeds.items())
         hint = "give a shape that the model takes with --input-shape"
-        raise ModelError(f"onnxruntime cannot run it at {shapes}: {_first_line(error)}", where=where, hint=hint) from None
+        raise ModelError(
+            f"onnxruntime cannot run it at {shapes}: {_first_line(error)}", where=where, hint=hint
+        ) from None
     return dict(zip((o.name for o in active.get_outputs()), results, strict=True))
 
 
@@ -79,11 +81,17 @@ def choose_shapes(model: Model, given: Mapping[str, Shape]) -> dict[str, Shape]:
     inputs = {i.name: i for i in model.graph.inputs}
     for name, shape in given.items():
         if name not in inputs:
-            raise OptionError(f"the model has no input '{name}'", where="--input-shape", hint=f"inputs: {', '.join(inputs)}")
+            raise OptionError(
+                f"the model has no input '{name}'", where="--input-shape", hint=f"inputs: {', '.join(inputs)}"
+            )
         dims = inputs[name].dims
-        if dims is not None and (len(dims) != len(shape) or any(d not in (None, s) for d, s in zip(dims, shape, strict=True))):
+        if dims is not None and (
+            len(dims) != len(shape) or any(d not in (None, s) for d, s in zip(dims, shape, strict=True))
+        ):
             declared = ",".join("?" if d is None else str(d) for d in dims)
-            raise OptionError(f"{','.join(map(str, shape))} does not fit input '{name}' of shape {declared}", where="--input-shape")
+            raise OptionError(
+                f"{','.join(map(str, shape))} does not fit input '{name}' of shape {declared}", where="--input-shape"
+            )
     open_inputs = [i for i in inputs.values() if i.name not in given and (i.dims is None or None in i.dims)]
     if not open_inputs:
         return {n: given.get(n, tuple(d or 1 for d in i.dims or ())) for n, i in inputs.items()}

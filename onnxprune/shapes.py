@@ -1,9 +1,9 @@
 """Concrete shapes of all tensors, and the values of those that only describe shapes.
 
-Labels need to know how long an axis is, and what a Reshape is told. Both are had without running the model: onnx's own
-shape inference on a copy without weights, then, for what that leaves open, node by node, evaluating shape arithmetic
-(Shape -> Gather -> Mul -> Concat ...) with onnx's reference operators. Where operators have no inference (custom domains),
-onnxruntime runs the model once and tells.
+Labels need to know how long an axis is, and what a Reshape is told. Both are had without running the model: onnx's
+own shape inference on a copy without weights, then, for what that leaves open, node by node, evaluating shape
+arithmetic (Shape -> Gather -> Mul -> Concat ...) with onnx's reference operators. Where operators have no inference
+(custom domains), onnxruntime runs the model once and tells.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Shapes:
-    """``shape`` and element type of every tensor, ``value`` of those that are shape arithmetic, and the input shapes."""
+    """Shape and element type of every tensor, the value of those that are shape arithmetic, and the input shapes."""
 
     inputs: Mapping[str, Shape]
     shape: Mapping[str, Shape] = field(repr=False)
@@ -55,7 +55,9 @@ class Shapes:
     value: Mapping[str, Value] = field(repr=False)
 
 
-def resolve(model: Model, input_shapes: Mapping[str, Shape], probe: Callable[[Iterable[str]], dict[str, Shape]]) -> Shapes:
+def resolve(
+    model: Model, input_shapes: Mapping[str, Shape], probe: Callable[[Iterable[str]], dict[str, Shape]]
+) -> Shapes:
     """Shapes at ``input_shapes``; ``probe`` runs the model and gives the shapes of tensors that inference cannot.
 
     Raises ModelError where the shapes contradict the graph.
@@ -87,7 +89,9 @@ def evaluate(node: Node, proto: onnx.NodeProto, model: Model, inputs: list[Value
         if node.op in _MOVES:
             masks = [v.dynamic.astype(np.int64) if v else None for v in inputs]
             data = len(inputs) if node.op == "Concat" else 1
-            mixed = [m if i < data else (v.array if v else None) for i, (m, v) in enumerate(zip(masks, inputs, strict=True))]
+            mixed = [
+                m if i < data else (v.array if v else None) for i, (m, v) in enumerate(zip(masks, inputs, strict=True))
+            ]
             dynamic = [d.astype(np.bool_) for d in compute(mixed)]
         else:
             some = any(bool(v.dynamic.any()) for v in inputs if v)
@@ -120,7 +124,9 @@ def _infer(skeleton: onnx.ModelProto, model: Model) -> dict[str, tuple[int, Shap
         graph = shape_inference.infer_shapes(skeleton, data_prop=True).graph
     except Exception as error:  # noqa: BLE001 (several types)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"shape inference fails: {reason}", where=str(model.path or "model"), hint="check --input-shape") from None
+        raise ModelError(
+            f"shape inference fails: {reason}", where=str(model.path or "model"), hint="check --input-shape"
+        ) from None
     found: dict[str, tuple[int, Shape]] = {}
     for info in (*graph.input, *graph.output, *graph.value_info):
         kind = info.type.tensor_type
@@ -134,7 +140,9 @@ def _infer(skeleton: onnx.ModelProto, model: Model) -> dict[str, tuple[int, Shap
 class _Walk:
     """One pass over the nodes in order, filling in what inference left open."""
 
-    def __init__(self, model: Model, known: dict[str, tuple[int, Shape]], symbolic: Mapping[str, tuple[int, Shape]]) -> None:
+    def __init__(
+        self, model: Model, known: dict[str, tuple[int, Shape]], symbolic: Mapping[str, tuple[int, Shape]]
+    ) -> None:
         self.model, self.known, self.symbolic = model, known, symbolic
         self.shape: dict[str, Shape] = {}
         self.elem_type: dict[str, int] = {}
@@ -219,7 +227,9 @@ class _Walk:
                 data[name] = nph.from_array(value.array)
         opsets = list(self.model.proto.opset_import)
         try:
-            found = shape_inference.infer_node_outputs(schema, self.protos[node.index], types, data, opset_imports=opsets)
+            found = shape_inference.infer_node_outputs(
+                schema, self.protos[node.index], types, data, opset_imports=opsets
+            )
         except Exception:  # noqa: BLE001 (no answer is an answer: the caller asks onnxruntime)
             return
         for name, kind in found.items():

@@ -1,7 +1,7 @@
 """The first run: the graph on fresh labels, writing down what the rules say.
 
-What comes out is one plain value, the `Trace`: the layers of every tensor, which labels are one channel (a *unit*), which
-units stay and by whom they are pinned, and which rows must keep equal counts.
+What comes out is one plain value, the `Trace`: the layers of every tensor, which labels are one channel (a *unit*),
+which units stay and by whom they are pinned, and which rows must keep equal counts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ Use = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Pinned:
-    """Why channels stay: the node that needs them, and what it does with them. An empty ``why`` is a matter of course."""
+    """Why channels stay: the node that needs them, and what it does with them.
+
+    An empty ``why`` is a matter of course.
+    """
 
     node: str
     why: str
@@ -122,7 +125,7 @@ class _Run:
         self.roles: list[tuple[Labels, str]] = []
         self.here: Node | None = None
 
-    # --- the recorder --------------------------------------------------------------------------------------------------
+    # --- the recorder -----------------------------------------------------------------------------------------------
 
     def _reason(self, why: str) -> Pinned:
         return Pinned(self.here.label if self.here and why else "", why)
@@ -158,7 +161,7 @@ class _Run:
     def role(self, labels: Labels, role: str) -> None:
         self.roles.append((labels, role))
 
-    # --- the run -------------------------------------------------------------------------------------------------------
+    # --- the run ----------------------------------------------------------------------------------------------------
 
     def _fresh(self, name: str, shape: Shape, blocks: Blocks | None) -> Tensor:
         """A constant with a label for each position of each axis."""

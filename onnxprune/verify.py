@@ -1,9 +1,9 @@
 """The proof: the pruned model equals the original with the removed channels set to zero wherever they are read.
 
-Two errors are never mixed up. The *rewrite error* compares the pruned model with the original in which the removed channels
-are multiplied with zero at every operator that sums over them (x * 0 through W is what x through a W with zero slices is):
-it is rounding, or onnxprune is wrong. The *pruning error* compares with the original as it was: what the removed channels
-contributed, which is a choice.
+Two errors are never mixed up. The *rewrite error* compares the pruned model with the original in which the removed
+channels are multiplied with zero at every operator that sums over them (x * 0 through W is what x through a W with
+zero slices is): it is rounding, or onnxprune is wrong. The *pruning error* compares with the original as it was: what
+the removed channels contributed, which is a choice.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from onnxprune.trace import Trace
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear"}
 _HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
-#: Rounding of a whole network, relative to the range of its output: in float32; with weights or outputs in float16; and where
-#: activations are quantized, so that rounding moves some of them by a whole quantization step.
+#: Rounding of a whole network, relative to the range of its output: in float32; with weights or outputs in float16;
+#: and where activations are quantized, so that rounding moves some of them by a whole quantization step.
 RTOL, RTOL_HALF, RTOL_QUANTIZED = 1e-4, 3e-2, 5e-2
 
-#: Where rounding weighs more (outputs far below 1 behind a Sigmoid, say) it is measured: the masked original against itself,
-#: run unoptimized and with inputs changed in their last bits.
+#: Where rounding weighs more (outputs far below 1 behind a Sigmoid, say) it is measured: the masked original against
+#: itself, run unoptimized and with inputs changed in their last bits.
 NOISE_FACTOR = 4.0
 
 
@@ -119,7 +119,10 @@ def prove(
     atol: float,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Proof:
-    """Run original, masked original and pruned model on seeded inputs, and measure. Raises nothing for a large error."""
+    """Run original, masked original and pruned model on seeded inputs, and measure.
+
+    Raises nothing for a large error.
+    """
     original = trace.model
     where = str(original.path or "model")
     feeds = [runtime.seeded_feeds(original.graph.inputs, trace.shapes.inputs, seed + i) for i in range(samples)]
@@ -132,7 +135,9 @@ def prove(
     try:
         new = _outputs(pruned, feeds, "the pruned model")
     except ModelError as error:
-        raise CheckError(f"onnxruntime does not run what was written: {error.what}", hint="please report this as a bug") from None
+        raise CheckError(
+            f"onnxruntime does not run what was written: {error.what}", hint="please report this as a bug"
+        ) from None
     proof = Proof(
         samples,
         dict(trace.shapes.inputs),
@@ -162,7 +167,10 @@ def _nudged(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def check_valid(original: Model, pruned: Model) -> None:
-    """onnx.checker's full check, strict shape inference included, wherever the original passes it. Raises CheckError."""
+    """onnx.checker's full check, strict shape inference included, wherever the original passes it.
+
+    Raises CheckError.
+    """
     try:
         check(original.proto, "original", full=True)
     except ModelError:

@@ -32,7 +32,8 @@ class Pass(Protocol):
 
 def run(model: Model, passes: Sequence[Pass]) -> PassResult:
     """Apply ``passes`` in order, checking the model after each. Raises CheckError that names the pass."""
-    original, changes = model, []
+    original = model
+    changes: list[str] = []
     done: list[str] = []
     for step in passes:
         result = step.run(model)

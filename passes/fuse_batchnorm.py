@@ -3,9 +3,9 @@
     y = gamma * (W x + b - mean) / sqrt(var + eps) + beta
       = (s W) x + s (b - mean) + beta          with s = gamma / sqrt(var + eps), one number for each output channel
 
-Computed in float64 and rounded once. A pair is left alone where folding would change anything else: an output that others read
-or that is a graph output, weights or bias that others read, that are graph inputs or not constants, statistics in another
-precision than the weights, training mode.
+Computed in float64 and rounded once. A pair is left alone where folding would change anything else: an output that
+others read or that is a graph output, weights or bias that others read, that are graph inputs or not constants,
+statistics in another precision than the weights, training mode.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class FuseBatchNorm:
         taken = {*model.graph.constants, *model.graph.producer}
         for fold in folds:
             constants[fold.node.inputs[1]] = fold.weight
-            if len(fold.node.inputs) > 2 and fold.node.inputs[2]:  # noqa: PLR2004 (the bias)
+            if len(fold.node.inputs) > 2 and fold.node.inputs[2]:
                 constants[fold.node.inputs[2]] = fold.bias
             else:
                 name = _free(f"{fold.node.inputs[1]}_bias", taken)
@@ -86,37 +86,31 @@ def _orphans(graph: Graph, folds: list[_Fold]) -> frozenset[int]:
 
 def _fold(model: Model, norm: Node) -> _Fold | None:
     graph = model.graph
-    if norm.op != "BatchNormalization" or norm.domain or norm.attrs.get("training_mode", 0):
+    inference = not norm.attrs.get("training_mode", 0) and len([o for o in norm.outputs if o]) == 1
+    if norm.op != "BatchNormalization" or norm.domain or not inference:
         return None
     node = graph.producer.get(norm.inputs[0])
-    if node is None or node.op not in _OUT_AXIS or node.domain or len([o for o in norm.outputs if o]) > 1:
+    if node is None or node.op not in ("Conv", "ConvTranspose", "Gemm") or node.domain:
         return None
     outputs = {o.name for o in graph.outputs}
-    if len(graph.consumers[node.outputs[0]]) > 1 or node.outputs[0] in outputs:
-        return None
-    own = [n for n in node.inputs[1:] if n]
     inputs = {i.name for i in model.proto.graph.input}
-    if any(n not in graph.constants or len(graph.consumers[n]) > 1 or n in inputs or n in outputs for n in own):
-        return None
-    if any(n not in graph.constants or n in inputs for n in norm.inputs[1:]):
-        return None
-    if len({graph.constants[n][0] for n in (*own, *norm.inputs[1:])}) > 1 or len(set(own)) < len(own):
+    weights = [n for n in node.inputs[1:] if n]
+    constants = [*weights, *norm.inputs[1:]]
+    private = all(len(graph.consumers[n]) == 1 and n not in outputs for n in (*weights, node.outputs[0]))
+    fixed = all(n in graph.constants and n not in inputs for n in constants)
+    if not (private and fixed) or len({graph.constants[n][0] for n in constants}) > 1:
         return None
     return _computed(model, node, norm)
-
-
-#: The axis of the weight along which outputs lie; ConvTranspose and Gemm are refined in `_computed`.
-_OUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1}
 
 
 def _computed(model: Model, node: Node, norm: Node) -> _Fold | None:
     weight = model.array(node.inputs[1])
     gamma, beta, mean, var = (model.array(n).astype(np.float64) for n in norm.inputs[1:5])
     scale = gamma / np.sqrt(var + norm.attrs.get("epsilon", 1e-5))
-    has_bias = len(node.inputs) > 2 and bool(node.inputs[2])  # noqa: PLR2004
+    has_bias = len(node.inputs) > 2 and bool(node.inputs[2])
     bias = model.array(node.inputs[2]).astype(np.float64) if has_bias else np.zeros(len(scale))
     if node.op == "Gemm":
-        if not _plain_gemm(node, bias, len(scale)) or weight.ndim != 2:  # noqa: PLR2004
+        if not _plain_gemm(node, bias, len(scale)) or weight.ndim != 2:
             return None
         axis = 0 if node.attrs.get("transB", 0) else 1
         by_weight = scale.reshape((-1, 1) if axis == 0 else (1, -1))

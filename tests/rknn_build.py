@@ -72,9 +72,7 @@ def build(path: Path, out: Path, inputs: Mapping[str, Array], target: str = "rk3
 def parse(log: str) -> tuple[Layer, ...]:
     """Read the layer tables of a verbose build."""
     rows = (ROW.search(line) for line in log.splitlines())
-    return tuple(
-        Layer(row[1], row[2], int(row[3]), int(row[4]), int(row[5]), row[6].strip()) for row in rows if row
-    )
+    return tuple(Layer(row[1], row[2], int(row[3]), int(row[4]), int(row[5]), row[6].strip()) for row in rows if row)
 
 
 def main(target: str, path: str, out: str, fed: str, simulated: str, *names: str) -> None:

@@ -31,7 +31,8 @@ def cli() -> None:
 
     `onnxprune MODEL ...` is short for `onnxprune prune MODEL ...`.
 
-    Exit codes: 0 done; 1 a check failed, nothing was written; 2 bad usage, or a model that cannot be read or is not valid.
+    Exit codes: 0 done; 1 a check failed, nothing was written; 2 bad usage, or a model that cannot be read or is not
+    valid.
     """
 
 

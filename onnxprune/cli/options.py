@@ -21,7 +21,9 @@ def _shape(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, 
     return found
 
 
-def _ratio_for(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
+def _ratio_for(
+    _ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[str, float], ...]:
     found = []
     for value in values:
         glob, equals, number = value.rpartition("=")
@@ -49,12 +51,19 @@ def input_shape(function: F) -> F:
 def exclude(function: F) -> F:
     """``--exclude GLOB``, repeatable."""
     return click.option(
-        "--exclude", multiple=True, metavar="GLOB", help="Leave the channels of these nodes or tensors alone. Repeatable."
+        "--exclude",
+        multiple=True,
+        metavar="GLOB",
+        help="Leave the channels of these nodes or tensors alone. Repeatable.",
     )(function)
 
 
 def ratio_for(function: F) -> F:
     """``--ratio-for GLOB=R``, repeatable."""
     return click.option(
-        "--ratio-for", multiple=True, metavar="GLOB=R", callback=_ratio_for, help="Another ratio for some nodes. Repeatable."
+        "--ratio-for",
+        multiple=True,
+        metavar="GLOB=R",
+        callback=_ratio_for,
+        help="Another ratio for some nodes. Repeatable.",
     )(function)

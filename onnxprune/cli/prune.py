@@ -13,9 +13,13 @@ from onnxprune.cli import options as shared
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write. [default: MODEL.pruned.onnx, beside it]")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Where to write. [default: MODEL.pruned.onnx, beside it]"
+)
 @click.option("--ratio", type=float, default=0.3, show_default=True, help="Share of the prunable channels to remove.")
-@click.option("--align", type=int, default=1, show_default=True, help="Every width that changes becomes a multiple of this.")
+@click.option(
+    "--align", type=int, default=1, show_default=True, help="Every width that changes becomes a multiple of this."
+)
 @click.option("--importance", default="l2", show_default=True, help="l1, l2, fpgm, bn, random, or module:function.")
 @click.option(
     "--scope",
@@ -26,18 +30,26 @@ from onnxprune.cli import options as shared
 )
 @shared.exclude
 @shared.ratio_for
-@click.option("--max-ratio", type=float, help="Remove no more than this of any one group. [default: 0.9, or RATIO if larger]")
+@click.option(
+    "--max-ratio", type=float, help="Remove no more than this of any one group. [default: 0.9, or RATIO if larger]"
+)
 @shared.input_shape
-@click.option("--fuse-bn/--no-fuse-bn", default=True, help="Fold BatchNormalization into the layer before. [default: fold]")
+@click.option(
+    "--fuse-bn/--no-fuse-bn", default=True, help="Fold BatchNormalization into the layer before. [default: fold]"
+)
 @click.option("--save-as-external-data", is_flag=True, help="Write weights to OUTPUT.data beside the model.")
 @click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Apply a saved plan instead of choosing.")
 @click.option("--save-plan", type=click.Path(path_type=Path), help="Write the plan (JSON).")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report (JSON).")
 @click.option("--dry-run", is_flag=True, help="Do everything but write.")
 @click.option("--check-n", type=int, default=3, show_default=True, help="Seeded inputs to prove on; 0 proves nothing.")
-@click.option("--rtol", type=float, help="Limit of the rewrite error, as a share of the output's range. [default: by precision]")
+@click.option(
+    "--rtol", type=float, help="Limit of the rewrite error, as a share of the output's range. [default: by precision]"
+)
 @click.option("--atol", type=float, default=0.0, show_default=True, help="Rewrite error that is always accepted.")
-@click.option("--seed", type=int, default=0, show_default=True, help="For inputs of the proof and for random importance.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="For inputs of the proof and for random importance."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Show every slice that goes.")
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
 def prune(
@@ -55,7 +67,8 @@ def prune(
 ) -> None:
     """Remove channels from MODEL and write the smaller model.
 
-    Every run proves that the result equals MODEL with the removed channels at zero; where that fails, nothing is written.
+    Every run proves that the result equals MODEL with the removed channels at zero; where that fails, nothing is
+    written.
     """
     from onnxprune import model as files  # noqa: PLC0415 (--help must not wait for these)
     from onnxprune import pipeline  # noqa: PLC0415

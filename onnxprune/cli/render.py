@@ -39,7 +39,9 @@ def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]], *, right: fr
     lines = [header, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join(
-        "  ".join(cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+        "  ".join(
+            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
         for line in lines
     )
 
@@ -56,7 +58,8 @@ def _size(name: str, size: SizeReport) -> tuple[str, ...]:
 def report_text(report: Report) -> str:
     """What a reviewer asks: widths, sizes, both errors, and where the files are."""
     rows = [
-        (g.name, str(g.width), str(g.kept), f"{100 * g.asked:.1f} %", f"{100 * g.achieved:.1f} %", g.note) for g in report.groups
+        (g.name, str(g.width), str(g.kept), f"{100 * g.asked:.1f} %", f"{100 * g.achieved:.1f} %", g.note)
+        for g in report.groups
     ]
     parts = []
     if rows:
@@ -79,9 +82,12 @@ def _verdict(report: Report) -> Iterator[str]:
         yield "rewrite error: not checked (--check-n 0)"
     else:
         shapes = ", ".join(f"{n}:{','.join(map(str, s))}" for n, s in proof.shapes.items())
-        yield f"rewrite error: {proof.rewrite_error:.1e} of the output's range (limit {proof.rtol:.0e}), {proof.samples} inputs of {shapes}"
+        limit = f"limit {proof.rtol:.0e}"
+        inputs = f"{proof.samples} inputs of {shapes}"
+        yield f"rewrite error: {proof.rewrite_error:.1e} of the output's range ({limit}), {inputs}"
         for error in proof.pruning:
-            yield f"pruning error: '{error.name}' cosine {error.cosine:.4f}, SNR {error.snr_db:.1f} dB, max abs {error.max_abs:.3g}, on random inputs"
+            figures = f"cosine {error.cosine:.4f}, SNR {error.snr_db:.1f} dB, max abs {error.max_abs:.3g}"
+            yield f"pruning error: '{error.name}' {figures}, on random inputs"
     yield from (f"note: {note}" for note in report.notes)
     yield f"written: {report.output}" if report.output else "dry run: nothing was written"
 
@@ -101,7 +107,8 @@ def plan_text(plan: Plan, model: Model) -> str:
             shape[axis.axis] = kept
             total += count
             node = readers[sources[name]][0][0]
-            lines.append(f"{node.op} {node.label}: {name} axis {axis.axis}, {axis.size} -> {kept}, -{_count(count)} parameters, {_gone(axis)}")
+            widths = f"{axis.size} -> {kept}, -{_count(count)} parameters"
+            lines.append(f"{node.op} {node.label}: {name} axis {axis.axis}, {widths}, {_gone(axis)}")
     return "\n".join([*lines, f"-{_count(total)} parameters in all"])
 
 
@@ -118,7 +125,10 @@ def _gone(axis: AxisKept) -> str:
 
 def inspection_text(found: Inspection, *, verbose: bool) -> str:
     """Groups, then what is held and why."""
-    rows = [(g.name, str(g.width), _count(g.parameters), _count(g.macs), str(len(g.nodes)), _extra(g.equal_rows)) for g in found.groups]
+    rows = [
+        (g.name, str(g.width), _count(g.parameters), _count(g.macs), str(len(g.nodes)), _extra(g.equal_rows))
+        for g in found.groups
+    ]
     parts = []
     if rows:
         parts.append(table(("group", "width", "parameters", "MACs", "nodes", ""), rows, right=frozenset({1, 2, 3, 4})))

@@ -153,7 +153,7 @@ def _numel(shape: Shape) -> int:
     return int(np.prod(shape, dtype=np.int64))
 
 
-# --- matrix products ----------------------------------------------------------------------------------------------------
+# --- matrix products ------------------------------------------------------------------------------------------------
 
 
 def _product(op: Op, a: Tensor, b: Tensor) -> Layers:
@@ -188,7 +188,7 @@ def _summed(op: Op, tensor: Tensor, axis: int, other: int) -> Labels:
         return np.full(tensor.shape[axis], FIXED, np.int64)
     if other in layer.axes:
         op.say.equate(layer.labels, layer.labels.take([0], other), "its channels are summed over")
-    return layer.labels.take(0, other)
+    return np.asarray(layer.labels.take(0, other))
 
 
 @rule("MatMul")

@@ -5,10 +5,12 @@ Where an operator mentions a size, its rewrite stands below its rule.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxprune.graph import Shape
 from onnxprune.labels import FIXED, Labels, Layer, Op, Tensor, cut_shape, line, merge, rows_of
@@ -26,7 +28,7 @@ def transpose(op: Op) -> Sequence[Layers]:
     return [x.transposed(list(op.attrs.get("perm", range(x.rank)[::-1]))).layers]
 
 
-# --- Reshape and its relatives ------------------------------------------------------------------------------------------
+# --- Reshape and its relatives --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def tile(op: Op) -> Sequence[Layers]:
     return [tuple(out)]
 
 
-# --- Concat, Split, Slice, Gather, Pad ----------------------------------------------------------------------------------
+# --- Concat, Split, Slice, Gather, Pad ------------------------------------------------------------------------------
 
 
 @rule("Concat")
@@ -207,7 +209,8 @@ def concat(op: Op) -> Sequence[Layers]:
     rank = op.outputs[0].rank
     axis = op.attrs["axis"] % rank
     across = [
-        Tensor(t.name, t.shape, _without(t.full, axis), tuple(la for la in t.layers if axis not in la.axes)) for t in inputs
+        Tensor(t.name, t.shape, _without(t.full, axis), tuple(la for la in t.layers if axis not in la.axes))
+        for t in inputs
     ]
     layers = list(merge(op, across))
     parts = [t.along(axis) for t in inputs]
@@ -246,9 +249,7 @@ def split(op: Op) -> Sequence[Layers]:
         return [others for _ in op.outputs]
     _hold_rows(op, layer, axis)
     bounds = np.cumsum([0, *(y.shape[axis] for y in op.outputs)])
-    return [
-        (*others, layer.picked(axis, slice(int(a), int(b)))) for a, b in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
+    return [(*others, layer.picked(axis, slice(int(a), int(b)))) for a, b in itertools.pairwise(bounds)]
 
 
 @rewrite("Split")
@@ -328,6 +329,12 @@ def slice_(op: Op) -> Sequence[Layers]:
     return [tuple(out)]
 
 
+def _alive_along(cut: Cut, layer: Layer, axis: int) -> NDArray[np.bool_]:
+    """Which positions of ``axis`` keep anything."""
+    rows = np.moveaxis(cut.alive(layer.labels), axis, 0).reshape(layer.labels.shape[axis], -1)
+    return np.asarray(rows.any(axis=1))
+
+
 @rewrite("Slice")
 def rewrite_slice(cut: Cut) -> Change:
     """Bounds on labelled axes move with the channels that went before them."""
@@ -340,7 +347,7 @@ def rewrite_slice(cut: Cut) -> Change:
         layer = x.along(axis)
         if layer is None:
             continue
-        alive = cut.alive(layer.labels).any(axis=tuple(a for a in range(x.rank) if a != axis))
+        alive = _alive_along(cut, layer, axis)
         taken = range(x.shape[axis])[_python_slice(start, end, step, x.shape[axis])]
         if alive.all() or len(taken) == 0:
             continue
@@ -348,11 +355,12 @@ def rewrite_slice(cut: Cut) -> Change:
         first, past = int(alive[:low].sum()), int(alive[:high].sum())
         if first == past:
             raise LookupError("nothing would be left of its slice")
-        new = (first, past) if step > 0 else (past - 1, first - 1 if first else -(2**31))
-        if (start, end) != new and range(int(alive.sum()))[_python_slice(start, end, step, int(alive.sum()))] != range(*(
-            (first, past, 1) if step > 0 else (past - 1, first - 1, -1)
-        )):
-            starts[position], ends[position] = new
+        size = int(alive.sum())
+        wanted = range(first, past) if step > 0 else range(past - 1, first - 1, -1)
+        if range(size)[_python_slice(start, end, step, size)] != wanted:
+            starts[position], ends[position] = (
+                (first, past) if step > 0 else (past - 1, first - 1 if first else -(2**31))
+            )
             changed = True
     if not changed:
         return Change()
@@ -383,7 +391,7 @@ def gather(op: Op) -> Sequence[Layers]:
         if taken is None:
             op.pin(layer, "is gathered by indices computed at run time")
         elif taken.ndim == 0 and layer.columns != axis:
-            labels = layer.labels.take(int(taken), axis)
+            labels = np.asarray(layer.labels.take(int(taken), axis))
             out.append(Layer(labels, tuple(shifted), columns))
         elif taken.ndim == 1:
             _hold_rows(op, layer, axis)
@@ -402,7 +410,7 @@ def rewrite_gather(cut: Cut) -> Change:
     layer = x.along(axis)
     if layer is None or taken is None:
         return Change()
-    alive = cut.alive(layer.labels).any(axis=tuple(a for a in range(x.rank) if a != axis))
+    alive = _alive_along(cut, layer, axis)
     if alive.all():
         return Change()
     index = taken.astype(np.int64) % x.shape[axis]
@@ -435,7 +443,9 @@ def pad(op: Op) -> Sequence[Layers]:
         if all(x.full[a] == y.full[a] for a in layer.axes):
             out.append(layer)
             continue
-        before, after = (0, 0) if op.value(1) is None and "pads" not in op.attrs else _pads(op).get(layer.columns, (0, 0))
+        before, after = (
+            (0, 0) if op.value(1) is None and "pads" not in op.attrs else _pads(op).get(layer.columns, (0, 0))
+        )
         plain = before >= 0 and after >= 0 and op.attrs.get("mode", "constant") in ("constant", b"constant")
         if len(layer.axes) > 1 or not plain or before + after == 0:
             op.pin(layer, "is padded with copies of channels")

@@ -1,4 +1,4 @@
-"""Normalisation: per-channel statistics let channels go; statistics over channels hold them, as fewer would change them."""
+"""Normalisation: statistics of each channel let it go; statistics over channels hold them."""
 
 from __future__ import annotations
 

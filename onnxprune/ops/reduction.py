@@ -9,9 +9,12 @@ import numpy as np
 from onnxprune.labels import Layer, Op, Tensor
 from onnxprune.ops.table import Layers, ints, rule
 
+# fmt: off
 REDUCE = (
-    "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare"
-).split()
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "ReduceSumSquare",
+)
+# fmt: on
 
 
 def hold_axes(op: Op, x: Tensor, axes: Sequence[int], why: str) -> Layers:
@@ -36,12 +39,16 @@ def dropped(layer: Layer, axes: Sequence[int]) -> Layer:
     """The layer of a tensor that lost ``axes``, none of which are labelled."""
     gone = sorted(axes)
     labels = layer.labels.reshape([s for a, s in enumerate(layer.labels.shape) if a not in gone])
-    return Layer(labels, tuple(a - sum(g < a for g in gone) for a in layer.axes), layer.columns - sum(g < layer.columns for g in gone))
+    return Layer(
+        labels,
+        tuple(a - sum(g < a for g in gone) for a in layer.axes),
+        layer.columns - sum(g < layer.columns for g in gone),
+    )
 
 
 @rule(*REDUCE, "ArgMax", "ArgMin")
 def reduce(op: Op) -> Sequence[Layers]:
-    """The reduced axes, all of them where none is named (and ``noop_with_empty_axes`` is not set), must not be channels."""
+    """The reduced axes, all of them where none is named (unless ``noop_with_empty_axes``), keep their channels."""
     x = op.inputs[0]
     assert x is not None
     arg = op.node.op.startswith("Arg")

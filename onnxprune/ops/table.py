@@ -34,7 +34,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Cut:
-    """What a rewrite sees: the node as it was (``op``, ``outputs`` with labels), its inputs cut, and which labels live."""
+    """What a rewrite sees: the node and its labelled outputs as they were, its inputs cut, and which labels live."""
 
     op: Op
     inputs: tuple[Tensor | None, ...]

@@ -1,7 +1,7 @@
 """Importance of channels: one number a unit, larger for what should stay. Scoring knows nothing of ONNX operators.
 
-A criterion is a function from `GroupWeights` to an array [width]. Add one with a module of its own and a line in `CRITERIA`;
-users bring theirs as ``module:function``.
+A criterion is a function from `GroupWeights` to an array [width]. Add one with a module of its own and a line in
+`CRITERIA`; users bring theirs as ``module:function``.
 """
 
 from __future__ import annotations
@@ -40,12 +40,16 @@ def resolve(name: str) -> Importance:
     module, colon, function = name.partition(":")
     if not colon:
         known = ", ".join(CRITERIA)
-        raise OptionError(f"no importance is called '{name}'", where="--importance", hint=f"{known}, or module:function")
+        raise OptionError(
+            f"no importance is called '{name}'", where="--importance", hint=f"{known}, or module:function"
+        )
     sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise OptionError(f"cannot load '{name}': {error}", where="--importance", hint="module:function, on PYTHONPATH") from None
+        raise OptionError(
+            f"cannot load '{name}': {error}", where="--importance", hint="module:function, on PYTHONPATH"
+        ) from None
     finally:
         sys.path.pop(0)
     if not callable(found):
@@ -55,7 +59,10 @@ def resolve(name: str) -> Importance:
 
 
 def score(model: Model, groups: Groups, importance: Importance, seed: int) -> list[Scores]:
-    """The scores of every group's units, [width] each. Raises ModelError for NaN weights, OptionError for bad scores."""
+    """The scores of every group's units, [width] each.
+
+    Raises ModelError for NaN weights, OptionError for bad scores.
+    """
     return [_score(model, group, importance, seed) for group in groups]
 
 
@@ -63,10 +70,14 @@ def _score(model: Model, group: Group, importance: Importance, seed: int) -> Sco
     weights = GroupWeights(model, group, seed + zlib.crc32(group.name.encode()))
     result = np.asarray(importance(weights), np.float64)
     if result.shape != (group.width,):
-        raise OptionError(f"gives shape {list(result.shape)}, not [{group.width}], for group '{group.name}'", where="--importance")
+        raise OptionError(
+            f"gives shape {list(result.shape)}, not [{group.width}], for group '{group.name}'", where="--importance"
+        )
     if not np.isfinite(result).all():
         name = weights.not_finite()
         if name is not None:
-            raise ModelError("has NaN or infinite weights", where=f"tensor '{name}'", hint="repair or export the model again")
+            raise ModelError(
+                "has NaN or infinite weights", where=f"tensor '{name}'", hint="repair or export the model again"
+            )
         raise OptionError(f"gives scores that are not finite for group '{group.name}'", where="--importance")
     return result

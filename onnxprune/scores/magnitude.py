@@ -1,7 +1,7 @@
 """Scores from the size of weights.
 
-l1: sum |w| of each filter (Li et al. 2017, Pruning Filters for Efficient ConvNets). l2: its Euclidean norm. bn: |gamma| of
-the batch normalisation that scales the channel (Liu et al. 2017, Network Slimming).
+l1: sum |w| of each filter (Li et al. 2017, Pruning Filters for Efficient ConvNets). l2: its Euclidean norm. bn:
+|gamma| of the batch normalisation that scales the channel (Liu et al. 2017, Network Slimming).
 """
 
 from __future__ import annotations
@@ -41,4 +41,3 @@ def batch_norm_scale(weights: GroupWeights) -> Array:
 def random(weights: GroupWeights) -> Array:
     """Uniform in [0, 1), from the group's seed: the baseline that a criterion has to beat."""
     return np.random.default_rng(weights.seed).random(weights.width)
-

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from onnxprune.groups import Group, Slice
 from onnxprune.model import Model
 
-
 #: [n, elements] -> [n]
 Measure = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Filters:
-    """``rows``: [n, elements], one row for each position of the axis; ``unit``: [n], which of the group's units it is."""
+    """One axis of a constant: ``rows`` [n, elements], and ``unit`` [n], which of the group's units each row is of."""
 
     constant: str
     rows: NDArray[np.float64] = field(repr=False)
@@ -39,14 +38,14 @@ class GroupWeights:
         return self.group.width
 
     def filters(self, role: str) -> Iterator[Filters]:
-        """The group's weight slices of a role: 'out' (they make the channels), 'in' (they read them), 'scale', or ''."""
+        """The group's slices of a role: 'out' makes the channels, 'in' reads them, 'scale' scales them, or ''."""
         for part in self.group.slices:
             if part.role == role and part.constant in self.model.graph.constants:
                 yield self._filters(part)
 
     def _filters(self, part: Slice) -> Filters:
         array = np.moveaxis(self.model.array(part.constant).astype(np.float64, copy=False), part.axis, 0)
-        if part.units.ndim == 2:  # noqa: PLR2004 (axis 0 of the constant, now axis 1, comes in blocks)
+        if part.units.ndim == 2:
             blocks = np.unique(part.units, axis=0)
             order = [int(np.flatnonzero((part.units == b).all(axis=1))[0]) for b in blocks]
             size = part.units.shape[0] // len(blocks)
