@@ -31,6 +31,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 _CONTRACTIONS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_SQUASHING = {"Sigmoid", "Softmax"}
 _DTYPES = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(double)": "f8", "tensor(int32)": "i4"}
 
 
@@ -113,8 +114,9 @@ def refusals(path: Path, feeds: Feeds) -> str:
 def removal_error(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds) -> float:
     """How far ``after`` is from ``before`` with the cut weights zeroed, relative to the largest magnitude.
 
-    Compared at what every Conv, Gemm and MatMul computes, wherever no channel was cut, and at the outputs.
-    The former because noise saturates many a last Sigmoid: that would hide a fault, or make one of rounding.
+    Compared at the outputs, and at what every Conv, Gemm and MatMul computes, wherever no channel was cut.
+    Instead of a last Sigmoid or Softmax, what it reads is compared: noise saturates them, so that they hide a
+    fault, or make one of rounding.
 
     Raises:
         ValueError: a tensor shrank, and is no slice of the original one.
@@ -127,11 +129,13 @@ def removal_error(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds)
             continue
         values = numpy_helper.to_array(tensor)
         mask = kept_mask(values, numpy_helper.to_array(rest[name]))
-        if mask is None:
+        if mask is not None and values.ndim > 1:  # who reads what a vector scales is cut too
+            zeros = np.where(mask, values, values.dtype.type(0))
+            tensor.CopyFrom(numpy_helper.from_array(zeros, tensor.name))
+        elif mask is None and sum(size > 1 for size in values.shape) > 1:  # a vector may repeat a number
             raise ValueError(f"{name} is no slice of the original")
-        if sum(size > 1 for size in values.shape) > 1:  # what a vector scales or shifts lost its readers
-            tensor.CopyFrom(numpy_helper.from_array(np.where(mask, values, values.dtype.type(0)), tensor.name))
-    outputs = {output.name for output in before.graph.output}
+    squashed = {node.output[0]: node.input[0] for node in before.graph.node if node.op_type in _SQUASHING}
+    outputs = {squashed.get(output.name, output.name) for output in before.graph.output}
     inner = {node.output[0] for node in before.graph.node if node.op_type in _CONTRACTIONS} - outputs
     expected, actual = (_values(model, sorted(inner | outputs), feeds) for model in (zeroed, after))
     return max(

@@ -101,6 +101,8 @@ class Tensor:
 
     def with_leading(self, rank: int) -> Tensor:
         """The tensor with axes of size 1 added in front, as broadcasting does."""
+        if rank == self.rank:
+            return self
         ones = (1,) * (rank - self.rank)
         layers = tuple(layer.expanded(rank) for layer in self.layers)
         return replace(self, shape=ones + self.shape, full=ones + self.full, layers=layers)
@@ -243,6 +245,8 @@ def cut_shape(tensor: Tensor, alive: Alive) -> Shape:
 def cut_layer(layer: Layer, alive: Alive) -> Layer:
     """The layer once dead labels are gone, each row closing up along the columns. Raises LookupError as `cut_shape`."""
     rank = layer.labels.ndim
+    if len(layer.axes) == 1:
+        return line(layer.labels[alive(layer.labels)], layer.columns, rank)
     shape = cut_shape(Tensor("", layer.labels.shape, layer.labels.shape, (layer,)), alive)
     last = [*(a for a in range(rank) if a != layer.columns), layer.columns]
     ordered = layer.labels.transpose(last)
