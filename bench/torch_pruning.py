@@ -2,8 +2,9 @@
 
 Torch-Pruning gets the module (``bench.nets``), onnxprune the file that ``torch.onnx.export`` makes of it.
 Either one runs in a fresh process that imports what it needs, prunes 30 % of each group by L2 and writes
-its result; seconds are wall time with interpreter start. Torch-Pruning's result is exported afterwards,
-unmeasured, so that ``bench.judge`` counts both from ONNX files.
+its result; seconds are wall time with interpreter start. Torch-Pruning proves nothing, so onnxprune is
+timed without its proof too. Torch-Pruning's result is exported afterwards, unmeasured, so that
+``bench.judge`` counts both from ONNX files.
 
 For developers: needs torch and torch-pruning, which onnxprune never imports.
 """
@@ -28,6 +29,7 @@ NAMES = ("U-Net", "ResNet-18", "C2f detector", "MobileNetV2")
 RATIO = 0.3
 OPSET = 17
 MODULE = "pruned.pt"
+OURS, OURS_UNPROVEN, THEIRS = "onnxprune", "onnxprune --check-n 0", "Torch-Pruning"
 
 
 @dataclass(frozen=True)
@@ -57,27 +59,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         WORK[what](name, Path(path))
         return
     measured = {name: compare(name, options.repeats) for name in options.nets or NAMES}
-    rows = [row(name, outcome) for name, both in measured.items() for outcome in both]
-    data = {name: [asdict(outcome) for outcome in both] for name, both in measured.items()}
+    rows = [row(name, outcome) for name, outcomes in measured.items() for outcome in outcomes]
+    data = {name: [asdict(outcome) for outcome in outcomes] for name, outcomes in measured.items()}
     publish({f"{RATIO:.0%} of each group, by L2": rows}, data, options.json)
 
 
 def compare(name: str, repeats: int) -> list[Outcome]:
     """Prune the network with either tool, by turns, and judge what they wrote."""
     with tempfile.TemporaryDirectory() as folder:
-        file, ours, theirs = (Path(folder, f"{n}.onnx") for n in ("net", "ours", "theirs"))
-        module = Path(folder, MODULE)
+        file = Path(folder, "net.onnx")
         exported = worker("export", name, file)
         if exported.failure:
             raise RuntimeError(exported.stderr)
-        mine: list[Run] = []
-        peer: list[Run] = []
+        pruned = {tool: Path(folder, f"{tool}.onnx") for tool in (OURS, OURS_UNPROVEN, THEIRS)}
+        runs: dict[str, list[Run]] = {tool: [] for tool in pruned}
+        options = ("--ratio", str(RATIO), "--scope", "group", "-o")
         for _ in range(repeats):
-            mine.append(python("onnxprune", file, "--ratio", str(RATIO), "--scope", "group", "-o", ours))
-            peer.append(worker("prune", name, module))
-        if module.exists():
-            worker("export-pruned", name, theirs)
-        return [_outcome("onnxprune", mine, file, ours), _outcome("Torch-Pruning", peer, file, theirs)]
+            runs[OURS].append(python("onnxprune", file, *options, pruned[OURS]))
+            runs[OURS_UNPROVEN].append(python("onnxprune", file, "--check-n", "0", *options, pruned[OURS_UNPROVEN]))
+            runs[THEIRS].append(worker("prune", name, Path(folder, MODULE)))
+        if Path(folder, MODULE).exists():
+            worker("export-pruned", name, pruned[THEIRS])
+        return [_outcome(tool, runs[tool], file, path) for tool, path in pruned.items()]
 
 
 def worker(what: str, name: str, path: Path) -> Run:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,16 +76,15 @@ def allocate(
 ) -> Allocation:
     """Choose widths. ``ratio_of``: another ratio for some groups, by index. ``scope``: 'group' or 'global'."""
     cap = max_ratio if max_ratio is not None else max(DEFAULT_MAX_RATIO, ratio)
-    items, notes = [], {}
+    items: list[Item] = []
+    notes: dict[int, str] = {}
     for group, score in zip(groups, scores, strict=True):
         asked = ratio_of.get(group.index, ratio)
-        for block in group.blocks:
-            item = _item(group, block, score, align, asked)
-            if item.width < item.step or (item.width == item.step and align > 1):
-                if asked > 0:
-                    notes[group.index] = f"cannot be narrower and a multiple of {align}: left as it is"
-            else:
-                items.append(item)
+        blocks = [_item(group, block, score, align, asked) for block in group.blocks]
+        if align > 1 and not _can_shrink(blocks):
+            blocks = [replace(item, step=item.width) for item in blocks]
+            notes.update({group.index: f"cannot be narrower and a multiple of {align}: left as it is"} if asked else {})
+        items.extend(blocks)
     own = [i for i in items if i.group in ratio_of]
     rest = [i for i in items if i.group not in ratio_of]
     kept = dict(zip(map(id, own), _by_group(own, cap if max_ratio is not None else 1.0), strict=True))
@@ -109,6 +108,12 @@ def _item(group: Group, block: Block, scores: Scores, align: int, ratio: float) 
         lost[::-1],
         np.take_along_axis(block.units, order, axis=1),
     )
+
+
+def _can_shrink(blocks: Sequence[Item]) -> bool:
+    """Whether a group can be narrower and all its widths multiples: blocks add up, so each of several must be one."""
+    alone = len(blocks) == 1
+    return any(i.width > i.step for i in blocks) and (alone or all(i.width % i.step == 0 for i in blocks))
 
 
 def _floor(item: Item, cap: float) -> int:
@@ -148,7 +153,7 @@ def _round_up(sizes: NDArray[np.int64], gains: NDArray[np.float64], target: floa
     weights = sizes[open_] // unit
     goal = target / unit
     if (weights == weights[0]).all():
-        count = min(len(open_), math.floor(goal / weights[0] + 0.5))
+        count = min(len(open_), math.floor(goal / weights[0] + 0.5 + 1e-9))
         chosen[open_[np.argsort(-gains[open_], kind="stable")[:count]]] = True
         return chosen
     capacity = min(int(weights.sum()), math.ceil(goal) + int(weights.max()))

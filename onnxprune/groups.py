@@ -145,7 +145,7 @@ def _blocks(
     trace: Trace, slices: list[Slice], free: NDArray[np.bool_], pins: dict[int, tuple[Pinned, ...]]
 ) -> list[Block]:
     """Interchangeable units, tied across rows that must keep equal counts. Rows that cannot be tied are pinned."""
-    rows = [(trace.unit[r], reason) for r, reason in trace.intact if r.shape[0] > 1]
+    rows = [(trace.unit[r], reason) for r, reason in trace.intact]
     while True:
         cell = _cells(trace, slices, [r for r, _ in rows], free)
         ties = nx.Graph()

@@ -21,38 +21,37 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto, external_data_helper, helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, external_data_helper, helper
 from onnx import numpy_helper as nph
 
+from onnxprune.edits import Edits, apply, captured
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.graph import Graph, Node, Shape, TensorInfo
+
+__all__ = [
+    "PROTO_LIMIT",
+    "Edits",
+    "Model",
+    "check",
+    "element_count",
+    "ensure_writable",
+    "from_proto",
+    "load",
+    "save",
+    "write",
+    "write_text",
+]
 
 #: protobuf's limit for one message; larger models keep their weights in a file beside.
 PROTO_LIMIT = 2**31 - 2**20
 
+_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
+
+#: What is not whole yet has a name of this prefix.
+_STAGE = ".onnxprune."
+
 #: Up to how many elements a constant is kept in a `skeleton`, where shape inference may read its value.
 _SMALL = 4096
-
-
-@dataclass(frozen=True)
-class Edits:
-    """Changes to a model. Node positions are those of ``Graph.nodes``; names are those of the graph.
-
-    ``constants`` replaces values (initializers or Constant nodes) and may change shapes; ``added`` are new
-    initializers; ``attrs`` sets attributes of a node (None removes one); ``inputs`` and ``outputs`` rewire positions
-    of a node; ``removed`` drops nodes; ``shapes`` corrects declared dims as {tensor: {axis: size}}.
-    """
-
-    constants: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
-    added: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
-    attrs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
-    inputs: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
-    outputs: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
-    removed: frozenset[int] = frozenset()
-    shapes: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return any((self.constants, self.added, self.attrs, self.inputs, self.outputs, self.removed, self.shapes))
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,11 @@ class Model:
         """The value of constant ``name``."""
         return nph.to_array(self.constant_protos[name])
 
+    def not_a_number(self) -> str | None:
+        """The first constant that holds a NaN. Infinity is no error: masks are made of it."""
+        floats = {n: self.array(n) for n, t in self.constant_protos.items() if t.data_type in _FLOATS}
+        return next((n for n, a in floats.items() if a.size and np.isnan(a.max())), None)
+
     @cached_property
     def graph(self) -> Graph:
         """The graph as plain values."""
@@ -103,13 +107,14 @@ class Model:
         """Version of the default operator set."""
         return next((o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), 0)
 
+    @cached_property
     def byte_size(self) -> int:
         """Bytes of the model with all its weights."""
         return int(self.proto.ByteSize())
 
     def apply(self, edits: Edits) -> Model:
         """The model with ``edits``; this one stays as it is."""
-        return Model(_apply(self.proto, edits)) if edits else self
+        return Model(apply(self.proto, edits)) if edits else self
 
     def gated(self, gates: Mapping[str, NDArray[Any]], reads: Mapping[int, Sequence[int]]) -> ModelProto:
         """A copy in which tensors are multiplied with 0/1 masks where they are read.
@@ -135,27 +140,41 @@ class Model:
         out.graph.node.extend(copies)
         return out
 
-    def skeleton(self, input_shapes: Mapping[str, Shape]) -> ModelProto:
-        """A copy for shape inference: large weights became graph inputs, ``input_shapes`` are filled in.
+    def skeleton(self, input_shapes: Mapping[str, Shape] | None = None) -> ModelProto:
+        """A copy without weights, for inference and checks: large ones became graph inputs.
 
-        Declared shapes of intermediate tensors and outputs are left out: they may hold symbols.
+        With ``input_shapes``, these are filled in, and declared shapes of intermediate tensors and outputs left out, as
+        they may hold symbols; without, all declarations are as they are.
         """
         source = self.proto.graph
         out = ModelProto(ir_version=self.proto.ir_version, functions=self.proto.functions)
         out.opset_import.extend(self.proto.opset_import)
         out.graph.name = source.name or "graph"
-        for info in self.graph.inputs:
-            dims = input_shapes.get(info.name, info.dims)
-            out.graph.input.append(helper.make_tensor_value_info(info.name, info.elem_type, dims))
-        large = {n for n, t in self.constant_protos.items() if element_count(t) > _SMALL}
+        large = [n for n, t in self.constant_protos.items() if element_count(t) > _SMALL]
+        if input_shapes is None:
+            out.graph.input.extend(i for i in source.input if i.name not in self.constant_protos)
+            out.graph.output.extend(source.output)
+            out.graph.value_info.extend(source.value_info)
+        else:
+            for info in self.graph.inputs:
+                dims = input_shapes.get(info.name, info.dims)
+                out.graph.input.append(helper.make_tensor_value_info(info.name, info.elem_type, dims))
+            for info in self.graph.outputs:
+                out.graph.output.append(helper.make_tensor_value_info(info.name, info.elem_type, None))
         for name in large:
             tensor = self.constant_protos[name]
             out.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
-        out.graph.initializer.extend(t for t in source.initializer if t.name not in large)
-        out.graph.node.extend(n for n in source.node if not (n.op_type == "Constant" and n.output[0] in large))
-        for tensor_info in self.graph.outputs:
-            out.graph.output.append(helper.make_tensor_value_info(tensor_info.name, tensor_info.elem_type, None))
+        left = set(large)
+        out.graph.initializer.extend(t for t in source.initializer if t.name not in left)
+        out.graph.sparse_initializer.extend(source.sparse_initializer)
+        out.graph.node.extend(n for n in source.node if not (n.op_type == "Constant" and n.output[0] in left))
         return out
+
+
+def weight_bytes(proto: ModelProto) -> int:
+    """Bytes of the initializers by their dims: unlike ByteSize, this does not serialize the model."""
+    sizes = (helper.tensor_dtype_to_np_dtype(t.data_type).itemsize * element_count(t) for t in proto.graph.initializer)
+    return int(sum(sizes))
 
 
 def element_count(tensor: TensorProto) -> int:
@@ -198,7 +217,7 @@ def from_proto(proto: ModelProto) -> Model:
 def check(proto: ModelProto, where: str, *, full: bool = False) -> None:
     """onnx.checker's verdict, as a ModelError."""
     try:
-        if proto.ByteSize() < PROTO_LIMIT:
+        if weight_bytes(proto) < PROTO_LIMIT:
             onnx.checker.check_model(proto, full_check=full)
     except Exception as error:  # noqa: BLE001 (the checker raises several types)
         reason = str(error).split("==> Context")[0]
@@ -207,60 +226,65 @@ def check(proto: ModelProto, where: str, *, full: bool = False) -> None:
         ) from None
 
 
-def save(model: Model, path: Path, *, external: bool) -> None:
-    """Write ``model`` to ``path`` whole or not at all: beside it first, then renamed.
+def write(files: Mapping[Path, Model | str], *, external: bool = False) -> None:
+    """Write models and texts, all of them or none: beside their places first, then renamed.
 
-    With ``external``, or over protobuf's limit, weights go to ``<name>.data`` beside it. Raises OutputError.
+    With ``external``, or over protobuf's limit, the weights of ``<name>`` go to ``<name>.data`` beside it. Raises
+    OutputError.
     """
-    external = external or model.byte_size() >= PROTO_LIMIT
+    with contextlib.ExitStack() as folders:
+        staged: list[tuple[Path, Path]] = []
+        for path, content in files.items():
+            with _writing(path):
+                folder = Path(folders.enter_context(tempfile.TemporaryDirectory(prefix=_STAGE, dir=path.parent)))
+                _stage(content, folder / path.name, external=external)
+                staged += [(file, path.with_name(file.name)) for file in sorted(folder.iterdir(), reverse=True)]
+        for source, target in staged:
+            with _writing(target):
+                source.replace(target)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            staged = Path(folder) / path.name
-            proto = model.proto
-            if external:
-                proto = ModelProto()
-                proto.CopyFrom(model.proto)
-                onnx.save(proto, staged, save_as_external_data=True, location=f"{path.name}.data")
-                data = staged.with_name(f"{path.name}.data")
-                if data.exists():  # no tensor was large enough to leave the file
-                    data.replace(path.with_name(data.name))
-            else:
-                onnx.save(proto, staged)
-            staged.replace(path)
+        yield
     except OSError as error:
-        raise _cannot_write(path, error) from None
+        hint = "choose another path or free space"
+        raise OutputError(f"cannot write: {error.strerror or error}", where=str(path), hint=hint) from None
+
+
+def _stage(content: Model | str, path: Path, *, external: bool) -> None:
+    if isinstance(content, str):
+        path.write_text(content, encoding="utf-8")
+    elif external or weight_bytes(content.proto) >= PROTO_LIMIT:
+        proto = ModelProto()
+        proto.CopyFrom(content.proto)
+        onnx.save(proto, path, save_as_external_data=True, location=f"{path.name}.data")
+    else:
+        onnx.save(content.proto, path)
+
+
+def save(model: Model, path: Path, *, external: bool) -> None:
+    """Write one model. Raises OutputError."""
+    write({path: model}, external=external)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all. Raises OutputError."""
-    try:
-        staged = path.with_name(f".{path.name}.tmp")
-        try:
-            staged.write_text(text, encoding="utf-8")
-            staged.replace(path)
-        finally:
-            staged.unlink(missing_ok=True)
-    except OSError as error:
-        raise _cannot_write(path, error) from None
+    """Write one small file. Raises OutputError."""
+    write({path: text})
 
 
-def ensure_writable(path: Path, *, keep: Path) -> None:
-    """Raise OutputError now, not after minutes of work, where ``path`` cannot be written or is ``keep``."""
-    if path.resolve() == keep.resolve():
-        raise OutputError("is the model itself, which stays as it is", where=str(path), hint="name another file")
-    try:
-        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent):
+def ensure_writable(paths: Sequence[Path], *, keep: Path) -> None:
+    """Raise OutputError now, not after minutes of work, where a path cannot be written, or is ``keep`` or another."""
+    for index, path in enumerate(paths):
+        if path.resolve() == keep.resolve():
+            raise OutputError("is the model itself, which stays as it is", where=str(path), hint="name another file")
+        if path.resolve() in [p.resolve() for p in paths[:index]]:
+            raise OutputError("is named twice as an output", where=str(path), hint="name another file")
+        with _writing(path), tempfile.NamedTemporaryFile(prefix=_STAGE, dir=path.parent):
             pass
-    except OSError as error:
-        raise _cannot_write(path, error) from None
-    if path.is_dir():
-        raise OutputError("is a folder", where=str(path), hint="name a file")
-
-
-def _cannot_write(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"cannot write: {error.strerror or error}", where=str(path), hint="choose another path or free space"
-    )
+        if path.is_dir():
+            raise OutputError("is a folder", where=str(path), hint="name a file")
 
 
 def _load_external(proto: ModelProto, path: Path) -> None:
@@ -270,28 +294,24 @@ def _load_external(proto: ModelProto, path: Path) -> None:
             continue
         location = external_data_helper.ExternalDataInfo(tensor).location
         file = (folder / location).resolve()
+        where = f"{path}, tensor '{tensor.name}'"
         if not file.is_relative_to(folder):
             hint = "move the data beside the model"
-            raise ModelError(
-                f"external data outside the model's folder: {location}",
-                where=f"{path}, tensor '{tensor.name}'",
-                hint=hint,
-            )
+            raise ModelError(f"external data outside the model's folder: {location}", where=where, hint=hint)
         if not file.is_file():
-            raise ModelError(
-                f"external data is missing: {location}",
-                where=f"{path}, tensor '{tensor.name}'",
-                hint="copy it beside the model",
-            )
-        external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-        tensor.data_location = TensorProto.DEFAULT
+            raise ModelError(f"external data is missing: {location}", where=where, hint="copy it beside the model")
+        try:
+            external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+        except Exception as error:  # noqa: BLE001 (onnx raises several types)
+            raise ModelError(f"cannot read external data: {location}: {error}", where=where, hint=_AGAIN) from None
+        tensor.ClearField("data_location")
         del tensor.external_data[:]
         expected = element_count(tensor) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         if len(tensor.raw_data) < expected and tensor.data_type not in _PACKED:
-            raise ModelError(
-                f"external data is too short: {location}", where=f"{path}, tensor '{tensor.name}'", hint="copy it again"
-            )
+            raise ModelError(f"external data is too short: {location}", where=where, hint=_AGAIN)
 
+
+_AGAIN = "copy it again"
 
 #: Element types that take less than a byte each.
 _PACKED = {getattr(TensorProto, n) for n in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2") if hasattr(TensorProto, n)}
@@ -326,7 +346,7 @@ def _read_graph(model: Model) -> Graph:
             inputs=tuple(t.name for t in node.inputs),
             outputs=tuple(t.name for t in node.outputs),
             attrs=node.attrs,
-            captured=_captured(proto.graph.node[index]),
+            captured=captured(proto.graph.node[index]),
         )
         for index, node in enumerate(parsed.nodes)
     )
@@ -347,104 +367,3 @@ def _tensor_info(info: ValueInfoProto) -> TensorInfo:
         d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim
     )  # exporters write -1 or 0 for dynamic
     return TensorInfo(info.name, kind.elem_type, dims if kind.HasField("shape") else None)
-
-
-def _captured(node: onnx.NodeProto) -> tuple[str, ...]:
-    """Names that the node's subgraphs read from outside of themselves, in order of first use."""
-    found: dict[str, None] = {}
-    for attr in node.attribute:
-        for graph in (*([attr.g] if attr.type == AttributeProto.GRAPH else []), *attr.graphs):
-            found.update(dict.fromkeys(_free_names(graph)))
-    return tuple(found)
-
-
-def _free_names(graph: GraphProto) -> Iterator[str]:
-    bound = {i.name for i in graph.input} | {t.name for t in graph.initializer}
-    for node in graph.node:
-        yield from (n for n in (*node.input, *_captured(node)) if n and n not in bound)
-        bound.update(node.output)
-    yield from (o.name for o in graph.output if o.name not in bound)
-
-
-def _apply(source: ModelProto, edits: Edits) -> ModelProto:
-    out = ModelProto()
-    _copy_fields(source, out, {"graph"})
-    graph = out.graph
-    _copy_fields(source.graph, graph, {"initializer", "node"})
-    for index, node in enumerate(source.graph.node):
-        if index not in edits.removed:
-            copy = graph.node.add()
-            copy.CopyFrom(node)
-            _edit_node(copy, index, edits)
-    unread = _read_names(source.graph) - _read_names(graph)  # the edits took their last reader
-    for tensor in source.graph.initializer:
-        if tensor.name in edits.constants and tensor.name not in unread:
-            _fill(graph.initializer.add(), tensor, edits.constants[tensor.name])
-        elif tensor.name not in unread:
-            graph.initializer.add().CopyFrom(tensor)
-    graph.initializer.extend(nph.from_array(np.ascontiguousarray(v), n) for n, v in edits.added.items())
-    _edit_declarations(graph, source.graph, edits)
-    return out
-
-
-def _copy_fields(source: Any, target: Any, leave: set[str]) -> None:
-    """Copy all that is set in one message but the fields named."""
-    for descriptor, value in source.ListFields():
-        if descriptor.name in leave:
-            continue
-        if isinstance(value, (int, str, bytes)):
-            setattr(target, descriptor.name, value)
-        else:
-            getattr(target, descriptor.name).extend(value)
-
-
-def _read_names(graph: GraphProto) -> set[str]:
-    """Names that nodes, subgraphs and graph outputs read."""
-    return {n for node in graph.node for n in (*node.input, *_captured(node))} | {o.name for o in graph.output}
-
-
-def _fill(target: TensorProto, like: TensorProto, value: NDArray[Any]) -> None:
-    """``target`` := ``value``, with the name, doc string and data type of ``like``."""
-    target.CopyFrom(nph.from_array(np.ascontiguousarray(value), like.name))
-    if like.doc_string:
-        target.doc_string = like.doc_string
-    target.data_type = like.data_type
-
-
-def _edit_node(node: onnx.NodeProto, index: int, edits: Edits) -> None:
-    for name, value in edits.attrs.get(index, {}).items():
-        kept = [a for a in node.attribute if a.name != name]
-        if len(kept) < len(node.attribute):
-            del node.attribute[:]
-            node.attribute.extend(kept)
-        if value is not None:
-            node.attribute.append(helper.make_attribute(name, value))
-    if node.op_type == "Constant" and node.output[0] in edits.constants:
-        value = edits.constants[node.output[0]]
-        like = next((a.t for a in node.attribute if a.name == "value"), None)
-        tensor = TensorProto()
-        _fill(tensor, like if like is not None else nph.from_array(value), value)
-        del node.attribute[:]
-        node.attribute.append(helper.make_attribute("value", tensor))
-    for position, name in edits.inputs.get(index, {}).items():
-        node.input.extend([""] * (position + 1 - len(node.input)))
-        node.input[position] = name
-    for position, name in edits.outputs.get(index, {}).items():
-        node.output[position] = name
-
-
-def _edit_declarations(graph: GraphProto, source: GraphProto, edits: Edits) -> None:
-    """Bring declared shapes up to date; drop declarations of tensors that the edits removed."""
-    before = {o for n in source.node for o in n.output}
-    after = {o for n in graph.node for o in n.output}
-    kept = [v for v in graph.value_info if v.name in after or v.name not in before]
-    if len(kept) < len(graph.value_info):
-        copies = [ValueInfoProto.FromString(v.SerializeToString()) for v in kept]
-        del graph.value_info[:]
-        graph.value_info.extend(copies)
-    constants = {n: dict(enumerate(v.shape)) for n, v in edits.constants.items()}
-    for info in (*graph.input, *graph.value_info):
-        dims = info.type.tensor_type.shape.dim
-        for axis, size in {**constants.get(info.name, {}), **edits.shapes.get(info.name, {})}.items():
-            if axis < len(dims):
-                dims[axis].dim_value = size

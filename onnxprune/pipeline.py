@@ -24,7 +24,7 @@ from onnxprune import rewrite as rewriting
 from onnxprune import shapes as shaping
 from onnxprune import trace as tracing
 from onnxprune.allocate import Allocation, allocate
-from onnxprune.errors import CheckError, OptionError
+from onnxprune.errors import CheckError, ModelError, OptionError
 from onnxprune.graph import Shape
 from onnxprune.groups import Groups
 from onnxprune.model import Model
@@ -223,6 +223,9 @@ def prune(
     """Prune ``model`` and prove it. Raises OnnxPruneError; CheckError where the result is not what it must be."""
     watch = Stopwatch(progress)
     importance = scores.resolve(options.importance)
+    if (name := model.not_a_number()) is not None:
+        where_ = f"{model.path or 'model'}, tensor '{name}'"
+        raise ModelError("has NaN weights", where=where_, hint="repair or export the model again")
     with watch.stage("analyse"):
         analysis = analyse(model, options)
     trace = analysis.trace
@@ -233,8 +236,7 @@ def prune(
             dead, result = plans.apply(trace, plan, where)
             choice = Choice(dead, result, analysis.groups, {})
     with watch.stage("rewrite"):
-        steps: list[Pass] = [RemoveChannels(choice.rewrite), *([FuseBatchNorm()] if options.fuse_bn else [])]
-        done = run_passes(model, steps)
+        done = run_passes(model, _steps(choice, options))
     with watch.stage("prove"):
         proof = _proved(trace, choice.dead, done.model, options, progress)
     made = plan or plans.make(trace, choice.rewrite, options.to_json())
@@ -243,6 +245,13 @@ def prune(
         made,
         _report(analysis, choice, options, done.model, done.changes, proof, watch, planned=plan is not None),
     )
+
+
+def _steps(choice: Choice, options: Options) -> list[Pass]:
+    """What is done to the model: nothing at all where nothing can be pruned."""
+    if not len(choice.groups):
+        return []
+    return [RemoveChannels(choice.rewrite), *([FuseBatchNorm()] if options.fuse_bn else [])]
 
 
 def _proved(trace: Trace, dead: NDArray[np.int64], pruned: Model, options: Options, progress: Progress) -> Proof | None:
@@ -261,7 +270,7 @@ def _proved(trace: Trace, dead: NDArray[np.int64], pruned: Model, options: Optio
     for failure in proof.failures():
         raise CheckError(
             f"rewrite error {failure.relative:.2e} of its range (limit {proof.rtol:.0e}); nothing was written",
-            where=f"output '{failure.name}'",
+            where=f"tensor '{failure.name}'",
             hint="a wider limit is --rtol; if it is not rounding, please report this as a bug",
         )
     return proof
@@ -298,7 +307,7 @@ def _report(
         channels=SizeReport(width, width - total),
         parameters=SizeReport(before.parameters, after.parameters),
         macs=SizeReport(before.macs, after.macs),
-        file_bytes=SizeReport(model.byte_size(), pruned.byte_size()),
+        file_bytes=SizeReport(model.byte_size, pruned.byte_size),
         groups=report.group_reports(choice.groups, removed, asked, choice.notes),
         proof=proof,
         changes=changes,

@@ -72,7 +72,11 @@ class Report:
             elif name == "groups":
                 value = [asdict(g) for g in value]
             elif name == "proof":
-                value = None if value is None else {**asdict(value), "rewrite_error": value.rewrite_error}
+                value = (
+                    None
+                    if value is None
+                    else {**asdict(value), "rewrite_error": value.rewrite_error, "inside_error": value.inside_error}
+                )
             document[name] = value
         return json.dumps(_plain(document), indent=2) + "\n"
 

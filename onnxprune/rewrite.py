@@ -297,6 +297,8 @@ class _Run:
         for name, value in zip(node.outputs, results, strict=False):
             self.value[name] = value
             self.tensors[name] = replace(self.trace.tensors[name], shape=value.array.shape)
+            if value.array.shape != self.trace.tensors[name].shape:
+                self.touched.add(name)
 
     def _known(self, name: str) -> Value:
         if name in self.value:

@@ -15,7 +15,7 @@ from onnx import ModelProto, ValueInfoProto, helper
 
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.graph import Shape, TensorInfo
-from onnxprune.model import PROTO_LIMIT, Model
+from onnxprune.model import PROTO_LIMIT, Model, weight_bytes
 
 Feeds = dict[str, NDArray[Any]]
 
@@ -25,21 +25,26 @@ _LENGTH = 16  # of other dynamic dimensions but the first, which is the batch
 
 
 @contextmanager
-def session(proto: ModelProto, where: str, *, optimize: bool = True) -> Iterator[Any]:
-    """An onnxruntime CPU session. Raises ModelError where onnxruntime refuses the model."""
+def session(proto: ModelProto, where: str, *, optimize: bool = True, outputs: Iterable[str] = ()) -> Iterator[Any]:
+    """An onnxruntime CPU session that gives ``outputs`` too. Raises ModelError where onnxruntime refuses the model."""
     import onnxruntime as ort  # noqa: PLC0415 (heavy: only where models run)
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # Serialized messages that follow each other merge, repeated fields one after the other: no copy of the weights.
+    more = ModelProto()
+    more.graph.output.extend(ValueInfoProto(name=n) for n in outputs)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            if proto.ByteSize() < PROTO_LIMIT:
-                source: Any = proto.SerializeToString()
+            if weight_bytes(proto) < PROTO_LIMIT:
+                source: Any = proto.SerializeToString() + more.SerializeToString()
             else:
-                source = str(Path(folder) / "model.onnx")
-                onnx.save(proto, source, save_as_external_data=True, location="model.data")
+                path = Path(folder) / "model.onnx"
+                onnx.save(proto, path, save_as_external_data=True, location="model.data")
+                path.write_bytes(path.read_bytes() + more.SerializeToString())
+                source = str(path)
             run = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001 (onnxruntime raises many types, with no common base)
             raise ModelError(f"onnxruntime refuses the model: {_first_line(error)}", where=where) from None
@@ -123,12 +128,9 @@ def _guess(info: TensorInfo, side: int) -> Shape:
 
 def probe_shapes(model: Model, names: Iterable[str], shapes: Mapping[str, Shape], seed: int) -> dict[str, Shape]:
     """Shapes of ``names``, by running the model once with them as outputs."""
-    proto = ModelProto()
-    proto.CopyFrom(model.proto)
-    present = {o.name for o in proto.graph.output}
-    proto.graph.output.extend(ValueInfoProto(name=n) for n in names if n not in present)
+    present = {o.name for o in model.graph.outputs}
     where = str(model.path or "model")
-    with session(proto, where, optimize=False) as active:
+    with session(model.proto, where, optimize=False, outputs=[n for n in names if n not in present]) as active:
         results = run(active, seeded_feeds(model.graph.inputs, shapes, seed), where)
     return {n: tuple(a.shape) for n, a in results.items() if isinstance(a, np.ndarray)}
 

@@ -109,6 +109,11 @@ def shape_value(node: Node, shape: Shape, dynamic: tuple[bool, ...]) -> Value:
     return Value(np.asarray(shape[part], np.int64), np.asarray(dynamic[part], np.bool_))
 
 
+def _is_open_data(value: Value) -> bool:
+    """Floats in a dynamic shape, more than describe one: data that some rule knows better."""
+    return value.array.dtype.kind == "f" and value.array.size > _MAX_FLOATS and bool(value.dynamic.any())
+
+
 def is_shape_source(node: Node) -> bool:
     """Whether the node turns a shape into a value."""
     return node.op in ("Shape", "Size") and not node.domain
@@ -196,7 +201,7 @@ class _Walk:
                 return None
             inputs.append(value)
         results = evaluate(node, self.protos[node.index], self.model, inputs)
-        if results is None or any(r.array.size > _MAX_INTS for r in results):
+        if results is None or any(r.array.size > _MAX_INTS or _is_open_data(r) for r in results):
             return None
         return results
 

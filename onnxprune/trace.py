@@ -249,7 +249,7 @@ class _Run:
             for u in np.unique(unit[labels]):
                 pinned.setdefault(int(u), {})[reason] = None
         role = np.zeros(self.labels, np.int8)
-        for labels, name in self.roles:
+        for labels, name in sorted(self.roles, key=lambda r: -ROLES.index(r[1])):  # of several, the first of ROLES
             role[labels.reshape(-1)] = ROLES.index(name)
         intact = self.intacts + [(rows, why) for rows, why in self.splits if not _whole(unit[rows])]
         return Trace(

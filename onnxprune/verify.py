@@ -8,7 +8,7 @@ the removed channels contributed, which is a choice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from onnxprune import runtime
+from onnxprune import ops, runtime
 from onnxprune.errors import CheckError, ModelError
+from onnxprune.labels import Alive, Tensor
 from onnxprune.model import Model, check
 from onnxprune.rewrite import alive_of
 from onnxprune.runtime import Feeds
@@ -29,6 +30,9 @@ _HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 #: Rounding of a whole network, relative to the range of its output: in float32; with weights or outputs in float16;
 #: and where activations are quantized, so that rounding moves some of them by a whole quantization step.
 RTOL, RTOL_HALF, RTOL_QUANTIZED = 1e-4, 3e-2, 5e-2
+
+#: How much of the inside of the network is compared, in bytes an input.
+_INSIDE_BYTES = 32 << 20
 
 #: Where rounding weighs more (outputs far below 1 behind a Sigmoid, say) it is measured: the masked original against
 #: itself, run unoptimized and with inputs changed in their last bits.
@@ -59,19 +63,63 @@ class Proof:
     rtol: float
     atol: float
     rewrite: tuple[OutputError, ...]
+    inside: tuple[OutputError, ...]  # rewrite errors of tensors inside the network
     pruning: tuple[OutputError, ...]
 
     @property
     def rewrite_error(self) -> float:
-        """The largest relative rewrite error."""
+        """The largest relative rewrite error of an output."""
         return max((e.relative for e in self.rewrite), default=0.0)
 
+    @property
+    def inside_error(self) -> float:
+        """The largest relative rewrite error inside."""
+        return max((e.relative for e in self.inside), default=0.0)
+
     def failures(self) -> list[OutputError]:
-        """Outputs whose rewrite error is more than rounding."""
-        return [e for e in self.rewrite if not self._is_rounding(e)]
+        """Tensors whose rewrite error is more than rounding."""
+        return [e for e in (*self.rewrite, *self.inside) if not self._is_rounding(e)]
 
     def _is_rounding(self, error: OutputError) -> bool:
         return error.relative <= self.rtol or error.max_abs <= max(self.atol, NOISE_FACTOR * error.noise)
+
+
+@dataclass(frozen=True)
+class Inside:
+    """A tensor inside the network that both models have, and what stays of each of its axes in the pruned one."""
+
+    name: str
+    kept: tuple[NDArray[np.int64], ...]
+
+    def cut(self, array: NDArray[Any]) -> NDArray[Any]:
+        """What the pruned model should compute, from what the masked original does."""
+        return array[np.ix_(*self.kept)]
+
+
+def inside(trace: Trace, dead: NDArray[np.int64], pruned: Model) -> list[Inside]:
+    """What multiplying operators compute, from the outputs backwards, as much as fits `_INSIDE_BYTES` an input.
+
+    A last Sigmoid or Softmax that saturates would hide any error before it.
+    """
+    alive = alive_of(trace, dead)
+    outputs = {o.name for o in pruned.graph.outputs}
+    found: list[Inside] = []
+    left = _INSIDE_BYTES
+    for node in reversed(pruned.graph.nodes):
+        rule = ops.find(node)
+        tensor = trace.tensors.get(node.outputs[0]) if node.outputs else None
+        if rule is None or rule.macs is None or tensor is None or tensor.name in outputs:
+            continue
+        size = 4 * int(np.prod(tensor.shape, dtype=np.int64))
+        if size <= left and all(len(layer.axes) == 1 for layer in tensor.layers):
+            left -= size
+            found.append(Inside(tensor.name, tuple(_kept_along(tensor, a, alive) for a in range(tensor.rank))))
+    return found
+
+
+def _kept_along(tensor: Tensor, axis: int, alive: Alive) -> NDArray[np.int64]:
+    layer = tensor.along(axis)
+    return np.arange(tensor.shape[axis]) if layer is None else np.flatnonzero(alive(layer.labels.reshape(-1)))
 
 
 def masked(trace: Trace, dead: NDArray[np.int64]) -> Model:
@@ -121,6 +169,7 @@ def prove(
 ) -> Proof:
     """Run original, masked original and pruned model on seeded inputs, and measure.
 
+    ``rtol``: None for the limit that fits the model's precision, where rounding that weighs more is allowed for.
     Raises nothing for a large error.
     """
     original = trace.model
@@ -130,10 +179,11 @@ def prove(
     plain = _outputs(original, feeds, where)
     progress("running the original with the removed channels at zero")
     reference = masked(trace, dead)
-    zeroed = _outputs(reference, feeds, f"{where} with the removed channels at zero")
+    points = inside(trace, dead, pruned)
+    zeroed = _outputs(reference, feeds, f"{where} with the removed channels at zero", points, cut=True)
     progress("running the pruned model")
     try:
-        new = _outputs(pruned, feeds, "the pruned model")
+        new = _outputs(pruned, feeds, "the pruned model", points)
     except ModelError as error:
         raise CheckError(
             f"onnxruntime does not run what was written: {error.what}", hint="please report this as a bug"
@@ -143,21 +193,27 @@ def prove(
         dict(trace.shapes.inputs),
         default_rtol(trace) if rtol is None else rtol,
         atol,
-        _compare_all(zeroed, new),
-        _compare_all(plain, new),
+        _compare_all(zeroed, new, plain[0]),
+        _compare_all(zeroed, new, [p.name for p in points]),
+        _compare_all(plain, new, plain[0]),
     )
-    if not proof.failures():
+    if rtol is not None or not proof.failures():
         return proof
     progress("measuring how much rounding weighs")
     nudged = [{n: _nudged(a) for n, a in feed.items()} for feed in feeds]
-    others = [_outputs(reference, feeds, where, optimize=False), _outputs(reference, nudged, where)]
-    noise = [{e.name: e.max_abs for e in _compare_all(zeroed, other)} for other in others]
-    measured = tuple(replace(e, noise=max(n[e.name] for n in noise)) for e in proof.rewrite)
-    return replace(proof, rewrite=measured)
+    others = [
+        _outputs(reference, feeds, where, points, cut=True, optimize=False),
+        _outputs(reference, nudged, where, points, cut=True),
+    ]
+    noise = [{e.name: e.max_abs for e in _compare_all(zeroed, other, zeroed[0])} for other in others]
+
+    def measured(errors: tuple[OutputError, ...]) -> tuple[OutputError, ...]:
+        return tuple(replace(e, noise=max(n[e.name] for n in noise)) for e in errors)
+
+    return replace(proof, rewrite=measured(proof.rewrite), inside=measured(proof.inside))
 
 
-def _compare_all(reference: Sequence[Feeds], results: Sequence[Feeds]) -> tuple[OutputError, ...]:
-    names = reference[0] if reference else ()
+def _compare_all(reference: Sequence[Feeds], results: Sequence[Feeds], names: Iterable[str]) -> tuple[OutputError, ...]:
     return tuple(compare(n, [r[n] for r in reference], [r[n] for r in results]) for n in names)
 
 
@@ -172,22 +228,37 @@ def check_valid(original: Model, pruned: Model) -> None:
     Raises CheckError.
     """
     try:
-        check(original.proto, "original", full=True)
+        check(original.skeleton(), "original", full=True)
     except ModelError:
         full = False
     else:
         full = True
     try:
-        check(pruned.proto, "the pruned model", full=full)
+        check(pruned.proto, "the pruned model")
+        check(pruned.skeleton(), "the pruned model", full=full)
     except ModelError as error:
         raise CheckError(error.what, where=error.where, hint="please report this as a bug") from None
 
 
-def _outputs(model: Model, feeds: Sequence[Feeds], where: str, *, optimize: bool = True) -> list[Feeds]:
+def _outputs(
+    model: Model,
+    feeds: Sequence[Feeds],
+    where: str,
+    points: Sequence[Inside] = (),
+    *,
+    cut: bool = False,
+    optimize: bool = True,
+) -> list[Feeds]:
+    """Outputs for each input, and the tensors at ``points``, ``cut`` to what the pruned model has of them."""
     # onnxruntime fuses quantize and dequantize pairs into integer kernels, but not around a gate: keep all in float.
     optimize = optimize and not any(node.op in _QUANTIZED for node in model.graph.nodes)
-    with runtime.session(model.proto, where, optimize=optimize) as active:
-        return [_arrays(runtime.run(active, feed, where)) for feed in feeds]
+    found = []
+    with runtime.session(model.proto, where, optimize=optimize, outputs=[p.name for p in points]) as active:
+        for feed in feeds:
+            results = _arrays(runtime.run(active, feed, where))
+            results.update({p.name: p.cut(results[p.name]) for p in points if cut})
+            found.append(results)
+    return found
 
 
 def _arrays(results: Mapping[str, object]) -> Feeds:

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.edits import Edits
 from onnxprune.graph import Graph, Node
-from onnxprune.model import Edits, Model
+from onnxprune.model import Model
 from onnxprune.passes.base import PassResult
 
 Array = NDArray[Any]

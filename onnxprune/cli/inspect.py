@@ -23,9 +23,9 @@ def inspect(model: Path, json_path: Path | None, *, verbose: bool, **given: Any)
     from onnxprune.cli import render  # noqa: PLC0415
 
     settings = pipeline.Options(**given)
-    if json_path is not None:
-        files.ensure_writable(json_path, keep=model)
     loaded = files.load(model)
+    if json_path is not None:
+        files.ensure_writable([json_path], keep=model)
     with render.status() as announce:
         announce("analyse")
         found = pipeline.inspect(loaded, settings)

@@ -77,20 +77,17 @@ def prune(
 
     settings = pipeline.Options(**given)
     target = output or model.with_name(f"{model.stem}.pruned.onnx")
-    for path in (target, save_plan, json_path):
-        if path is not None and not dry_run:
-            files.ensure_writable(path, keep=model)
     loaded = files.load(model)
+    if not dry_run:
+        files.ensure_writable([p for p in (target, save_plan, json_path) if p is not None], keep=model)
     plan = plans.load(plan_path) if plan_path else None
     with nullcontext() if quiet else render.status() as announce:
         result = pipeline.prune(loaded, settings, plan, announce or (lambda _: None), str(plan_path))
     report = render.placed(result.report, "" if dry_run else str(target))
     if not dry_run:
-        if save_plan:
-            files.write_text(save_plan, result.plan.to_json())
-        if json_path:
-            files.write_text(json_path, report.to_json())
-        files.save(result.model, target, external=save_as_external_data)
+        texts = {save_plan: result.plan.to_json(), json_path: report.to_json()}
+        kept = {path: text for path, text in texts.items() if path is not None}
+        files.write({**kept, target: result.model}, external=save_as_external_data)
     if not quiet:
         if verbose:
             click.echo(render.plan_text(result.plan, loaded))

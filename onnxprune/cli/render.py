@@ -85,6 +85,7 @@ def _verdict(report: Report) -> Iterator[str]:
         limit = f"limit {proof.rtol:.0e}"
         inputs = f"{proof.samples} inputs of {shapes}"
         yield f"rewrite error: {proof.rewrite_error:.1e} of the output's range ({limit}), {inputs}"
+        yield f"               {proof.inside_error:.1e} at most at {len(proof.inside)} tensors inside the network"
         for error in proof.pruning:
             figures = f"cosine {error.cosine:.4f}, SNR {error.snr_db:.1f} dB, max abs {error.max_abs:.3g}"
             yield f"pruning error: '{error.name}' {figures}, on random inputs"

@@ -14,6 +14,7 @@ from onnxprune.labels import FIXED, Labels, Layer, Op, Tensor, line, merge
 from onnxprune.ops.table import Blocks, Change, Cut, Layers, blocks, macs, rewrite, rule
 
 _FIXED_INPUT = "reads channels that are fixed"
+_DEPTHWISE = "is a depthwise convolution of fixed channels"
 
 
 def _flat(op: Op, tensor: Tensor, axis: int) -> Labels:
@@ -34,6 +35,11 @@ def _hold_kernel(op: Op, x: Tensor, w: Tensor) -> None:
             op.hold(layer, range(2, tensor.rank), what)
 
 
+def _depthwise(op: Op, x: Tensor) -> bool:
+    """Whether each channel of the original model is a group of its own."""
+    return bool(x.full[1] == op.node.attrs.get("group", 1) > 1)
+
+
 def _batch(x: Tensor) -> Layers:
     return tuple(la for la in x.layers if la.axes == (0,))
 
@@ -47,8 +53,8 @@ def _convolve(op: Op, group: int, x: Tensor, w: Tensor, into: Labels, out: Label
     _hold_kernel(op, x, w)
     labels = _flat(op, x, 1)
     incoming = labels.reshape(group, 1, -1)
-    if incoming.shape[-1] == 1 and group > 1:  # depthwise: a channel goes with the outputs it makes
-        op.say.equate(np.broadcast_to(incoming[:, 0], out.shape), out, "is a depthwise convolution of fixed channels")
+    if _depthwise(op, x):  # a channel goes with the outputs it makes
+        op.say.equate(np.broadcast_to(incoming[:, 0], out.shape), out, _DEPTHWISE)
         return line(out, 1, x.rank)
     op.say.equate(incoming, into, _FIXED_INPUT)
     op.role(w, into, "in")
@@ -105,13 +111,15 @@ def conv_transpose(op: Op) -> Sequence[Layers]:
     group = int(op.attrs.get("group", 1))
     rows = _flat(op, w, 0)
     out = _per_block(w, group)[:, 0, :]
+    if _depthwise(op, x):  # the rows of the weight are the channels themselves
+        own, out = out, np.broadcast_to(rows.reshape(group, 1), out.shape)
+        if w.along(1) is not None:
+            op.say.equate(own, out, _DEPTHWISE)
     op.role(w, out, "out")
     given = _convolve(op, group, x, w, rows.reshape(group, 1, -1), out)
     shape = op.outputs[0]
     bias = op.tensor(2)
     result = Tensor(shape.name, shape.shape, shape.full, (*_batch(x), given))
-    if group > 1 and x.full[1] == group:  # depthwise: the rows of the weight are the channels themselves
-        op.say.equate(rows, out[:, 0], "is a depthwise convolution of fixed channels")
     return [merge(op, [result, bias.at_axis(1, x.rank) if bias else None])]
 
 

@@ -50,7 +50,8 @@ def quantize(op: Op) -> Sequence[Layers]:
     """Scale and zero point are scalars, or vectors along ``axis`` (opset 13 on); blocks (opset 21) pin."""
     x = op.inputs[0]
     if x is None or op.attrs.get("block_size", 0):
-        op.keep_all(x, "is quantized in blocks")
+        for tensor in op.inputs:
+            op.keep_all(tensor, "is quantized in blocks")
         return [()]
     axis = op.attrs.get("axis", 1) % max(x.rank, 1)
     return [merge(op, [x, *(t.at_axis(axis, x.rank) if t else None for t in op.inputs[1:])])]

@@ -249,7 +249,7 @@ def split(op: Op) -> Sequence[Layers]:
         return [others for _ in op.outputs]
     _hold_rows(op, layer, axis)
     bounds = np.cumsum([0, *(y.shape[axis] for y in op.outputs)])
-    return [(*others, layer.picked(axis, slice(int(a), int(b)))) for a, b in itertools.pairwise(bounds)]
+    return [(*others, _part(op, layer, axis, slice(int(a), int(b)))) for a, b in itertools.pairwise(bounds)]
 
 
 @rewrite("Split")
@@ -270,6 +270,13 @@ def rewrite_split(cut: Cut) -> Change:
         return Change()
     drop = {"num_outputs": None} if "num_outputs" in cut.op.attrs else {}
     return Change(attrs=drop, inputs={1: np.asarray(sizes, np.int64)})
+
+
+def _part(op: Op, layer: Layer, axis: int, index: slice | Labels) -> Layer:
+    """What is taken of ``layer``: something of it must stay."""
+    part = layer.picked(axis, index)
+    op.say.intact(part.labels.reshape(1, -1))
+    return part
 
 
 def _hold_rows(op: Op, layer: Layer, axis: int, why: str = "its parts are taken apart") -> None:
@@ -306,6 +313,8 @@ def slice_(op: Op) -> Sequence[Layers]:
     """Labels are sliced like the elements. On unlabelled axes the bounds do not matter."""
     x, y = op.inputs[0], op.outputs[0]
     assert x is not None
+    for parameter in op.inputs[1:]:
+        op.keep_all(parameter, "")
     try:
         bounds = _slices(op)
     except LookupError as reason:
@@ -324,7 +333,7 @@ def slice_(op: Op) -> Sequence[Layers]:
                     _hold_rows(op, layer, axis)
                 if abs(step) > 1:
                     op.pin(layer, "is sliced with a step")
-                sliced = sliced.picked(axis, part)
+                sliced = _part(op, sliced, axis, part)
         out.append(sliced)
     return [tuple(out)]
 
@@ -395,7 +404,7 @@ def gather(op: Op) -> Sequence[Layers]:
             out.append(Layer(labels, tuple(shifted), columns))
         elif taken.ndim == 1:
             _hold_rows(op, layer, axis)
-            out.append(layer.picked(axis, taken.astype(np.int64)))
+            out.append(_part(op, layer, axis, taken.astype(np.int64)))
         else:
             op.pin(layer, "gives one of its channels as a tensor without channels")
     return [tuple(out)]

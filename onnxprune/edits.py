@@ -1,0 +1,135 @@
+"""Changes to a ModelProto: what no edit names is byte for byte what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import numpy_helper as nph
+
+
+@dataclass(frozen=True)
+class Edits:
+    """Changes to a model. Node positions are those of ``Graph.nodes``; names are those of the graph.
+
+    ``constants`` replaces values (initializers or Constant nodes) and may change shapes; ``added`` are new
+    initializers; ``attrs`` sets attributes of a node (None removes one); ``inputs`` and ``outputs`` rewire positions
+    of a node; ``removed`` drops nodes; ``shapes`` corrects declared dims as {tensor: {axis: size}}.
+    """
+
+    constants: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
+    added: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
+    attrs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    inputs: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
+    outputs: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
+    removed: frozenset[int] = frozenset()
+    shapes: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return any((self.constants, self.added, self.attrs, self.inputs, self.outputs, self.removed, self.shapes))
+
+
+def apply(source: ModelProto, edits: Edits) -> ModelProto:
+    """A copy of ``source`` with ``edits``."""
+    out = ModelProto()
+    _copy_fields(source, out, {"graph"})
+    graph = out.graph
+    _copy_fields(source.graph, graph, {"initializer", "node"})
+    for index, node in enumerate(source.graph.node):
+        if index not in edits.removed:
+            copy = graph.node.add()
+            copy.CopyFrom(node)
+            _edit_node(copy, index, edits)
+    unread = _read_names(source.graph) - _read_names(graph)  # the edits took their last reader
+    for tensor in source.graph.initializer:
+        if tensor.name in edits.constants and tensor.name not in unread:
+            _fill(graph.initializer.add(), tensor, edits.constants[tensor.name])
+        elif tensor.name not in unread:
+            graph.initializer.add().CopyFrom(tensor)
+    graph.initializer.extend(nph.from_array(np.ascontiguousarray(v), n) for n, v in edits.added.items())
+    _edit_declarations(graph, source.graph, edits)
+    return out
+
+
+def _copy_fields(source: Any, target: Any, leave: set[str]) -> None:
+    """Copy all that is set in one message but the fields named."""
+    for descriptor, value in source.ListFields():
+        if descriptor.name in leave:
+            continue
+        if isinstance(value, (int, str, bytes)):
+            setattr(target, descriptor.name, value)
+        else:
+            getattr(target, descriptor.name).extend(value)
+
+
+def _read_names(graph: GraphProto) -> set[str]:
+    """Names that nodes, subgraphs and graph outputs read."""
+    return {n for node in graph.node for n in (*node.input, *captured(node))} | {o.name for o in graph.output}
+
+
+def _fill(target: TensorProto, like: TensorProto, value: NDArray[Any]) -> None:
+    """``target`` := ``value``, with the name, doc string and data type of ``like``."""
+    target.CopyFrom(nph.from_array(np.ascontiguousarray(value), like.name))
+    if like.doc_string:
+        target.doc_string = like.doc_string
+    target.data_type = like.data_type
+
+
+def _edit_node(node: NodeProto, index: int, edits: Edits) -> None:
+    for name, value in edits.attrs.get(index, {}).items():
+        kept = [a for a in node.attribute if a.name != name]
+        if len(kept) < len(node.attribute):
+            del node.attribute[:]
+            node.attribute.extend(kept)
+        if value is not None:
+            node.attribute.append(helper.make_attribute(name, value))
+    if node.op_type == "Constant" and node.output[0] in edits.constants:
+        value = edits.constants[node.output[0]]
+        like = next((a.t for a in node.attribute if a.name == "value"), None)
+        tensor = TensorProto()
+        _fill(tensor, like if like is not None else nph.from_array(value), value)
+        del node.attribute[:]
+        node.attribute.append(helper.make_attribute("value", tensor))
+    for position, name in edits.inputs.get(index, {}).items():
+        node.input.extend([""] * (position + 1 - len(node.input)))
+        node.input[position] = name
+    for position, name in edits.outputs.get(index, {}).items():
+        node.output[position] = name
+
+
+def _edit_declarations(graph: GraphProto, source: GraphProto, edits: Edits) -> None:
+    """Bring declared shapes up to date; drop declarations of tensors that the edits removed."""
+    before = {o for n in source.node for o in n.output}
+    after = {o for n in graph.node for o in n.output}
+    kept = [v for v in graph.value_info if v.name in after or v.name not in before]
+    if len(kept) < len(graph.value_info):
+        copies = [ValueInfoProto.FromString(v.SerializeToString()) for v in kept]
+        del graph.value_info[:]
+        graph.value_info.extend(copies)
+    constants = {n: dict(enumerate(v.shape)) for n, v in edits.constants.items()}
+    for info in (*graph.input, *graph.value_info):
+        dims = info.type.tensor_type.shape.dim
+        for axis, size in {**constants.get(info.name, {}), **edits.shapes.get(info.name, {})}.items():
+            if axis < len(dims):
+                dims[axis].dim_value = size
+
+
+def captured(node: NodeProto) -> tuple[str, ...]:
+    """Names that the node's subgraphs read from outside of themselves, in order of first use."""
+    found: dict[str, None] = {}
+    for attr in node.attribute:
+        for graph in (*([attr.g] if attr.type == AttributeProto.GRAPH else []), *attr.graphs):
+            found.update(dict.fromkeys(_free_names(graph)))
+    return tuple(found)
+
+
+def _free_names(graph: GraphProto) -> Iterator[str]:
+    bound = {i.name for i in graph.input} | {t.name for t in graph.initializer}
+    for node in graph.node:
+        yield from (n for n in (*node.input, *captured(node)) if n and n not in bound)
+        bound.update(node.output)
+    yield from (o.name for o in graph.output if o.name not in bound)
