@@ -30,7 +30,10 @@ Feeds = dict[str, Array]
 Shapes = dict[str, tuple[int, ...]]
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
-_CONTRACTIONS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_WEIGHTS = _FLOATS | {TensorProto.INT8, TensorProto.UINT8}
+#: Which input of what multiplies is the weight.
+_CONTRACTIONS = dict.fromkeys(("Conv", "FusedConv", "ConvTranspose", "Gemm", "MatMul", "FusedMatMul"), 1)
+_CONTRACTIONS |= dict.fromkeys(("QLinearConv", "QLinearMatMul", "QGemm"), 3)
 _SQUASHING = {"Sigmoid", "Softmax"}
 _DTYPES = {"tensor(float)": "f4", "tensor(float16)": "f2", "tensor(double)": "f8", "tensor(int32)": "i4"}
 
@@ -66,8 +69,8 @@ def judge(original: Path, pruned: Path, feeds: Feeds) -> Verdict:
 
 
 def parameters(model: onnx.ModelProto) -> int:
-    """How many floats the model stores: the elements of float initializers and of float Constant nodes."""
-    return sum(math.prod(tensor.dims) for _, tensor in _stored(model.graph) if tensor.data_type in _FLOATS)
+    """How many weights the model stores: elements of initializers and Constant nodes, floats and 8-bit integers."""
+    return sum(math.prod(tensor.dims) for _, tensor in _stored(model.graph) if tensor.data_type in _WEIGHTS)
 
 
 def _stored(graph: onnx.GraphProto) -> Iterator[tuple[str, TensorProto]]:
@@ -116,7 +119,7 @@ def removal_error(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds)
 
     Compared at the outputs, and at what every Conv, Gemm and MatMul computes, wherever no channel was cut.
     Instead of a last Sigmoid or Softmax, what it reads is compared: noise saturates them, so that they hide a
-    fault, or make one of rounding.
+    fault, or make one of rounding. The zero of 8-bit weights is taken to be 0, as quantizers make it.
 
     Raises:
         ValueError: a tensor shrank, and is no slice of the original one.
@@ -125,7 +128,7 @@ def removal_error(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds)
     zeroed.CopyFrom(before)
     rest = dict(_stored(after.graph))
     for name, tensor in _stored(zeroed.graph):
-        if name not in rest or tensor.data_type not in _FLOATS or tensor.dims == rest[name].dims:
+        if name not in rest or tensor.data_type not in _WEIGHTS or tensor.dims == rest[name].dims:
             continue
         values = numpy_helper.to_array(tensor)
         mask = kept_mask(values, numpy_helper.to_array(rest[name]))
@@ -146,13 +149,13 @@ def removal_error(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds)
 
 
 def kept_mask(values: Array, rest: Array) -> Array | None:
-    """Where ``rest`` came from: a boolean array like ``values``, or None if ``rest`` is no slice of it."""
+    """Where ``rest`` came from: a boolean array like ``values``, or None if ``rest`` is no slice of it.
+
+    Positions along an axis are told apart by the numbers there, of which a cut along other axes leaves some.
+    """
     if values.ndim != rest.ndim:
         return None
-    found = np.isin(values, rest)
-    score = [found.mean(axis=tuple(j for j in range(values.ndim) if j != i)) for i in range(values.ndim)]
-    kept = [np.sort(np.argsort(-s, kind="stable")[:size]) for s, size in zip(score, rest.shape, strict=True)]
-    cut = np.ix_(*kept)
+    cut = np.ix_(*(_kept_along(axis, values, rest) for axis in range(values.ndim)))
     if not np.array_equal(values[cut], rest):
         return None
     mask = np.zeros(values.shape, bool)
@@ -160,21 +163,45 @@ def kept_mask(values: Array, rest: Array) -> Array | None:
     return mask
 
 
+def _kept_along(axis: int, values: Array, rest: Array) -> npt.NDArray[np.int64]:
+    """For each position of ``rest`` along ``axis``, in order, the first of ``values`` that holds all its numbers."""
+    size, left = values.shape[axis], rest.shape[axis]
+    if size == left:
+        return np.arange(size)
+    sets, subsets = (np.sort(np.moveaxis(a, axis, 0).reshape(a.shape[axis], -1)) for a in (values, rest))
+    kept: list[int] = []
+    for position, numbers in enumerate(sets):
+        if len(kept) < left and _contains(numbers, subsets[len(kept)]):
+            kept.append(position)
+    return np.asarray(kept, np.int64)
+
+
+def _contains(numbers: Array, some: Array) -> bool:
+    """Whether ``some`` are among ``numbers``, each as often; both are sorted."""
+    repeat = np.arange(len(some)) - np.searchsorted(some, some)
+    found = np.searchsorted(numbers, some) + repeat
+    return bool((found < len(numbers)).all() and np.array_equal(numbers[found], some))
+
+
 def macs(model: onnx.ModelProto, feeds: Feeds) -> int:
-    """Multiply-accumulates of all Conv, ConvTranspose, Gemm and MatMul nodes at the shapes of ``feeds``.
+    """Multiply-accumulates of all nodes that convolve or multiply matrices, at the shapes of ``feeds``.
 
     Shapes are what onnxruntime computes: every operand is asked for as an output of the model.
     """
     nodes = [node for node in model.graph.node if node.op_type in _CONTRACTIONS]
-    names = sorted({name for node in nodes for name in (*node.input[:2], node.output[0])})
+    names = sorted({name for node in nodes for name in _operands(node)})
     shapes = {name: array.shape for name, array in _values(model, names, feeds).items()}
     return sum(_node_macs(node, shapes) for node in nodes)
 
 
+def _operands(node: onnx.NodeProto) -> tuple[str, str, str]:
+    return node.input[0], node.input[_CONTRACTIONS[node.op_type]], node.output[0]
+
+
 def _node_macs(node: onnx.NodeProto, shapes: Shapes) -> int:
     """Count one node; w of Conv: [out, in/group, *kernel], of ConvTranspose: [in, out/group, *kernel]."""
-    x, w, y = (shapes[name] for name in (*node.input[:2], node.output[0]))
-    if node.op_type == "Conv":
+    x, w, y = (shapes[name] for name in _operands(node))
+    if node.op_type in ("Conv", "FusedConv", "QLinearConv"):
         return math.prod(y) * math.prod(w[1:])
     if node.op_type == "ConvTranspose":
         return math.prod(x) * math.prod(w[1:])

@@ -60,9 +60,9 @@ def run(command: Sequence[str | Path], *, timeout: int = 1800) -> Run:
     return Run(seconds, peak, status, done.stdout, done.stderr)
 
 
-def python(module: str, *arguments: str | Path) -> Run:
+def python(module: str, *arguments: str | Path, timeout: int = 1800) -> Run:
     """``run`` for ``python -m module arguments``, in the interpreter that runs this."""
-    return run([sys.executable, "-m", module, *arguments])
+    return run([sys.executable, "-m", module, *arguments], timeout=timeout)
 
 
 def publish(tables: Mapping[str, Sequence[dict[str, str]]], data: dict[str, Any], path: Path | None) -> None:

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ratio", type=float, default=0.3)
     parser.add_argument("--json", type=Path, metavar="PATH")
     options = parser.parse_args(arguments)
-    measured: dict[str, dict[str, list[Outcome]]] = {PLAIN: {}, SIMPLIFIED: {}}
+    measured: dict[str, dict[str, tuple[Outcome, Outcome]]] = {PLAIN: {}, SIMPLIFIED: {}}
     for key in options.models or trained.MODELS:
         with tempfile.TemporaryDirectory() as folder:
             simplified = Path(folder, "simplified.onnx")
@@ -62,20 +62,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     publish(tables, {title: as_json(lines) for title, lines in measured.items()}, options.json)
 
 
-def compare(source: Path, feeds: judge.Feeds, ratio: float, folder: Path) -> list[Outcome]:
-    """Prune ``source`` with either tool, and judge what they wrote."""
+def compare(
+    source: Path, feeds: judge.Feeds, ratio: float, folder: Path, *, timeout: int = 1800
+) -> tuple[Outcome, Outcome]:
+    """Prune ``source`` with either tool, killed after ``timeout`` seconds, and judge what they wrote."""
     ours, theirs, report = folder / "ours.onnx", folder / "theirs.onnx", folder / "report.json"
     for stale in (ours, theirs, report):
         stale.unlink(missing_ok=True)
     options = ("--ratio", str(ratio), "--scope", "group", "--no-fuse-bn", "-o", ours, "--json", report)
-    mine = python("onnxprune", source, *options)
-    peer = run([sys.executable, "-c", ONNXSIM, source, theirs, str(ratio)])
+    mine = python("onnxprune", source, *options, timeout=timeout)
+    peer = run([sys.executable, "-c", ONNXSIM, source, theirs, str(ratio)], timeout=timeout)
     own_error = rewrite_error(json.loads(report.read_text())) if report.exists() else None
     verdicts = [judge.judge(source, file, feeds) if file.exists() else None for file in (ours, theirs)]
-    return [
+    return (
         Outcome("onnxprune", mine.seconds, mine.failure, verdicts[0], own_error),
         Outcome("onnxsim", peer.seconds, peer.failure, verdicts[1]),
-    ]
+    )
 
 
 def rewrite_error(report: dict[str, Any]) -> float | None:
@@ -93,7 +95,7 @@ def row(key: str, ours: Outcome, theirs: Outcome) -> dict[str, str]:
     return cells | {"reported: onnxprune": _small(ours.own_error)}
 
 
-def as_json(lines: dict[str, list[Outcome]]) -> dict[str, list[dict[str, Any]]]:
+def as_json(lines: dict[str, tuple[Outcome, Outcome]]) -> dict[str, list[dict[str, Any]]]:
     """Return what was measured, by model."""
     return {key: [asdict(outcome) for outcome in both] for key, both in lines.items()}
 

@@ -50,7 +50,7 @@ def apply(source: ModelProto, edits: Edits) -> ModelProto:
             _fill(graph.initializer.add(), tensor, edits.constants[tensor.name])
         elif tensor.name not in unread:
             graph.initializer.add().CopyFrom(tensor)
-    graph.initializer.extend(nph.from_array(np.ascontiguousarray(v), n) for n, v in edits.added.items())
+    graph.initializer.extend(nph.from_array(np.asarray(v, order="C"), n) for n, v in edits.added.items())
     _edit_declarations(graph, source.graph, edits)
     return out
 
@@ -73,7 +73,7 @@ def _read_names(graph: GraphProto) -> set[str]:
 
 def _fill(target: TensorProto, like: TensorProto, value: NDArray[Any]) -> None:
     """``target`` := ``value``, with the name, doc string and data type of ``like``."""
-    target.CopyFrom(nph.from_array(np.ascontiguousarray(value), like.name))
+    target.CopyFrom(nph.from_array(np.asarray(value, order="C"), like.name))
     if like.doc_string:
         target.doc_string = like.doc_string
     target.data_type = like.data_type

@@ -285,9 +285,9 @@ def _held(
     for s in slices:
         if s.role != "out":
             continue
-        units = np.unique(s.units)
+        units = (s.units if s.units.ndim == 1 else np.unique(s.units, axis=0)).reshape(-1)
         held = units[~free[units]]
         if len(held):
-            reasons = dict.fromkeys(r for u in held for r in pins.get(int(u), ()) if r.why)
+            reasons = dict.fromkeys(r for u in np.unique(held) for r in pins.get(int(u), ()) if r.why)
             found.append(Held(reader_of(trace, s).label, s.constant, len(units), len(held), tuple(reasons)))
     return tuple(found)

@@ -134,8 +134,8 @@ class Recorder(Protocol):
     def fresh(self, out: Tensor, axis: int) -> Layer:
         """New channels along ``axis`` of an output, which the node makes without a weight."""
 
-    def read(self, position: int) -> None:
-        """Input ``position`` is summed over its channels."""
+    def read(self, position: int, zero: int | None = None) -> None:
+        """Input ``position`` is summed over its channels; ``zero``: the input that holds its zero point."""
 
     def role(self, labels: Labels, role: str) -> None:
         """What these channels of a constant are for: 'out' makes channels, 'in' reads them, 'scale' scales them."""

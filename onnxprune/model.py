@@ -31,6 +31,7 @@ from onnxprune.graph import Graph, Node, Shape, TensorInfo
 __all__ = [
     "PROTO_LIMIT",
     "Edits",
+    "Gate",
     "Model",
     "check",
     "element_count",
@@ -52,6 +53,14 @@ _STAGE = ".onnxprune."
 
 #: Up to how many elements a constant is kept in a `skeleton`, where shape inference may read its value.
 _SMALL = 4096
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What sets channels to zero: a 0/1 mask of the tensor's type, or a boolean one and the name of a zero point."""
+
+    mask: NDArray[Any] = field(repr=False)
+    zero: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,35 +118,34 @@ class Model:
 
     @cached_property
     def byte_size(self) -> int:
-        """Bytes of the model with all its weights."""
-        return int(self.proto.ByteSize())
+        """Bytes of the model with all its weights, as one message."""
+        if weight_bytes(self.proto) >= PROTO_LIMIT:
+            return int(self.proto.ByteSize())
+        return len(self.proto.SerializeToString())  # several times faster than ByteSize
 
     def apply(self, edits: Edits) -> Model:
         """The model with ``edits``; this one stays as it is."""
         return Model(apply(self.proto, edits)) if edits else self
 
-    def gated(self, gates: Mapping[str, NDArray[Any]], reads: Mapping[int, Sequence[int]]) -> ModelProto:
-        """A copy in which tensors are multiplied with 0/1 masks where they are read.
-
-        ``gates``: mask by tensor name, of the tensor's type; ``reads``: {node: input positions} to gate.
-        """
+    def gated(self, gates: Mapping[str, Gate], reads: Mapping[int, Sequence[int]]) -> ModelProto:
+        """A copy in which tensors go through their gate where they are read, at {node: input positions}."""
         out = ModelProto()
         out.CopyFrom(self.proto)
-        names = {name: f"{name}__gated" for name in gates}
-        nodes = []
-        done: set[str] = set()
-        for index, node in enumerate(out.graph.node):
-            for position in reads.get(index, ()):
-                name = node.input[position]
-                if name in gates and name not in done:
-                    done.add(name)
-                    out.graph.initializer.append(nph.from_array(np.ascontiguousarray(gates[name]), f"{name}__gate"))
-                    nodes.append(helper.make_node("Mul", [name, f"{name}__gate"], [names[name]]))
-                node.input[position] = names.get(name, name)
-            nodes.append(node)
-        copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
         del out.graph.node[:]
-        out.graph.node.extend(copies)
+        done: set[str] = set()
+        for index, node in enumerate(self.proto.graph.node):
+            names = [node.input[p] for p in reads.get(index, ())]
+            for name in names:
+                if name not in done:
+                    done.add(name)
+                    mask, zero = gates[name].mask, gates[name].zero
+                    out.graph.initializer.append(nph.from_array(np.asarray(mask, order="C"), f"{name}__gate"))
+                    op, inputs = ("Where", [f"{name}__gate", name, zero]) if zero else ("Mul", [name, f"{name}__gate"])
+                    out.graph.node.append(helper.make_node(op, inputs, [f"{name}__gated"]))
+            copy = out.graph.node.add()
+            copy.CopyFrom(node)
+            for position, name in zip(reads.get(index, ()), names, strict=True):
+                copy.input[position] = f"{name}__gated"
         return out
 
     def skeleton(self, input_shapes: Mapping[str, Shape] | None = None) -> ModelProto:
@@ -198,11 +206,10 @@ def load(path: str | os.PathLike[str]) -> Model:
         proto.ParseFromString(data)
     except Exception:  # noqa: BLE001 (protobuf's DecodeError has no public home in all versions)
         raise ModelError("not an ONNX file, or truncated", where=str(path), hint="export or copy it again") from None
-    del data
     if not proto.graph.node and not proto.graph.output:
         raise ModelError("not an ONNX model: it has no graph", where=str(path), hint="export or copy it again")
-    _load_external(proto, path)
-    check(proto, str(path))
+    external = _load_external(proto, path)
+    check(proto if external else data, str(path))
     return Model(proto, path)
 
 
@@ -214,10 +221,10 @@ def from_proto(proto: ModelProto) -> Model:
     return Model(copy)
 
 
-def check(proto: ModelProto, where: str, *, full: bool = False) -> None:
-    """onnx.checker's verdict, as a ModelError."""
+def check(proto: ModelProto | bytes, where: str, *, full: bool = False) -> None:
+    """onnx.checker's verdict on a model, or on one that is serialized already, as a ModelError."""
     try:
-        if weight_bytes(proto) < PROTO_LIMIT:
+        if isinstance(proto, bytes) or weight_bytes(proto) < PROTO_LIMIT:
             onnx.checker.check_model(proto, full_check=full)
     except Exception as error:  # noqa: BLE001 (the checker raises several types)
         reason = str(error).split("==> Context")[0]
@@ -287,11 +294,14 @@ def ensure_writable(paths: Sequence[Path], *, keep: Path) -> None:
             raise OutputError("is a folder", where=str(path), hint="name a file")
 
 
-def _load_external(proto: ModelProto, path: Path) -> None:
+def _load_external(proto: ModelProto, path: Path) -> bool:
+    """Take external data into the message. Returns whether there is any."""
     folder = path.parent.resolve()
+    found = False
     for tensor in external_data_helper._get_all_tensors(proto):  # noqa: SLF001 (the library offers no public walk)
         if not external_data_helper.uses_external_data(tensor):
             continue
+        found = True
         location = external_data_helper.ExternalDataInfo(tensor).location
         file = (folder / location).resolve()
         where = f"{path}, tensor '{tensor.name}'"
@@ -309,6 +319,7 @@ def _load_external(proto: ModelProto, path: Path) -> None:
         expected = element_count(tensor) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         if len(tensor.raw_data) < expected and tensor.data_type not in _PACKED:
             raise ModelError(f"external data is too short: {location}", where=where, hint=_AGAIN)
+    return found
 
 
 _AGAIN = "copy it again"

@@ -121,7 +121,7 @@ def load(path: Path) -> Plan:
             document["model"]["sha256"],
             document["options"],
             {
-                n: tuple(AxisKept(a["axis"], a["size"], np.asarray(a["keep"], np.int64)) for a in axes)
+                n: tuple(AxisKept(a["axis"], a["size"], _positions(a["keep"])) for a in axes)
                 for n, axes in document["initializers"].items()
             },
             {n: (c["of"], c["node"], c["input"]) for n, c in document["copies"].items()},
@@ -132,6 +132,14 @@ def load(path: Path) -> Plan:
         raise PlanError(
             "is not a plan, or was edited into something else", where=str(path), hint="save it again with --save-plan"
         ) from None
+
+
+def _positions(given: Any) -> NDArray[np.int64]:
+    """[n] or [blocks, n] from JSON. Raises ValueError for anything but ascending positions."""
+    keep = np.asarray(given)
+    if keep.dtype.kind != "i" or keep.ndim not in (1, 2) or keep.min() < 0 or (np.diff(keep) <= 0).any():
+        raise ValueError("not positions")
+    return keep.astype(np.int64)
 
 
 def apply(trace: Trace, plan: Plan, where: str) -> tuple[NDArray[np.int64], Rewrite]:

@@ -122,7 +122,7 @@ class _Run:
             raise _RefusedError("makes channels that were not there")
         return cut_layer(layer, self.alive)
 
-    def read(self, position: int) -> None:
+    def read(self, position: int, zero: int | None = None) -> None:
         """Where channels end is known from the first run."""
 
     def role(self, labels: Labels, role: str) -> None:

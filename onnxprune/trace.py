@@ -44,6 +44,15 @@ class Pinned:
 
 
 @dataclass(frozen=True)
+class Read:
+    """Where channels end: an input of a node that sums over them, and the input that holds its zero point, if any."""
+
+    node: int
+    position: int
+    zero: int | None = None
+
+
+@dataclass(frozen=True)
 class Trace:
     """What the first run found. ``unit[label]`` is the channel a label stands for; unit 0 is what always stays."""
 
@@ -55,7 +64,7 @@ class Trace:
     role: NDArray[np.int8] = field(repr=False)  # of each label, an index into ROLES
     pinned: dict[int, tuple[Pinned, ...]] = field(repr=False)  # by unit
     intact: list[tuple[Labels, Pinned]] = field(repr=False)  # [rows, n]: equal counts
-    reads: list[tuple[int, int]] = field(repr=False)  # (node, input position) where channels end
+    reads: list[Read] = field(repr=False)
 
     @property
     def units(self) -> int:
@@ -121,7 +130,7 @@ class _Run:
         self.pins: list[tuple[Labels, Pinned]] = []
         self.intacts: list[tuple[Labels, Pinned]] = []
         self.splits: list[tuple[Labels, Pinned]] = []
-        self.reads: list[tuple[int, int]] = []
+        self.reads: list[Read] = []
         self.roles: list[tuple[Labels, str]] = []
         self.here: Node | None = None
 
@@ -154,9 +163,9 @@ class _Run:
         self.labels += size
         return line(np.arange(self.labels - size, self.labels, dtype=np.int64), axis, out.rank)
 
-    def read(self, position: int) -> None:
+    def read(self, position: int, zero: int | None = None) -> None:
         if self.here is not None:
-            self.reads.append((self.here.index, position))
+            self.reads.append(Read(self.here.index, position, zero))
 
     def role(self, labels: Labels, role: str) -> None:
         self.roles.append((labels, role))

@@ -24,9 +24,12 @@ class _DefaultsToPrune(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=_DefaultsToPrune, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_DefaultsToPrune, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="onnxprune")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Remove channels from an exported ONNX model, and prove that nothing else changed.
 
     `onnxprune MODEL ...` is short for `onnxprune prune MODEL ...`.
@@ -34,6 +37,9 @@ def cli() -> None:
     Exit codes: 0 done; 1 a check failed, nothing was written; 2 bad usage, or a model that cannot be read or is not
     valid.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(ExitCode.USAGE)
 
 
 cli.add_command(prune)

@@ -86,6 +86,9 @@ def _verdict(report: Report) -> Iterator[str]:
         inputs = f"{proof.samples} inputs of {shapes}"
         yield f"rewrite error: {proof.rewrite_error:.1e} of the output's range ({limit}), {inputs}"
         yield f"               {proof.inside_error:.1e} at most at {len(proof.inside)} tensors inside the network"
+        for error in proof.excused():
+            moved = f"max abs {error.max_abs:.1e}, where rounding alone moves the original by {error.noise:.1e}"
+            yield f"               '{error.name}' is over the limit: {moved}"
         for error in proof.pruning:
             figures = f"cosine {error.cosine:.4f}, SNR {error.snr_db:.1f} dB, max abs {error.max_abs:.3g}"
             yield f"pruning error: '{error.name}' {figures}, on random inputs"

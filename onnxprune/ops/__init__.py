@@ -1,17 +1,31 @@
 """Operator rules, one family a module. Importing this package fills the table."""
 
-from onnxprune.ops import contracting, elementwise, movement, normalization, reduction
+from onnxprune.ops import (
+    attention,
+    contracting,
+    elementwise,
+    indexing,
+    movement,
+    normalization,
+    quantized,
+    recurrent,
+    reduction,
+)
 from onnxprune.ops.table import Change, Cut, Rule, find, known_operators
 
 __all__ = [
     "Change",
     "Cut",
     "Rule",
+    "attention",
     "contracting",
     "elementwise",
     "find",
+    "indexing",
     "known_operators",
     "movement",
     "normalization",
+    "quantized",
+    "recurrent",
     "reduction",
 ]

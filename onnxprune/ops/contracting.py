@@ -44,11 +44,12 @@ def _batch(x: Tensor) -> Layers:
     return tuple(la for la in x.layers if la.axes == (0,))
 
 
-def _convolve(op: Op, group: int, x: Tensor, w: Tensor, into: Labels, out: Labels) -> Layer:
+def _convolve(op: Op, group: int, x: Tensor, w: Tensor, into: Labels, out: Labels, zero: int | None = None) -> Layer:
     """The contraction that all convolutions share.
 
     x: [N, C, ...] with C in ``group`` blocks; ``into``: the weight's labels [group, any, C/group] that meet them;
-    ``out``: [group, O/group], the labels that the weight gives. Returns the layer of axis 1 of the output.
+    ``out``: [group, O/group], the labels that the weight gives; ``zero``: the input that holds the zero point of x.
+    Returns the layer of axis 1 of the output.
     """
     _hold_kernel(op, x, w)
     labels = _flat(op, x, 1)
@@ -59,30 +60,39 @@ def _convolve(op: Op, group: int, x: Tensor, w: Tensor, into: Labels, out: Label
     op.say.equate(incoming, into, _FIXED_INPUT)
     op.role(w, into, "in")
     if x.along(1) is not None:
-        op.say.read(0)
+        op.say.read(0, zero)
     if group > 1:
         op.say.intact(labels.reshape(group, -1))
         op.say.intact(out)
     return line(out, 1, x.rank)
 
 
-@rule("Conv")
-@rule("FusedConv", domain="com.microsoft")
-def conv(op: Op) -> Sequence[Layers]:
-    """X: [N, C, *S], W: [O, C/group, *kernel], B: [O]."""
-    x, w = op.inputs[0], op.inputs[1]
+def convolution(op: Op, x: Tensor | None, w: Tensor | None, bias: Tensor | None, zero: int | None = None) -> Layers:
+    """The layers of a convolution. X: [N, C, *S], W: [O, C/group, *kernel], B: [O]."""
     assert x is not None
     assert w is not None
     group = int(op.attrs.get("group", 1))
     out = _flat(op, w, 0).reshape(group, -1)
     into = _per_block(w, group)
     op.role(w, out, "out")
-    given = _convolve(op, group, x, w, into, out)
-    shape = op.outputs[0]
-    result = Tensor(shape.name, shape.shape, shape.full, (*_batch(x), given))
-    bias = op.tensor(2)
-    extra = [op.tensor(3)] if op.node.op == "FusedConv" else []
-    return [merge(op, [result, bias.at_axis(1, x.rank) if bias else None, *extra])]
+    given = _convolve(op, group, x, w, into, out, zero)
+    y = op.outputs[0]
+    result = Tensor(y.name, y.shape, y.full, (*_batch(x), given))
+    return merge(op, [result, bias.at_axis(1, x.rank) if bias else None])
+
+
+@rule("Conv")
+def conv(op: Op) -> Sequence[Layers]:
+    """X, W, B."""
+    return [convolution(op, op.inputs[0], op.inputs[1], op.tensor(2))]
+
+
+@rule("FusedConv", domain="com.microsoft")
+def fused_conv(op: Op) -> Sequence[Layers]:
+    """X, W, B, and Z, which is added."""
+    y = op.outputs[0]
+    layers = convolution(op, op.inputs[0], op.inputs[1], op.tensor(2))
+    return [merge(op, [Tensor(y.name, y.shape, y.full, layers), op.tensor(3)])]
 
 
 def _per_block(w: Tensor, group: int) -> Labels:
@@ -164,18 +174,37 @@ def _numel(shape: Shape) -> int:
 # --- matrix products ------------------------------------------------------------------------------------------------
 
 
-def _product(op: Op, a: Tensor, b: Tensor) -> Layers:
-    """Layers of A @ B. A: [..., M, K], B: [..., K, N], both of the same rank."""
-    rank = a.rank
+def product(
+    op: Op,
+    positions: tuple[int, int] = (0, 1),
+    *,
+    zeros: tuple[int | None, int | None] = (None, None),
+    transposed: tuple[object, object] = (0, 0),
+) -> Layers:
+    """Layers of A @ B. A: [..., M, K], B: [..., K, N]; ``zeros``: the inputs that hold their zero points."""
+    sides = [op.inputs[p] for p in positions]
+    a, b = sides
+    assert a is not None
+    assert b is not None
+    if min(a.rank, b.rank) < 2:
+        for side in (a, b):
+            op.keep_all(side, "is multiplied with a vector")
+        return ()
+    rank = max(a.rank, b.rank)
+    swap = [*range(rank - 2), rank - 1, rank - 2]
+    a, b = (
+        side.with_leading(rank).transposed(swap) if flip else side.with_leading(rank)
+        for side, flip in zip((a, b), transposed, strict=True)
+    )
     left, right = a.along(rank - 1), b.along(rank - 2)
     if left is not None or right is not None:
         op.say.equate(_summed(op, a, rank - 1, rank - 2), _summed(op, b, rank - 2, rank - 1), _FIXED_INPUT)
-    for position, (tensor, layer) in enumerate(((a, left), (b, right))):
+    for position, zero, tensor, layer in zip(positions, zeros, (a, b), (left, right), strict=True):
         if layer is not None:
             op.hold(layer, range(rank - 2), "is summed over")
             op.role(tensor, layer.labels, "in")
             if not tensor.constant:
-                op.say.read(position)
+                op.say.read(position, zero)
     for tensor, axis in ((b, rank - 1), (a, rank - 2)):
         if (out := tensor.along(axis)) is not None:
             op.role(tensor, out.labels, "out")
@@ -201,47 +230,26 @@ def _summed(op: Op, tensor: Tensor, axis: int, other: int) -> Labels:
 
 @rule("MatMul")
 def matmul(op: Op) -> Sequence[Layers]:
-    """numpy.matmul: vectors are padded with an axis of 1, leading axes broadcast."""
-    a, b = op.inputs[0], op.inputs[1]
-    assert a is not None
-    assert b is not None
-    if a.rank < 2 or b.rank < 2:
-        op.keep_all(a, "is multiplied with a vector")
-        op.keep_all(b, "is multiplied with a vector")
-        return [()]
-    rank = max(a.rank, b.rank)
-    return [_product(op, a.with_leading(rank), b.with_leading(rank))]
+    """numpy.matmul: leading axes broadcast."""
+    return [product(op)]
 
 
 @rule("FusedMatMul", domain="com.microsoft")
 def fused_matmul(op: Op) -> Sequence[Layers]:
     """MatMul of transposed sides, scaled."""
-    a, b = op.inputs[0], op.inputs[1]
-    assert a is not None
-    assert b is not None
-    rank = max(a.rank, b.rank)
-    if min(a.rank, b.rank) < 2 or op.attrs.get("transBatchA", 0) or op.attrs.get("transBatchB", 0):
-        op.keep_all(a, "is multiplied in a batch-transposed layout")
-        op.keep_all(b, "is multiplied in a batch-transposed layout")
+    if op.attrs.get("transBatchA", 0) or op.attrs.get("transBatchB", 0):
+        for side in op.inputs[:2]:
+            op.keep_all(side, "is multiplied in a batch-transposed layout")
         return [()]
-    left, right = a.with_leading(rank), b.with_leading(rank)
-    swap = [*range(rank - 2), rank - 1, rank - 2]
-    left = left.transposed(swap) if op.attrs.get("transA", 0) else left
-    right = right.transposed(swap) if op.attrs.get("transB", 0) else right
-    return [_product(op, left, right)]
+    return [product(op, transposed=(op.attrs.get("transA", 0), op.attrs.get("transB", 0)))]
 
 
 @rule("Gemm")
 def gemm(op: Op) -> Sequence[Layers]:
     """Y = alpha * A' @ B' + beta * C. A': [M, K], B': [K, N], C broadcast to [M, N]."""
-    a, b = op.inputs[0], op.inputs[1]
-    assert a is not None
-    assert b is not None
-    left = a.transposed([1, 0]) if op.attrs.get("transA", 0) else a
-    right = b.transposed([1, 0]) if op.attrs.get("transB", 0) else b
     y = op.outputs[0]
-    product = Tensor(y.name, y.shape, y.full, _product(op, left, right))
-    return [merge(op, [product, op.tensor(2)])]
+    layers = product(op, transposed=(op.attrs.get("transA", 0), op.attrs.get("transB", 0)))
+    return [merge(op, [Tensor(y.name, y.shape, y.full, layers), op.tensor(2)])]
 
 
 @macs("MatMul", "Gemm")

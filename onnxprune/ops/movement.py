@@ -205,9 +205,12 @@ def tile(op: Op) -> Sequence[Layers]:
 @rule("Concat")
 def concat(op: Op) -> Sequence[Layers]:
     """Labels one after the other along ``axis``; along all other axes the inputs are combined position by position."""
-    inputs = [t for t in op.inputs if t is not None]
-    rank = op.outputs[0].rank
-    axis = op.attrs["axis"] % rank
+    return [concatenation(op, [t for t in op.inputs if t is not None])]
+
+
+def concatenation(op: Op, inputs: list[Tensor]) -> Layers:
+    """The layers of ``inputs`` one after the other along the ``axis`` of the node."""
+    axis = op.attrs["axis"] % op.outputs[0].rank
     across = [
         Tensor(t.name, t.shape, _without(t.full, axis), tuple(la for la in t.layers if axis not in la.axes))
         for t in inputs
@@ -216,7 +219,7 @@ def concat(op: Op) -> Sequence[Layers]:
     parts = [t.along(axis) for t in inputs]
     if any(part is not None for part in parts):
         layers.append(_joined(op, axis, inputs, parts))
-    return [tuple(layers)]
+    return tuple(layers)
 
 
 def _without(shape: Shape, axis: int) -> Shape:
@@ -515,21 +518,25 @@ def depth_to_space(op: Op) -> Sequence[Layers]:
     """b*b input channels make one output channel: they go together."""
     x = op.inputs[0]
     assert x is not None
-    layer = x.along(1)
-    op_layers = tuple(la for la in x.layers if la is not layer)
-    for other in op_layers:
-        op.hold(other, (2, 3), "is rearranged into space")
+    layer, others = _rearranged(op, x, "is rearranged into space")
     if layer is None:
-        return [op_layers]
-    if len(layer.axes) > 1:
-        op.pin(layer, "is rearranged into space")
-        return [op_layers]
+        return [others]
     square = op.attrs["blocksize"] ** 2
     crd = op.attrs.get("mode", "DCR") == "CRD"
     blocks = layer.labels.reshape((-1, square) if crd else (square, -1))
     blocks = blocks if crd else blocks.T
     op.say.equate(blocks, blocks[:, :1], "makes one channel with others")
-    return [(*op_layers, line(blocks[:, 0], 1, 4))]
+    return [(*others, line(blocks[:, 0], 1, 4))]
+
+
+def _rearranged(op: Op, x: Tensor, why: str) -> tuple[Layer | None, Layers]:
+    """The layer of axis 1 alone, and that of axis 0; all others are pinned."""
+    plain = [la for la in x.layers if la.axes in ((0,), (1,))]
+    for layer in x.layers:
+        if not any(layer is known for known in plain):
+            op.pin(layer, why)
+    channels = next((la for la in plain if la.axes == (1,)), None)
+    return channels, tuple(la for la in plain if la is not channels)
 
 
 @rule("SpaceToDepth")
@@ -537,10 +544,7 @@ def space_to_depth(op: Op) -> Sequence[Layers]:
     """Each input channel makes b*b output channels, in the order [b, b, C]."""
     x = op.inputs[0]
     assert x is not None
-    layer = x.along(1)
-    for other in x.layers:
-        op.hold(other, (2, 3), "is rearranged into channels")
-    if layer is None or len(layer.axes) > 1:
-        op.keep_all(x, "is rearranged into channels")
-        return [()]
-    return [(line(np.tile(layer.labels.reshape(-1), op.attrs["blocksize"] ** 2), 1, 4),)]
+    layer, others = _rearranged(op, x, "is rearranged into channels")
+    if layer is None:
+        return [others]
+    return [(*others, line(np.tile(layer.labels.reshape(-1), op.attrs["blocksize"] ** 2), 1, 4))]

@@ -30,7 +30,7 @@ def instance_normalization(op: Op) -> Sequence[Layers]:
     return [merge(op, [Tensor(x.name, x.shape, x.full, layers), *vectors])]
 
 
-@rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+@rule("LayerNormalization", "RMSNormalization")
 def layer_normalization(op: Op) -> Sequence[Layers]:
     """Statistics over all axes from ``axis`` on: a norm over fewer channels is another function."""
     x = op.inputs[0]

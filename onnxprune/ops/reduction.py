@@ -20,16 +20,17 @@ REDUCE = (
 def hold_axes(op: Op, x: Tensor, axes: Sequence[int], why: str) -> Layers:
     """Keep what is labelled along ``axes``; give the layers that go on.
 
-    Columns whose rows are worked over go as a whole.
+    What is labelled along other axes too goes as a whole: columns whose rows are worked over, or rows.
     """
     out = []
     for layer in x.layers:
-        if layer.columns in axes:
+        free = tuple(a for a in layer.axes if a not in axes)
+        if not free:
             op.pin(layer, why)
-        elif any(a in axes for a in layer.axes):
+        elif len(free) < len(layer.axes):
             first = layer.labels[tuple(slice(0, 1) if a in axes else slice(None) for a in range(x.rank))]
             op.say.equate(layer.labels, first, why)
-            out.append(Layer(first, tuple(a for a in layer.axes if a not in axes), layer.columns))
+            out.append(Layer(first, free, layer.columns if layer.columns in free else free[-1]))
         else:
             out.append(layer)
     return tuple(out)

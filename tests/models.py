@@ -1,0 +1,68 @@
+"""Small models from onnx.parser text.
+
+    (float[2,3,6,6] x) => (float y) <float[8,3,3,3] w, int64[2] s = {0, -1}> { y = Conv(x, w) }
+
+A tensor that is declared and never computed is a weight, filled with seeded noise.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, helper, numpy_helper, parser, shape_inference
+
+
+def build(text: str, opset: int = 17, ir: int = 8) -> ModelProto:
+    """Parse, fill in weights, and declare every shape that can be inferred, so that a stale one is found."""
+    domains = f'"" : {opset}, "com.microsoft" : 1, "custom" : 1'
+    model = parser.parse_model(f"<ir_version: {ir}, opset_import: [{domains}]> g {text}")
+    graph = model.graph
+    made = {name for node in graph.node for name in node.output}
+    for info in [v for v in graph.value_info if v.name not in made]:
+        shape = [d.dim_value for d in info.type.tensor_type.shape.dim]
+        dtype = helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+        values = noise(info.name, shape) * (1 if dtype.kind in "fV" else 20)
+        graph.initializer.append(numpy_helper.from_array(values.astype(dtype), info.name))
+        graph.value_info.remove(info)
+    return declared(model)
+
+
+def declared(model: ModelProto) -> ModelProto:
+    """The model with every shape declared that onnx infers; outputs that declare none are left to inference too."""
+    for out in model.graph.output:
+        if not out.type.tensor_type.shape.dim:
+            out.type.tensor_type.ClearField("shape")
+    return shape_inference.infer_shapes(model, data_prop=True)
+
+
+def noise(name: str, shape: list[int]) -> NDArray[np.float64]:
+    """Seeded by ``name``, of a size that keeps activations near 1; positive where the name says 'var'."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    if name.startswith("var"):
+        return rng.uniform(0.5, 2, shape)
+    return np.asarray(rng.standard_normal(shape) / max(1.0, float(np.prod(shape[1:])) ** 0.5))
+
+
+def sandwich(middle: str, *weights: str, reads: int = 8, h: str = "h = Conv(x, w0)", inputs: str = "") -> str:
+    """x [2,3,8,8] -> Conv -> h [2,8,6,6] -> ``middle`` -> g [2,reads,?,?] -> Conv -> y."""
+    named = ", ".join(["float[8,3,3,3] w0", f"float[5,{reads},1,1] w9", *weights])
+    return f"(float[2,3,8,8] x{inputs}) => (float y) <{named}> {{\n{h}\n{middle}\ny = Conv(g, w9)\n}}"
+
+
+def pair(middle: str, *weights: str, reads: int = 8, second: int = 8) -> str:
+    """As `sandwich`, with a second tensor h2 [2,second,6,6] made of x."""
+    return sandwich(f"h2 = Conv(x, w1)\n{middle}", f"float[{second},3,3,3] w1", *weights, reads=reads)
+
+
+def mlp(middle: str, *weights: str, reads: int = 8, rows: str = "2") -> str:
+    """x [rows,6] -> MatMul -> h [rows,8] -> ``middle`` -> g [...,reads] -> MatMul -> y."""
+    named = ", ".join(["float[6,8] w0", f"float[{reads},5] w9", *weights])
+    return f"(float[{rows},6] x) => (float y) <{named}> {{\nh = MatMul(x, w0)\n{middle}\ny = MatMul(g, w9)\n}}"
+
+
+def flat(middle: str, *weights: str, reads: int, inputs: str = "", x: str = "2,3,8,8") -> str:
+    """x -> Conv -> h [2,8,6,6] -> ``middle`` -> g [?,reads] -> MatMul -> y."""
+    named = ", ".join(["float[8,3,3,3] w0", f"float[{reads},5] w9", *weights])
+    return f"(float[{x}] x{inputs}) => (float y) <{named}> {{\nh = Conv(x, w0)\n{middle}\ny = MatMul(g, w9)\n}}"

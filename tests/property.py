@@ -1,0 +1,343 @@
+"""The property that every test of a rule comes down to: removing channels is exact, and changes nothing else.
+
+    pruned(x) == original(x) with zeros in every weight slice that reads a removed channel
+
+The zeros are written into a copy of the original's weights, so that neither a rule nor `onnxprune.verify` has a say
+in the reference. Only where nothing constant does the reading (Q @ K^T) is the activation multiplied with a mask.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from onnxprune import plan as plans
+from onnxprune import runtime, verify
+from onnxprune.errors import ModelError
+from onnxprune.graph import Node, Shape
+from onnxprune.groups import Groups, Slice, group
+from onnxprune.model import Model, from_proto, write_text
+from onnxprune.pipeline import Analysis, Options, analyse
+from onnxprune.rewrite import Rewrite, rewrite
+from onnxprune.trace import Pinned, Read, Trace, Use, use_of
+
+Units = NDArray[np.int64]
+DeadOf = Callable[[Groups], Units]
+
+#: Rounding, relative to the largest output value, by the narrowest float type in the model.
+RTOL = {TensorProto.DOUBLE: 1e-9, TensorProto.FLOAT: 1e-4, TensorProto.FLOAT16: 2e-2, TensorProto.BFLOAT16: 1e-1}
+ATOL = 1e-5
+
+#: Attributes that mention a size, and may change.
+SIZES = {
+    "group",
+    "split",
+    "num_outputs",
+    "pads",
+    "starts",
+    "ends",
+    "value",
+    "value_ints",
+    "value_floats",
+    "hidden_size",
+    "scale",
+}
+
+#: Element types of sizes and positions.
+INTS = {TensorProto.INT64, TensorProto.INT32}
+
+#: Through these a weight is still the weight, under other dimensions or in another type.
+MOVES = {"Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A model, what was removed of it, and what came out."""
+
+    original: ModelProto = field(repr=False)
+    analysis: Analysis = field(repr=False)
+    groups: Groups = field(repr=False)  # without what a node could not follow
+    dead: Units
+    rewrite: Rewrite = field(repr=False)
+    pruned: ModelProto = field(repr=False)
+    refusals: tuple[Pinned, ...] = ()
+
+    @property
+    def removed(self) -> int:
+        """How many channels were removed."""
+        return len(self.dead)
+
+    @property
+    def trace(self) -> Trace:
+        """The original on labels."""
+        return self.analysis.trace
+
+    @property
+    def reasons(self) -> str:
+        """Why the rest stays, a line each."""
+        found = [str(r) for h in self.groups.held for r in h.reasons]
+        return "\n".join(dict.fromkeys(found))
+
+    @cached_property
+    def effect(self) -> float:
+        """What the removed channels contributed to the outputs."""
+        pairs = zip(self.outputs(self.original), self.outputs(self.pruned), strict=True)
+        return max(float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0)) for a, b in pairs)
+
+    def outputs(self, proto: ModelProto) -> list[NDArray[Any]]:
+        """What ``proto``, which has the original's inputs, gives for seeded ones."""
+        return run(proto, runtime.seeded_feeds(self.trace.model.graph.inputs, self.trace.shapes.inputs, 0))
+
+
+def some(seed: int = 0, most: float = 0.6, skip: float = 0) -> DeadOf:
+    """Seeded random channels: of each block up to a share of ``most``, the same number in each row, one always left.
+
+    ``skip``: the share of blocks that are left as they are.
+    """
+
+    def dead_of(groups: Groups) -> Units:
+        rng = np.random.default_rng(seed)
+        found = [np.zeros(0, np.int64)]
+        for block in (b for g in groups for b in g.blocks):
+            count = min(block.width - 1, int(np.ceil(rng.uniform(0.2, 1) * most * block.width)))
+            count = 0 if rng.uniform() < skip else count
+            found += [rng.permutation(row)[:count] for row in block.units]
+        return np.sort(np.concatenate(found))
+
+    return dead_of
+
+
+def assert_exact(
+    model: ModelProto, dead_of: DeadOf | None = None, input_shapes: Mapping[str, Shape] | None = None
+) -> Removal:
+    """Remove what ``dead_of`` chooses and check all that must be true of the result."""
+    removal = remove(model, dead_of or some(), input_shapes)
+    check(removal)
+    return removal
+
+
+def remove(
+    model: ModelProto, dead_of: DeadOf | None = None, input_shapes: Mapping[str, Shape] | None = None
+) -> Removal:
+    """ModelProto -> Model -> labels -> groups -> a choice -> rewrite; what cannot follow is pinned, as in a run."""
+    original = stamped(model)
+    before = original.SerializeToString(deterministic=True)
+    analysis = analyse(from_proto(original), Options(input_shapes=input_shapes or {}))
+    trace, groups = analysis.trace, analysis.groups
+    pins: dict[int, Pinned] = {}
+    refusals: list[Pinned] = []
+    while not isinstance(result := rewrite(trace, dead := (dead_of or some())(groups)), Rewrite):
+        fresh = [int(u) for u in result.units if int(u) not in pins and int(u) not in trace.pinned]
+        assert fresh, f"{result.reason}, and nothing is left to pin"
+        pins.update((u, result.reason) for u in fresh)
+        refusals.append(result.reason)
+        groups = group(trace, pins)
+    pruned = trace.model.apply(result.edits).proto
+    assert original.SerializeToString(deterministic=True) == before, "the input was changed"
+    return Removal(original, analysis, groups, dead, result, pruned, tuple(refusals))
+
+
+def stamped(model: ModelProto) -> ModelProto:
+    """A copy with all that a careless rewrite loses."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    copy.doc_string, copy.producer_name, copy.model_version, copy.domain = "a model", "tests", 3, "example"
+    for key, value in (("names", "{0: 'cat'}"), ("stride", "32")):
+        copy.metadata_props.add(key=key, value=value)
+    copy.graph.doc_string = "a graph"
+    for index, node in enumerate(copy.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
+        node.doc_string = f"node {index}"
+    for tensor in copy.graph.initializer:
+        tensor.doc_string = f"weight {tensor.name}"
+    return copy
+
+
+def check(removal: Removal) -> None:
+    """Valid, equal to the masked original, unchanged in all else, and made again by its plan."""
+    onnx.checker.check_model(removal.pruned, full_check=True)
+    assert_equals_masked(removal)
+    assert_rest_unchanged(removal)
+    assert_plan_repeats(removal)
+
+
+# --- exactness ------------------------------------------------------------------------------------------------------
+
+
+def assert_equals_masked(removal: Removal) -> None:
+    """The pruned model computes what the original does with zeros where removed channels are read."""
+    types = {t for t, _ in removal.trace.model.graph.constants.values()} | set(removal.trace.shapes.elem_type.values())
+    rtol = max(RTOL.get(t, 0.0) for t in types)
+    names = [o.name for o in removal.original.graph.output]
+    wanted, found = removal.outputs(masked(removal)), removal.outputs(removal.pruned)
+    for name, want, have in zip(names, wanted, found, strict=True):
+        assert (want.shape, want.dtype) == (have.shape, have.dtype), name
+        if want.dtype.kind not in "fV":
+            assert (want == have).all(), name
+            continue
+        a, b = want.astype(np.float64), have.astype(np.float64)
+        assert np.isfinite(a).all(), f"{name}: the row proves nothing with infinite values"
+        error, limit = np.abs(a - b).max(initial=0), ATOL + rtol * np.abs(a).max(initial=0)
+        assert error <= limit, f"{name}: off by {error:.3g}, rounding is {limit:.3g}"
+
+
+def masked(removal: Removal) -> ModelProto:
+    """The original with zeros in every slice that reads removed channels."""
+    trace, dead = removal.trace, removal.dead
+    nodes = trace.model.graph.nodes
+    whole = {_constant_behind(trace, nodes[r.node], r.position) for r in trace.reads}  # what a fused operator reads
+    slices = [s for g in removal.groups for s in g.slices if s.role == "in" or s.use in whole]
+    parts = [s for s in slices if np.isin(s.units, dead).any()]
+    left = [read for read in trace.reads if not _zeros_cover(trace, read, parts, dead)]
+    arrays: dict[Use, NDArray[Any]] = {}
+    for part in parts:
+        array = arrays.setdefault(part.use, trace.model.array(part.constant).copy())
+        gone = np.isin(part.units, dead)
+        array[gone if gone.ndim > 1 else (slice(None),) * part.axis + (gone,)] = 0
+    zeroed = ModelProto()
+    zeroed.CopyFrom(removal.original)
+    for index, (use, array) in enumerate(arrays.items()):
+        _give(zeroed, use, array, f"zeroed_{index}")
+    return verify.masked(replace(trace, model=Model(zeroed), reads=left), dead).proto
+
+
+def _zeros_cover(trace: Trace, read: Read, parts: list[Slice], dead: Units) -> bool:
+    """Whether every removed channel that is read there meets a zero in a constant."""
+    node = trace.model.graph.nodes[read.node]
+    tensor = trace.input(node, read.position)
+    units = [trace.unit[layer.labels].reshape(-1) for layer in tensor.layers] if tensor else []
+    others = [_constant_behind(trace, node, p) for p in range(len(node.inputs)) if p != read.position]
+    zeros = [part.units.reshape(-1) for part in parts if part.use in others]
+    met = np.isin(np.intersect1d(np.concatenate([*units, dead[:0]]), dead), np.concatenate([*zeros, dead[:0]]))
+    return read.zero is None and bool(met.all())
+
+
+def _constant_behind(trace: Trace, node: Node, position: int) -> Use | None:
+    name = node.inputs[position]
+    if name in trace.model.graph.constants:
+        return use_of(trace.model, name, node.index, position)
+    maker = trace.model.graph.producer.get(name)
+    return _constant_behind(trace, maker, 0) if maker is not None and maker.op in MOVES else None
+
+
+def _give(proto: ModelProto, use: Use, array: NDArray[Any], name: str) -> None:
+    """Let a use of a constant, or all that share their labels, read ``array``."""
+    constant, node, position = use
+    proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    places = [(node, position)] if node >= 0 else [(n, p) for n in range(len(proto.graph.node)) for p in range(99)]
+    for n, p in places:
+        inputs = proto.graph.node[n].input
+        if p < len(inputs) and inputs[p] == constant:
+            inputs[p] = name
+
+
+def run(proto: ModelProto, feeds: runtime.Feeds) -> list[NDArray[Any]]:
+    """Outputs from onnxruntime, or, of operators that it does not have, from onnx's reference."""
+    try:
+        with runtime.session(proto, "test", optimize=False) as active:
+            return [np.asarray(v) for v in runtime.run(active, feeds, "test").values()]
+    except ModelError as error:
+        if "NOT_IMPLEMENTED" not in error.what and "opset" not in error.what:
+            raise
+    return [np.asarray(v) for v in ReferenceEvaluator(proto).run(None, feeds)]
+
+
+# --- nothing else ---------------------------------------------------------------------------------------------------
+
+
+def assert_rest_unchanged(removal: Removal) -> None:
+    """What no removed channel touches is byte for byte what it was."""
+    before, after = removal.original, removal.pruned
+    assert _without(before, "graph") == _without(after, "graph"), "the model around the graph changed"
+    lists = ("node", "initializer", "input", "value_info")
+    assert _without(before.graph, *lists) == _without(after.graph, *lists), "the graph around the nodes changed"
+    constants = {t.name for t in before.graph.initializer}
+    assert [i.name for i in before.graph.input] == [i.name for i in after.graph.input]
+    for old, new in zip(before.graph.input, after.graph.input, strict=True):
+        assert old == new or old.name in constants, f"input {old.name} changed"
+    _assert_nodes_unchanged(removal)
+    _assert_constants_unchanged(removal)
+    declared = {v.name for v in before.graph.value_info}
+    assert {v.name for v in after.graph.value_info} <= declared
+
+
+def _without(message: Any, *names: str) -> bytes:
+    copy = type(message)()
+    copy.CopyFrom(message)
+    for name in names:
+        copy.ClearField(name)
+    data: bytes = copy.SerializeToString(deterministic=True)
+    return data
+
+
+def _assert_nodes_unchanged(removal: Removal) -> None:
+    old = {tuple(n.output): n for n in removal.original.graph.node}
+    new = {tuple(n.output): n for n in removal.pruned.graph.node}
+    assert [o for o in old if o in new] == list(new), "nodes were added, or changed places"
+    for outputs, node in old.items():
+        if outputs not in new:
+            assert _only_gave_sizes(removal, outputs), f"{node.name} went, and was read"
+            continue
+        assert _without(node, "input", "attribute") == _without(new[outputs], "input", "attribute"), node.name
+        before, after = _attributes(node), _attributes(new[outputs])
+        differ = {k for k in before.keys() | after.keys() if before.get(k) != after.get(k)}
+        assert differ <= SIZES, f"{node.name}: {differ}"
+
+
+def _only_gave_sizes(removal: Removal, outputs: tuple[str, ...]) -> bool:
+    """Whether tensors are, or lead to nothing but, sizes that are now written down."""
+    if all(o in removal.trace.shapes.value for o in outputs):
+        return True
+    readers = [n for n in removal.original.graph.node if set(n.input) & set(outputs)]
+    return bool(readers) and all(_only_gave_sizes(removal, tuple(n.output)) for n in readers)
+
+
+def _attributes(node: NodeProto) -> dict[str, bytes]:
+    return {a.name: a.SerializeToString(deterministic=True) for a in node.attribute}
+
+
+def _assert_constants_unchanged(removal: Removal) -> None:
+    old, new = (Model(p).constant_protos for p in (removal.original, removal.pruned))
+    touched = {u[0] for u, t in removal.trace.uses.items() for la in t.layers if _dies(removal, la.labels)}
+    for name, tensor in new.items():
+        source = old.get(name) or old.get(name.rpartition("_")[0])
+        if source is None:
+            computed = name.rpartition("_")[0] in removal.trace.shapes.value
+            assert computed or tensor.data_type in INTS, f"{name} is new, and no size"
+            continue
+        assert tensor.data_type == source.data_type, name
+        if name in old and name not in touched and tensor.data_type not in INTS:
+            assert tensor == source, f"{name} changed, and no removed channel touches it"
+    read = {i for n in removal.pruned.graph.node for i in n.input} | {o.name for o in removal.pruned.graph.output}
+    assert not {n for n in read if n in old and n not in new}, "a constant went that is read"
+
+
+def _dies(removal: Removal, labels: NDArray[np.int64]) -> bool:
+    return bool(np.isin(removal.trace.unit[labels], removal.dead).any())
+
+
+# --- the plan -------------------------------------------------------------------------------------------------------
+
+
+def assert_plan_repeats(removal: Removal) -> None:
+    """The plan, written and read, makes the same model of the same original."""
+    plan = plans.make(removal.trace, removal.rewrite, {"seed": 0})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "plan.json")
+        write_text(path, plan.to_json())
+        loaded = plans.load(path)
+    assert loaded.to_json() == plan.to_json()
+    again = analyse(from_proto(removal.original), Options(input_shapes=removal.trace.shapes.inputs))
+    _, result = plans.apply(again.trace, loaded, "plan")
+    repeated = again.trace.model.apply(result.edits).proto
+    assert repeated.SerializeToString(deterministic=True) == removal.pruned.SerializeToString(deterministic=True)

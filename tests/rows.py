@@ -1,0 +1,673 @@
+"""The table of operators and their forms: a model, how many of its channels can go, and why the others cannot.
+
+A new rule comes with its row here, and joins `tests/strategies.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from onnx import ModelProto
+
+from onnxprune.graph import Shape
+from onnxprune.ops.elementwise import UNARY
+from onnxprune.ops.reduction import REDUCE
+from tests.models import build, flat, mlp, pair, sandwich
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model in text. ``held_because``: why channels stay that no graph output needs; None: there are none such."""
+
+    name: str
+    text: str = field(repr=False)
+    prunable: int
+    held_because: str | None = None
+    opset: int = 17
+    ir: int = 8
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+
+    def model(self) -> ModelProto:
+        """The model, its weights filled in."""
+        return build(self.text, self.opset, self.ir)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+#: Declarations of what onnx cannot infer.
+G = "float[2,8,6,6] g"
+
+FIXED = "whose channels are fixed"
+
+
+# --- elementwise ----------------------------------------------------------------------------------------------------
+
+
+def unary() -> Iterator[Row]:
+    """Every unary operator, on values that it takes."""
+    small = dict.fromkeys(("Acos", "Asin", "Atanh"), "t = Tanh(h)\np = Mul(t, nine)")
+    positive = dict.fromkeys(("Acosh", "Log", "Sqrt", "Reciprocal"), "t = Softplus(h)\np = Add(t, one)")
+    special = {
+        "BitwiseNot": "r = Round(h)\np = Cast<to=6>(r)\nb = BitwiseNot(p)\nf = Cast<to=1>(b)\ng = Mul(f, h)",
+        "Not": "r = Round(h)\np = Cast<to=9>(r)\nb = Not(p)\nf = Cast<to=1>(b)\ng = Mul(f, h)",
+        "IsInf": "b = IsInf(h)\nf = Cast<to=1>(b)\ng = Add(f, h)",
+        "IsNaN": "b = IsNaN(h)\nf = Cast<to=1>(b)\ng = Add(f, h)",
+        "Cast": "d = Cast<to=11>(h)\ng = Cast<to=1>(d)",
+    }
+    since = {"Gelu": 20, "Mish": 18, "Swish": 24, "BitwiseNot": 18}
+    for op in UNARY:
+        before = {**small, **positive}.get(op, "p = Identity(h)")
+        middle = special.get(op, f"{before}\ng = {op}(p)")
+        opset = since.get(op, 17)
+        yield Row(f"{op}", sandwich(middle, "float nine = {0.9}", "float one = {1}"), 8, opset=opset)
+    for op in ("FastGelu", "Gelu", "QuickGelu"):
+        yield Row(f"contrib {op}", sandwich(f"g = com.microsoft.{op}(h)", G), 8)
+    yield Row("contrib BiasGelu", mlp("g = com.microsoft.BiasGelu(h, b)", "float[8] b", "float[2,8] g"), 8)
+    yield Row("contrib FastGelu with bias", mlp("g = com.microsoft.FastGelu(h, b)", "float[8] b", "float[2,8] g"), 8)
+    yield Row("Clip with bounds as inputs", sandwich("g = Clip(h, a, b)", "float a = {-0.5}", "float b = {0.5}"), 8)
+    yield Row("Clip at opset 9", sandwich("g = Clip<min=-0.5, max=0.5>(h)"), 8, opset=9, ir=4)
+    yield Row("Relu at opset 23", sandwich("g = Relu(h)"), 8, opset=23, ir=11)
+    yield Row("CastLike", sandwich("g = CastLike(h, like)", "float like"), 8)
+    yield Row("Dropout with mask", sandwich("d, m = Dropout(h)\nf = Cast<to=1>(m)\ng = Mul(d, f)"), 8)
+
+
+def binary() -> Iterator[Row]:
+    """Two activations at the same position are one channel."""
+    for op in ("Add", "Sub", "Mul", "Max", "Min", "Mean", "Sum"):
+        yield Row(op, pair(f"g = {op}(h, h2)"), 8)
+    yield Row("Div", pair("e = Exp(h2)\ng = Div(h, e)"), 8)
+    yield Row("Pow", pair("e = Exp(h2)\ng = Pow(e, h)"), 8)
+    yield Row("Mod", pair("e = Exp(h2)\ng = Mod<fmod=1>(h, e)"), 8)
+    for op in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"):
+        yield Row(op, pair(f"a = Round(h)\nb = Round(h2)\nc = {op}(a, b)\ng = Cast<to=1>(c)"), 8)
+    for op in ("And", "Or", "Xor"):
+        bools = "r = Round(h)\ns = Round(h2)\na = Cast<to=9>(r)\nb = Cast<to=9>(s)"
+        yield Row(op, pair(f"{bools}\nc = {op}(a, b)\ng = Cast<to=1>(c)"), 8)
+    for op in ("BitwiseAnd", "BitwiseOr", "BitwiseXor"):
+        ints = "r = Mul(h, ten)\ns = Mul(h2, ten)\na = Cast<to=6>(r)\nb = Cast<to=6>(s)"
+        yield Row(op, pair(f"{ints}\nc = {op}(a, b)\ng = Cast<to=1>(c)", "float ten = {10}"), 8, opset=18)
+    yield Row("Where", pair("c = Greater(h, h2)\ng = Where(c, h, h2)"), 8)
+    yield Row("Where of a scalar", pair("c = Greater(h2, zero)\ng = Where(c, h, zero)", "float zero = {0}"), 8)
+    sides = ("float[8,1,1] a", "float[1,8,1,1] b")
+    yield Row("Where between constants", sandwich("c = Greater(h, a)\ng = Where(c, a, b)", *sides), 8)
+    for shape in ("8,1,1", "1", "1,8,1,1", "8,6,6", "6", "1,1,6"):
+        yield Row(f"PRelu slope [{shape}]", sandwich("g = PRelu(h, s)", f"float[{shape}] s"), 8)
+    for shape in ("8,1,1", "1,8,1,1", "2,8,6,6", "8,6,1", "6", "1", "6,6"):
+        yield Row(f"Add constant [{shape}]", sandwich("g = Add(c, h)", f"float[{shape}] c"), 8)
+    yield Row("Mul by a gate", pair("p = GlobalAveragePool(h2)\ng = Mul(p, h)"), 8)
+    rows_and_columns = "r = ReduceMean<axes=[2]>(h)\nc = ReduceMean<axes=[3]>(h2)\ng = Add(r, c)"
+    yield Row("Add broadcast on both sides", pair(rows_and_columns), 8)
+    yield Row("Mul by a map of one channel", pair("g = Mul(h, h2)", second=1), 8)
+    yield Row("Sum of three", pair("h3 = Conv(x, w2)\ng = Sum(h, h2, h3)", "float[8,3,3,3] w2"), 8)
+    yield Row("Add a graph input", sandwich("g = Add(h, z)", inputs=", float[2,8,6,6] z"), 0, FIXED)
+    yield Row("Add a graph input of one channel", sandwich("g = Add(h, z)", inputs=", float[2,1,6,6] z"), 8)
+    yield Row("residual chain", pair("a = Add(h, h2)\nb = Conv(a, w2)\ng = Add(a, b)", "float[8,8,1,1] w2"), 8)
+    yield Row("SE gate", sandwich(SE_GATE, "float[4,8,1,1] w1", "float[8,4,1,1] w2"), 12)
+    yield Row("GLU", sandwich("a, b = Split<axis=1>(h)\ns = Sigmoid(b)\ng = Mul(a, s)", reads=4), 4, opset=11, ir=6)
+
+
+SE_GATE = "p = GlobalAveragePool(h)\na = Conv(p, w1)\nr = Relu(a)\nb = Conv(r, w2)\ns = Sigmoid(b)\ng = Mul(h, s)"
+
+
+def quantized() -> Iterator[Row]:
+    """QuantizeLinear and DequantizeLinear: one scale, or one a channel."""
+    one = ("float s = {0.05}", "int8 z = {0}")
+    yield Row("QDQ per tensor", sandwich("q = QuantizeLinear(h, s, z)\ng = DequantizeLinear(q, s, z)", *one), 8)
+    weights = ("int8[8,8,1,1] q", "float[8] vars", "int8[8] z")
+    for axis in (0, 1):
+        middle = f"w = DequantizeLinear<axis={axis}>(q, vars, z)\ng = Conv(h, w)"
+        yield Row(f"QDQ weight along {axis}", sandwich(middle, *weights), 16)
+    blocks = sandwich(
+        "w = DequantizeLinear<axis=1, block_size=4>(q, vars)\ng = Conv(h, w)", weights[0], "float[8,2,1,1] vars"
+    )
+    yield Row("QDQ in blocks", blocks, 0, "reads channels that are fixed", opset=21, ir=10)
+
+
+# --- contracting ----------------------------------------------------------------------------------------------------
+
+
+def convolutions() -> Iterator[Row]:
+    """Conv and ConvTranspose of all kinds, in one to three dimensions."""
+    yield Row("Conv with bias", sandwich("g = Conv(h, w1, b)", "float[6,8,3,3] w1", "float[6] b", reads=6), 14)
+    yield Row("Conv in groups", sandwich("g = Conv<group=2>(h, w1, b)", "float[6,4,3,3] w1", "float[6] b", reads=6), 14)
+    grouped = "a = Conv<group=2>(h, w1)\nr = Relu(a)\ng = Conv<group=4>(r, w2)"
+    yield Row("Conv groups in a row", sandwich(grouped, "float[8,4,1,1] w1", "float[4,2,1,1] w2", reads=4), 20)
+    depthwise = sandwich("g = Conv<group=8>(h, w1, b)", "float[8,1,3,3] w1", "float[8] b")
+    yield Row("Conv depthwise", depthwise, 8)
+    multiplier = sandwich("g = Conv<group=8>(h, w1, b)", "float[16,1,3,3] w1", "float[16] b", reads=16)
+    yield Row("Conv depthwise with multiplier 2", multiplier, 8)
+    first = "(float[2,3,8,8] x) => (float y) <float[9,1,3,3] w0, float[5,9,1,1] w9> { h = Conv<group=3>(x, w0)\ny = Conv(h, w9) }"
+    yield Row("Conv depthwise of the input", first, 0, "is a depthwise convolution of fixed channels")
+    for dims, kernel in (("9", "3"), ("7,7", "3,3"), ("5,5,5", "2,2,2")):
+        text = f"(float[2,3,{dims}] x) => (float y) <float[8,3,{kernel}] w0, float[8] b, float[5,8,{kernel}] w9> "
+        yield Row(f"Conv over [{dims}]", text + "{ h = Conv(x, w0, b)\ny = Conv(h, w9) }", 8)
+    for group, weight, prunable in ((1, "8,6", 14), (2, "8,3", 14), (8, "8,1", 8), (8, "8,2", 8)):
+        out = group * int(weight[-1])
+        text = sandwich(
+            f"g = ConvTranspose<group={group}>(h, w1, b)", f"float[{weight},3,3] w1", f"float[{out}] b", reads=out
+        )
+        yield Row(f"ConvTranspose group {group} weight [{weight}]", text, prunable)
+    one_d = "(float[2,3,9] x) => (float y) <float[3,8,2] w0, float[8,5,2] w9> { h = ConvTranspose(x, w0)\ny = ConvTranspose(h, w9) }"
+    yield Row("ConvTranspose in one dimension", one_d, 8)
+    fused = sandwich(
+        'g = com.microsoft.FusedConv<activation="Relu">(h, w1, b)',
+        "float[6,8,3,3] w1",
+        "float[6] b",
+        "float[2,6,4,4] g",
+        reads=6,
+    )
+    yield Row("FusedConv", fused, 14)
+    z = sandwich('g = com.microsoft.FusedConv<activation="Relu">(h, w1, b, h)', "float[8,8,1,1] w1", "float[8] b", G)
+    yield Row("FusedConv with a sum", z, 8)
+    yield Row(
+        "Conv with a computed weight",
+        sandwich("w = Mul(w1, s)\ng = Conv(h, w)", "float[8,8,1,1] w1", "float[8,1,1,1] s"),
+        16,
+    )
+
+
+def products() -> Iterator[Row]:
+    """Gemm and MatMul, with weights on either side and without."""
+    for a, b in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        left, right = ("t = Transpose(h)", "t") if a else ("", "h")
+        weight = "4,8" if b else "8,4"
+        for bias in ("4", "1,4", "1,1", "1", "2,4", "2,1"):
+            gemm = f"{left}\ng = Gemm<transA={a}, transB={b}, alpha=0.5, beta=2.0>({right}, w1, c)"
+            yield Row(f"Gemm {a}{b} C [{bias}]", mlp(gemm, f"float[{weight}] w1", f"float[{bias}] c", reads=4), 12)
+    yield Row("Gemm without C", mlp("g = Gemm(h, w1)", "float[8,4] w1", reads=4), 12)
+    left = "(float[6,4] x) => (float y) <float[8,6] w0, float[5,8] w9> { h = Gemm(w0, x)\ny = Gemm(w9, h) }"
+    yield Row("Gemm weight on the left", left, 8)
+    for rows in ("2", "2,3", "2,3,4"):
+        yield Row(f"MatMul of [{rows},6]", mlp("g = MatMul(h, w1)", "float[8,4] w1", reads=4, rows=rows), 12)
+    batched = mlp("g = MatMul(h, w1)", "float[3,8,4] w1", reads=4, rows="3,2")
+    yield Row("MatMul with a batch of weights", batched, 12)
+    left = "(float[2,6,4] x) => (float y) <float[8,6] w0, float[5,8] w9> { h = MatMul(w0, x)\ny = MatMul(w9, h) }"
+    yield Row("MatMul weight on the left", left, 8)
+    pointwise = sandwich(
+        "f = Reshape(h, s)\nm = MatMul(w1, f)\ng = Reshape(m, t)",
+        "int64[3] s = {0,8,36}",
+        "float[6,8] w1",
+        "int64[4] t = {2,6,6,6}",
+        reads=6,
+    )
+    yield Row("MatMul weight on the left of a map", pointwise, 14)
+    yield Row(
+        "MatMul by a vector",
+        "(float[2,6] x) => (float y) <float[6,8] w0, float[8] v> { h = MatMul(x, w0)\ny = MatMul(h, v) }",
+        0,
+        "is multiplied with a vector",
+    )
+    yield Row(
+        "MatMul of two activations",
+        mlp("k = MatMul(x, w1)\nt = Transpose(k)\ns = MatMul(h, t)\ng = Softmax(s)", "float[6,8] w1", reads=2),
+        8,
+    )
+    for a, b in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        left, right = ("t = Transpose(h)", "t") if a else ("", "h")
+        weight = "4,8" if b else "8,4"
+        fused = f"{left}\ng = com.microsoft.FusedMatMul<transA={a}, transB={b}, alpha=0.5>({right}, w1)"
+        yield Row(f"FusedMatMul {a}{b}", mlp(fused, f"float[{weight}] w1", "float[2,4] g", reads=4), 12)
+    yield Row("attention of 2 heads", attention(2, 4), 16)
+    yield Row("attention of 1 head", attention(1, 8), 16)
+
+
+def attention(heads: int, dim: int, scale: str = "") -> str:
+    """x [2,3,6]; Q, K, V of ``heads`` * ``dim`` channels through Reshape and Transpose."""
+    width = heads * dim
+    split = "\n".join(
+        f"{n} = MatMul(x, w{n})\n{n}r = Reshape({n}, split)\n{n}t = Transpose<perm=[{p}]>({n}r)"
+        for n, p in (("q", "0,2,1,3"), ("k", "0,2,3,1"), ("v", "0,2,1,3"))
+    )
+    weights = ", ".join(f"float[6,{width}] w{n}" for n in "qkv")
+    return (
+        f"(float[2,3,6] x) => (float y) <{weights}, int64[4] split = {{0,0,{heads},{dim}}}, int64[3] merge = {{0,0,{width}}}, "
+        f"float[{width},5] w9> {{\n{split}\ns = MatMul(qt, kt)\n{scale}\np = Softmax<axis=-1>({'z' if scale else 's'})\no = MatMul(p, vt)\n"
+        "ot = Transpose<perm=[0,2,1,3]>(o)\nm = Reshape(ot, merge)\ny = MatMul(m, w9)\n}"
+    )
+
+
+SCALE = "n = Shape<start=-1>(qt)\nf = Cast<to=1>(n)\nr = Sqrt(f)\nz = Div(s, r)"
+
+
+# --- movement -------------------------------------------------------------------------------------------------------
+
+
+def concats() -> Iterator[Row]:
+    """Concat with its offsets, Split in all its forms."""
+    yield Row("Concat", pair("g = Concat<axis=1>(h, h2)", reads=14, second=6), 14)
+    yield Row("Concat of the same twice", sandwich("g = Concat<axis=1>(h, h)", reads=16), 8)
+    yield Row(
+        "Concat with the input", sandwich("g = Concat<axis=1>(z, h, z)", inputs=", float[2,3,6,6] z", reads=14), 8
+    )
+    yield Row("Concat with a constant", sandwich("g = Concat<axis=-3>(h, c)", "float[2,3,6,6] c", reads=11), 11)
+    yield Row("Concat along height", pair("g = Concat<axis=2>(h, h2)"), 8)
+    yield Row(
+        "Concat along height with the input",
+        sandwich("g = Concat<axis=2>(h, z)", inputs=", float[2,8,6,6] z"),
+        0,
+        FIXED,
+    )
+    nested = "a = Concat<axis=1>(h, h2)\nb, c = Split<axis=1, num_outputs=2>(a)\ng = Concat<axis=1>(c, b, a)"
+    yield Row("Concat and Split nested", pair(nested, reads=24, second=4), 12, opset=18)
+    bottleneck = "a, b = Split<axis=1>(h, s)\nc = Conv(b, w1)\nd = Add(b, c)\ng = Concat<axis=1>(a, b, d)"
+    yield Row("C2f", sandwich(bottleneck, "int64[2] s = {4,4}", "float[4,4,1,1] w1", reads=12), 8)
+    dense = "a = Conv(h, w1)\nb = Concat<axis=1>(h, a)\nc = Conv(b, w2)\ng = Concat<axis=1>(b, c)"
+    yield Row("dense block", sandwich(dense, "float[4,8,1,1] w1", "float[4,12,1,1] w2", reads=16), 16)
+    swap = "g = Concat<axis=1>(b, a)"
+    yield Row("Split at opset 9", sandwich(f"a, b = Split<axis=1, split=[3,5]>(h)\n{swap}"), 8, opset=9, ir=4)
+    yield Row("Split in halves at opset 11", sandwich(f"a, b = Split<axis=1>(h)\n{swap}"), 8, opset=11, ir=6)
+    yield Row("Split by an input", sandwich(f"a, b = Split<axis=-3>(h, s)\n{swap}", "int64[2] s = {3,5}"), 8, opset=13)
+    yield Row("Split in halves at opset 13", sandwich(f"a, b = Split<axis=1>(h)\n{swap}"), 8, opset=13)
+    yield Row("Split by num_outputs", sandwich(f"a, b = Split<axis=1, num_outputs=2>(h)\n{swap}"), 8, opset=18)
+    uneven = "a, b, c = Split<axis=1, num_outputs=3>(h)\ng = Concat<axis=1>(b, c, a)"
+    yield Row("Split by num_outputs, unevenly", sandwich(uneven), 8, opset=18)
+    yield Row("Split along height", sandwich("a, b = Split<axis=2>(h)\ng = Add(a, b)"), 8, opset=13)
+    yield Row("Split with an unread part", sandwich("g, b = Split<axis=1>(h)", reads=4), 8, opset=13)
+
+
+def slices() -> Iterator[Row]:
+    """Slice and Gather along channels and along other axes."""
+    low, high = "a = Slice<axes=[1], starts=[0], ends=[3]>(h)", "b = Slice<axes=[1], starts=[3], ends=[9000]>(h)"
+    yield Row("Slice at opset 9", sandwich(f"{low}\n{high}\ng = Concat<axis=1>(b, a)"), 8, opset=9, ir=4)
+    bounds = ("int64[1] s", "int64[1] e", "int64[1] a = {1}", "int64[1] st")
+
+    def by_input(start: int, end: int, step: int, left: int, because: str | None = None) -> Row:
+        values = [f"{n} = {{{v}}}" for n, v in zip((bounds[0], bounds[1], bounds[3]), (start, end, step), strict=True)]
+        text = sandwich("g = Slice(h, s, e, a, st)", *values, bounds[2], reads=left)
+        return Row(f"Slice [{start}:{end}:{step}]", text, 0 if because else 8, because)
+
+    yield by_input(2, 7, 1, 5)
+    yield by_input(-6, -1, 1, 5)
+    yield by_input(0, 2**31, 1, 8)
+    yield by_input(7, 1, -1, 6)
+    yield by_input(-1, -9, -1, 8)
+    yield by_input(-1, -(2**31), -1, 8)
+    yield by_input(0, 8, 2, 4, "is sliced with a step")
+    spatial = sandwich("g = Slice(h, s, e, a)", "int64[2] s = {1,-2}", "int64[2] e = {5,9}", "int64[2] a = {2,3}")
+    yield Row("Slice along height and width", spatial, 8)
+    narrow = ("int32[2] s = {2,1}", "int32[2] e = {7,5}", "int32[2] a = {1,2}")
+    yield Row("Slice by int32", sandwich("g = Slice(h, s, e, a)", *narrow, reads=5), 8)
+    stepped = "p = Slice(h, s, e, a, t)\nq = Slice(h, e1, e, a, t)\ng = Concat<axis=1>(p, q)"
+    ints = (
+        "int64[2] s = {0,0}",
+        "int64[2] e1 = {1,1}",
+        "int64[2] e = {9,9}",
+        "int64[2] a = {2,3}",
+        "int64[2] t = {2,2}",
+    )
+    yield Row("Focus", sandwich(stepped, *ints, reads=16), 8)
+    yield Row("Gather of channels", sandwich("g = Gather<axis=1>(h, i)", "int64[5] i = {7,-8,3,3,1}", reads=5), 8)
+    shuffle = "g = Gather<axis=1>(h, i)", "int64[8] i = {0,4,1,5,2,6,3,7}"
+    yield Row("Gather as a channel shuffle", sandwich(*shuffle), 8)
+    yield Row(
+        "Gather one channel", sandwich("c = Gather<axis=1>(h, i)\ng = Mul(h, c)", "int64[1] i = {3}"), 7, "scalar"
+    )
+    one = flat("c = Gather<axis=1>(h, i)\ng = Flatten(c)", "int64 i = {3}", reads=36)
+    yield Row("Gather a channel away", one, 0, "as a tensor without channels")
+    yield Row("Gather one row", flat("p = Gather<axis=3>(h, i)\ng = Gather<axis=2>(p, i)", "int64 i = {3}", reads=8), 8)
+    qkv = "r = Reshape(h, s)\nt = Transpose<perm=[1,0,2]>(r)\nq = Gather<axis=0>(t, i0)\nk = Gather<axis=0>(t, i1)\ng = Mul(q, k)"
+    packed = mlp(qkv, "int64[3] s = {2,2,4}", "int64 i0 = {0}", "int64 i1 = {1}", reads=4)
+    yield Row("Gather scalar on packed rows", packed, 4)
+    lookup = "(int64[2,3] x) => (float y) <float[9,6] table, float[6,5] w9> { h = Gather(table, x)\ny = MatMul(h, w9) }"
+    yield Row("Gather from an embedding", lookup, 6)
+
+
+def layouts() -> Iterator[Row]:
+    """Reshape, Flatten, Squeeze, Unsqueeze, Transpose."""
+    for name, shape in (("-1", "2,-1"), ("0", "0,-1"), ("written", "2,288"), ("0 and written", "0,288")):
+        yield Row(f"Reshape flat by {name}", flat("g = Reshape(h, s)", f"int64[2] s = {{{shape}}}", reads=288), 8)
+    yield Row("Flatten", flat("g = Flatten(h)", reads=288), 8)
+    nhwc = "t = Transpose<perm=[0,2,3,1]>(h)\ng = Flatten(t)"
+    yield Row("Flatten of NHWC", flat(nhwc, reads=288), 8)
+    yield Row("Flatten from axis 2", flat("f = Flatten<axis=2>(h)\ng = Transpose(f)", reads=16), 8)
+    yield Row(
+        "Squeeze at opset 11", flat("p = GlobalAveragePool(h)\ng = Squeeze<axes=[2,3]>(p)", reads=8), 8, opset=11, ir=6
+    )
+    yield Row(
+        "Squeeze by an input", flat("p = GlobalAveragePool(h)\ng = Squeeze(p, a)", "int64[2] a = {-1,-2}", reads=8), 8
+    )
+    lift = "p = ReduceMean<axes=[2,3], keepdims=0>(h)\nu = Unsqueeze{}\nm = Mul(h, u)\ng = Relu(m)"
+    yield Row("Unsqueeze at opset 11", sandwich(lift.format("<axes=[2,3]>(p)")), 8, opset=11, ir=6)
+    yield Row("Unsqueeze by an input", sandwich(lift.format("(p, a)"), "int64[2] a = {2,-1}"), 8)
+    island = "t = Transpose<perm=[0,2,3,1]>(h)\na = MatMul(t, w1)\nb = Add(a, c)\ng = Transpose<perm=[0,3,1,2]>(b)"
+    yield Row("NHWC island", sandwich(island, "float[8,6] w1", "float[6] c", reads=6), 14)
+    yield Row("Transpose without perm", mlp("t = Transpose(h)\nr = Relu(t)\ng = Transpose(r)"), 8)
+    shuffle = "r = Reshape(h, s)\nt = Transpose<perm=[0,2,1,3,4]>(r)\ng = Reshape(t, u)"
+    shapes = ("int64[5] s = {2,2,4,6,6}", "int64[4] u = {0,8,6,6}")
+    yield Row("channel shuffle", sandwich(shuffle, *shapes), 4)
+    grouped = f"c = Conv<group=2>(h, w1)\n{shuffle.replace('(h, s)', '(c, s)').replace('g = Reshape', 'k = Reshape')}\ng = Conv<group=2>(k, w2)"
+    yield Row(
+        "channel shuffle between groups", sandwich(grouped, *shapes, "float[8,4,1,1] w1", "float[8,4,1,1] w2"), 20
+    )
+    computed = "n = Shape(h)\nb = Gather(n, zero)\nu = Unsqueeze(b, a)\ns = Concat<axis=0>(u, minus)\ng = Reshape(h, s)"
+    ints = ("int64 zero = {0}", "int64[1] a = {0}", "int64[1] minus = {-1}")
+    for name, x, shapes_ in (("", "2,3,8,8", {}), (" with dynamic batch", "N,3,8,8", {"x": (2, 3, 8, 8)})):
+        yield Row(f"Reshape by Shape{name}", flat(computed, *ints, reads=288, x=x), 8, shapes=shapes_)
+    product = "n = Shape(h)\nb, c, d, e = Split<axis=0>(n)\nf = Mul(d, e)\ns = Concat<axis=0>(b, c, f)\nr = Reshape(h, s)\nt = Transpose<perm=[0,2,1]>(r)\nm = MatMul(t, w1)\ng = ReduceMean<axes=[1], keepdims=0>(m)"
+    dynamic = flat(product, "float[8,6] w1", "float[N,6] g", reads=6, x="N,3,8,8")
+    yield Row("Reshape by a product of sizes", dynamic, 14, opset=13, shapes={"x": (2, 3, 8, 8)})
+    heads = "r = Reshape(h, s)\nt = Transpose<perm=[0,1,3,4,2]>(r)\nm = ReduceMean<axes=[2,3], keepdims=0>(t)\ng = Reshape(m, u)"
+    yield Row("Reshape splits and merges", flat(heads, "int64[5] s = {2,2,4,6,6}", "int64[2] u = {2,8}", reads=8), 8)
+    yield Row("Reshape with allowzero", flat("g = Reshape<allowzero=1>(h, s)", "int64[2] s = {2,288}", reads=288), 8)
+    rows_only = "r = Reshape(h, s)\nm = ReduceMax<axes=[2], keepdims=0>(r)\ng = Flatten(m)"
+    yield Row("Reshape into rows that are reduced", flat(rows_only, "int64[5] s = {2,2,4,6,6}", reads=72), 2)
+
+
+def space() -> Iterator[Row]:
+    """Pad, Resize, DepthToSpace, SpaceToDepth."""
+    yield Row("Pad at opset 9", sandwich("g = Pad<pads=[0,0,1,1,0,0,1,1]>(h)"), 8, opset=9, ir=4)
+    yield Row("Pad by an input", sandwich("g = Pad(h, p)", "int64[8] p = {0,0,1,1,0,0,1,-1}"), 8)
+    yield Row("Pad with axes", sandwich("g = Pad(h, p,, a)", "int64[2] p = {1,2}", "int64[1] a = {-1}"), 8, opset=18)
+    for mode in ("reflect", "edge"):
+        yield Row(f"Pad {mode}", sandwich(f'g = Pad<mode="{mode}">(h, p)', "int64[8] p = {0,0,1,1,0,0,1,1}"), 8)
+    along = sandwich(
+        "p = Pad(h, s)\ng = Add(p, h2)\nh2 = Conv(x, w1)",
+        "int64[8] s = {0,2,0,0,0,3,0,0}",
+        "float[13,3,3,3] w1",
+        reads=13,
+    )
+    along = along.replace(
+        "p = Pad(h, s)\ng = Add(p, h2)\nh2 = Conv(x, w1)", "h2 = Conv(x, w1)\np = Pad(h, s)\ng = Add(p, h2)"
+    )
+    yield Row("Pad along channels into a shortcut", along, 13)
+    yield Row("Pad along channels", sandwich("g = Pad(h, s)", "int64[8] s = {0,2,0,0,0,3,0,0}", reads=13), 8)
+    wrong = sandwich('g = Pad<mode="edge">(h, s)', "int64[8] s = {0,1,0,0,0,1,0,0}", reads=10)
+    yield Row("Pad along channels with copies", wrong, 0, "is padded with copies of channels")
+    up = "float[4] s = {1,1,2,2}"
+    yield Row("Resize by scales", sandwich("g = Resize(h,, s)", up), 8)
+    yield Row("Resize at opset 10", sandwich("g = Resize(h, s)", up), 8, opset=10, ir=5)
+    yield Row("Resize at opset 11", sandwich("g = Resize(h, roi, s)", up, "float[8] roi"), 8, opset=11, ir=6)
+    yield Row("Resize by sizes", sandwich("g = Resize(h,,, s)", "int64[4] s = {2,8,9,9}"), 8)
+    yield Row("Resize with axes", sandwich("g = Resize<axes=[2,3]>(h,,, s)", "int64[2] s = {9,9}"), 8, opset=18)
+    yield Row("Upsample", sandwich("g = Upsample(h, s)", up), 8, opset=9, ir=4)
+    along = sandwich("g = Resize(h,, s)", "float[4] s = {1,2,1,1}", reads=16)
+    yield Row("Resize along channels", along, 0, "is resized along its channels")
+    for mode in ("DCR", "CRD"):
+        yield Row(f"DepthToSpace {mode}", sandwich(f'g = DepthToSpace<blocksize=2, mode="{mode}">(h)', reads=2), 2)
+    yield Row("SpaceToDepth", sandwich("g = SpaceToDepth<blocksize=2>(h)", reads=32), 8)
+    pixel = "r = Reshape(h, s)\nt = Transpose<perm=[0,1,4,2,5,3]>(r)\ng = Reshape(t, u)"
+    yield Row(
+        "pixel shuffle decomposed",
+        sandwich(pixel, "int64[6] s = {2,2,2,2,6,6}", "int64[4] u = {2,2,12,12}", reads=2),
+        2,
+    )
+    unshuffle = "r = Reshape(h, s)\nt = Transpose<perm=[0,1,3,5,2,4]>(r)\ng = Reshape(t, u)"
+    yield Row(
+        "pixel unshuffle decomposed",
+        sandwich(unshuffle, "int64[6] s = {2,8,3,2,3,2}", "int64[4] u = {2,32,3,3}", reads=32),
+        8,
+    )
+
+
+def repeats() -> Iterator[Row]:
+    """Expand, ConstantOfShape, Tile."""
+    yield Row(
+        "Expand of a gate",
+        sandwich("p = GlobalAveragePool(h)\nq = Expand(p, s)\ng = Mul(h, q)", "int64[4] s = {2,8,6,6}"),
+        8,
+    )
+    yield Row("Expand by 1", sandwich("p = GlobalAveragePool(h)\ng = Expand(p, s)", "int64[3] s = {1,6,6}"), 8)
+    one = pair("q = Expand(h2, s)\ng = Mul(h, q)", "int64[4] s = {1,8,1,1}", second=1)
+    yield Row("Expand to channels", one, 8)
+    like = "n = Shape(h)\nz = ConstantOfShape<value = float[1] {1.5}>(n)\ng = Mul(h, z)"
+    yield Row("ConstantOfShape like a map", sandwich(like), 8)
+    yield Row(
+        "ConstantOfShape",
+        sandwich("z = ConstantOfShape<value = float[1] {1.5}>(s)\ng = Mul(h, z)", "int64[3] s = {8,6,6}"),
+        8,
+    )
+    dynamic = flat(f"{like.replace('g = ', 'm = ')}\ng = Flatten(m)", reads=288, x="N,3,8,8")
+    yield Row("ConstantOfShape with dynamic batch", dynamic, 8, shapes={"x": (2, 3, 8, 8)})
+    yield Row("Tile along channels", sandwich("g = Tile(h, r)", "int64[4] r = {1,2,1,1}", reads=16), 8)
+    yield Row("Tile along height", sandwich("g = Tile(h, r)", "int64[4] r = {1,1,2,1}"), 8)
+
+
+# --- along axes -----------------------------------------------------------------------------------------------------
+
+
+def reductions() -> Iterator[Row]:
+    """Reductions, softmax and pooling."""
+    for op in REDUCE:
+        yield Row(op, sandwich(f"e = Exp(h)\ng = {op}(e, a)", "int64[2] a = {2,-1}"), 8, opset=18)
+        before = flat(f"e = Exp(h)\ng = {op}<axes=[-2,3], keepdims=0>(e)", reads=8)
+        if op != "ReduceSum":
+            yield Row(f"{op} by attribute", before, 8, opset=11, ir=6)
+    yield Row("ReduceSum at opset 11", flat("g = ReduceSum<axes=[2,3], keepdims=0>(h)", reads=8), 8, opset=11, ir=6)
+    yield Row(
+        "ReduceSum at opset 13", flat("g = ReduceSum<keepdims=0>(h, a)", "int64[2] a = {2,3}", reads=8), 8, opset=13
+    )
+    over = sandwich("m = ReduceMean<axes=[1]>(h)\ng = Mul(h, m)")
+    yield Row("ReduceMean over channels", over, 0, "is reduced over its channels")
+    everything = sandwich("m = ReduceMean(h)\ng = Mul(h, m)")
+    yield Row("ReduceMean over everything", everything, 0, "is reduced over its channels")
+    noop = sandwich("g = ReduceMean<noop_with_empty_axes=1>(h)")
+    yield Row("ReduceMean over nothing", noop, 8, opset=18)
+    rows = mlp("r = Reshape(h, s)\ng = ReduceMean<axes=[1], keepdims=0>(r)", "int64[3] s = {2,2,4}", reads=4)
+    yield Row("ReduceMean over rows", rows, 4)
+    for op in ("ArgMax", "ArgMin"):
+        yield Row(op, sandwich(f"i = {op}<axis=2>(h)\ng = Cast<to=1>(i)"), 8)
+    last = "t = Transpose<perm=[0,2,3,1]>(h)\ns = {}(t)\ng = Transpose<perm=[0,3,1,2]>(s)"
+    for op in ("Softmax", "LogSoftmax", "Hardmax"):
+        yield Row(f"{op} along width", sandwich(f"g = {op}(h)"), 8, opset=13)
+        yield Row(f"{op} along channels", sandwich(f"g = {op}<axis=1>(h)"), 0, f"goes through {op}", opset=13)
+        yield Row(f"{op} at opset 11 from height", sandwich(f"g = {op}<axis=2>(h)"), 8, opset=11, ir=6)
+        yield Row(f"{op} at opset 11 by default", sandwich(f"g = {op}(h)"), 0, f"goes through {op}", opset=11, ir=6)
+        yield Row(f"{op} of NHWC", sandwich(last.format(op)), 0, f"goes through {op}")
+    yield Row("LpNormalization", sandwich("g = LpNormalization<axis=2>(h)"), 8)
+    yield Row("LpNormalization along channels", sandwich("g = LpNormalization<axis=1>(h)"), 0, "LpNormalization")
+    yield Row("CumSum along height", sandwich("g = CumSum(h, a)", "int64 a = {2}"), 8)
+    yield Row("CumSum along channels", sandwich("g = CumSum(h, a)", "int64 a = {-3}"), 0, "CumSum")
+    yield Row("TopK along width", sandwich("g, i = TopK<axis=3>(h, k)", "int64[1] k = {2}"), 8)
+    yield Row("TopK along channels", sandwich("g, i = TopK<axis=1>(h, k)", "int64[1] k = {2}", reads=2), 0, "TopK")
+    for op in ("MaxPool", "AveragePool", "LpPool"):
+        yield Row(op, sandwich(f"g = {op}<kernel_shape=[2,2], strides=[2,2]>(h)"), 8)
+    for op in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"):
+        yield Row(op, sandwich(f"g = {op}(h)"), 8)
+    indices = sandwich("p, i = MaxPool<kernel_shape=[2,2]>(h)\nf = Cast<to=1>(i)\ng = Add(p, f)")
+    yield Row("MaxPool with indices", indices, 0, "is pooled with indices")
+
+
+def norms() -> Iterator[Row]:
+    """Statistics of each channel let it go; statistics over channels hold them."""
+    vectors = ("float[8] scale", "float[8] b")
+    yield Row(
+        "BatchNormalization",
+        sandwich("g = BatchNormalization(h, scale, b, m, var)", *vectors, "float[8] m", "float[8] var"),
+        8,
+    )
+    rank_2 = mlp("g = BatchNormalization(h, scale, b, m, var)", *vectors, "float[8] m", "float[8] var")
+    yield Row("BatchNormalization of rank 2", rank_2, 8)
+    yield Row("InstanceNormalization", sandwich("g = InstanceNormalization(h, scale, b)", *vectors), 8)
+    why = "is normalised over its channels"
+    yield Row("LayerNormalization", mlp("g = LayerNormalization(h, scale, b)", *vectors), 0, why)
+    spatial = sandwich("g = LayerNormalization<axis=2>(h, s)", "float[6,6] s")
+    yield Row("LayerNormalization over height and width", spatial, 8)
+    yield Row("RMSNormalization", mlp("g = RMSNormalization(h, scale)", *vectors[:1]), 0, why, opset=23, ir=11)
+    yield Row("LRN", sandwich("g = LRN<size=3>(h)"), 0, why)
+    yield Row(
+        "GroupNormalization",
+        sandwich("g = GroupNormalization<num_groups=2>(h, scale, b)", *vectors, G),
+        0,
+        why,
+        opset=21,
+        ir=10,
+    )
+
+
+def recurrent() -> Iterator[Row]:
+    """LSTM, GRU and RNN: inputs are read, hidden units go with their gates."""
+    for op, gates in (("LSTM", 4), ("GRU", 3), ("RNN", 1)):
+        for width, attrs in ((1, ""), (2, ', direction="bidirectional"')):
+            weights = (
+                f"float[{width},{5 * gates},8] w, float[{width},{5 * gates},5] r, float[{width},{10 * gates}] b, "
+                f"int64[3] s = {{4,2,{5 * width}}}, float[6,8] w0, float[{5 * width},3] w9"
+            )
+            nodes = (
+                f"h = MatMul(x, w0)\nl = {op}<hidden_size=5{attrs}>(h, w, r, b)\n"
+                "t = Transpose<perm=[0,2,1,3]>(l)\nm = Reshape(t, s)\ny = MatMul(m, w9)"
+            )
+            text = f"(float[4,2,6] x) => (float y) <{weights}> {{ {nodes} }}"
+            yield Row(f"{op}{' in both directions' * (width - 1)}", text, 13)
+
+
+def indexed() -> Iterator[Row]:
+    """Lookups along other axes than the channels', and Einsum."""
+    top = "t, i = TopK<axis=3>(h2, k)"
+    yield Row("GatherElements along width", pair(f"{top}\ng = GatherElements<axis=3>(h, i)", "int64[1] k = {2}"), 8)
+    held = pair("t, i = TopK<axis=1>(h2, k)\ng = GatherElements<axis=1>(h, i)", "int64[1] k = {2}", reads=2)
+    yield Row("GatherElements along channels", held, 0, "TopK")
+    for op, opset in (("ScatterElements", 17), ("Scatter", 10)):
+        text = pair(f"{top}\ng = {op}<axis=3>(h, i, t)", "int64[1] k = {2}")
+        yield Row(f"{op} along width", text, 8, opset=opset)
+    yield Row("ScatterND of rows", mlp("g = ScatterND(h, i, c)", "int64[1,1] i = {1}", "float[1,8] c"), 8)
+    yield Row("GatherND of rows", mlp("g = GatherND(h, i)", "int64[3,1] i = {1,0,1}"), 8)
+    yield Row(
+        "Einsum with a weight", sandwich('g = Einsum<equation="nchw,oc->nohw">(h, w1)', "float[6,8] w1", reads=6), 14
+    )
+    both = 'k = MatMul(x, w1)\ng = Einsum<equation="ni,mi->nm">(h, k)'
+    yield Row("Einsum of two activations", mlp(both, "float[6,8] w1", reads=2), 8)
+    alone = mlp('s = Einsum<equation="ni->n">(h)\nu = Unsqueeze(s, a)\ng = Mul(h, u)', "int64[1] a = {1}")
+    yield Row("Einsum that sums channels", alone, 0, "is summed over its channels")
+
+
+Q = ("float s = {0.05}", "uint8 z = {120}", "float ws = {0.01}", "int8 wz = {0}")
+
+
+def integers() -> Iterator[Row]:
+    """Operators on quantized tensors, in onnx and in onnxruntime's own domain."""
+    into, out = "q = QuantizeLinear(h, s, z)", "g = DequantizeLinear(p, s, z)"
+    vectors = ("int8[6,8,1,1] w1", "float[6] vars", "int8[6] v", "int32[6] b")
+    conv = f"{into}\np = QLinearConv(q, s, z, w1, vars, v, s, z, b)\n{out}"
+    yield Row("QLinearConv", sandwich(conv, *vectors, *Q, reads=6), 14)
+    grouped = f"{into}\np = QLinearConv<group=2>(q, s, z, w1, ws, wz, s, z)\n{out}"
+    yield Row("QLinearConv in groups", sandwich(grouped, "int8[6,4,1,1] w1", *Q, reads=6), 14)
+    whole = f"{into}\np = ConvInteger(q, w1, z)\ng = Cast<to=1>(p)"
+    yield Row("ConvInteger", sandwich(whole, "int8[6,8,1,1] w1", *Q, reads=6), 14)
+    product = f"{into}\np = QLinearMatMul(q, s, z, w1, ws, wz, s, z)\n{out}"
+    yield Row("QLinearMatMul", mlp(product, "int8[8,6] w1", *Q, reads=6), 14)
+    whole = f"{into}\np = MatMulInteger(q, w1, z)\ng = Cast<to=1>(p)"
+    yield Row("MatMulInteger", mlp(whole, "int8[8,6] w1", *Q, reads=6), 14)
+    gemm = f"{into}\np = com.microsoft.QGemm<transB=1>(q, s, z, w1, ws, wz, b, s, z)\n{out}"
+    yield Row("QGemm", mlp(gemm, "int8[6,8] w1", "int32[6] b", "uint8[2,6] p", *Q, reads=6), 14)
+    for op in ("QLinearAdd", "QLinearMul"):
+        text = f"{into}\nr = QuantizeLinear(h2, s, z)\np = com.microsoft.{op}(q, s, z, r, s, z, s, z)\n{out}"
+        yield Row(op, pair(text, "uint8[2,8,6,6] p", *Q), 8)
+    for op, attrs, size in (
+        ("QLinearLeakyRelu", "", 6),
+        ("QLinearSigmoid", "", 6),
+        ("QLinearAveragePool", "<kernel_shape=[2,2]>", 5),
+        ("QLinearGlobalAveragePool", "", 1),
+    ):
+        text = f"{into}\np = com.microsoft.{op}{attrs}(q, s, z, s, z)\n{out}"
+        yield Row(op, sandwich(text, f"uint8[2,8,{size},{size}] p", *Q), 8)
+    concat = (
+        f"{into}\nr = QuantizeLinear(h2, s, z)\np = com.microsoft.QLinearConcat<axis=1>(s, z, q, s, z, r, s, z)\n{out}"
+    )
+    yield Row("QLinearConcat", pair(concat, "uint8[2,12,6,6] p", *Q, reads=12, second=4), 12)
+
+
+def fused() -> Iterator[Row]:
+    """Fused attention and what comes with it."""
+    weights = ", ".join(f"float[6,8] w{n}" for n in "qkv")
+    nodes = "q = MatMul(x, wq)\nk = MatMul(x, wk)\nv = MatMul(x, wv)\na = Attention<q_num_heads=2, kv_num_heads=2>(q, k, v)\ny = MatMul(a, w9)"
+    text = f"(float[2,3,6] x) => (float[2,3,5] y) <{weights}, float[2,3,8] a, float[8,5] w9> {{ {nodes} }}"
+    yield Row("Attention", text, 16, opset=23, ir=11)
+    packed = "g = com.microsoft.Attention<num_heads=2>(h, w1, b)"
+    weights = ("float[8,24] w1", "float[24] b", "float[2,3,8] g")
+    yield Row("Attention with packed weights", mlp(packed, *weights, rows="2,3"), 24)
+    for op in ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"):
+        text = mlp(f"g = com.microsoft.{op}(h, h, scale)", "float[8] scale", "float[2,3,8] g", rows="2,3")
+        yield Row(op, text, 0, "is normalised over its channels")
+
+
+# --- constants, sharing, what nothing is known of --------------------------------------------------------------------
+
+
+def weights() -> Iterator[Row]:
+    """Where weights come from, and who else reads them."""
+    bias = "g1 = Conv(h, w1, b)\ng2 = Conv(h, w2, b)\ng = Concat<axis=1>(g1, g2)"
+    shared = sandwich(bias, "float[6,8,1,1] w1", "float[6,8,1,1] w2", "float[6] b", reads=12)
+    yield Row("bias that two layers share, cut differently", shared, 20)
+    norm = "a = BatchNormalization(h, s, b, b, s)\nc = Conv(a, w1)\ng = BatchNormalization(c, s, b, b, s)"
+    yield Row(
+        "statistics that two layers share",
+        sandwich(norm, "float[8] s = {1,1,1,1,2,2,2,2}", "float[8] b", "float[8,8,1,1] w1"),
+        16,
+    )
+    siamese = "h2 = Conv(z, w0)\na = Conv(h, w1)\nb = Conv(h2, w1)\ng = Mul(a, b)"
+    yield Row("siamese", sandwich(siamese, "float[8,8,1,1] w1", inputs=", float[2,3,8,8] z"), 16)
+    tied = "(float[2,6] x) => (float y) <float[8,6] w> { t = Transpose(w)\nh = MatMul(x, t)\nr = Relu(h)\ny = MatMul(r, w) }"
+    yield Row("tied weights", tied, 8, "reads channels that are fixed")
+    loop = mlp("a = MatMul(h, w1)\nr = Relu(a)\ng = MatMul(r, w1)", "float[8,8] w1")
+    yield Row("a weight applied twice", loop, 8)
+    node = "w1 = Constant<value = float[4,8,1,1] {" + ",".join(str((i * 7 % 11) / 5 - 1) for i in range(32)) + "}>()"
+    yield Row("weight in a Constant node", sandwich(f"{node}\ng = Conv(h, w1)", reads=4), 12)
+    floats = "b = Constant<value_floats = [1.0,2.0,3.0,4.0,5.0,6.0,7.0,8.0]>()\ns = Constant<value_ints = [1,8,1,1]>()"
+    yield Row("vector in a Constant node", sandwich(f"{floats}\nr = Reshape(b, s)\ng = Add(h, r)"), 8)
+    half = "w = Cast<to=1>(w1)\ng = Conv(h, w)"
+    yield Row("weight through Cast", sandwich(half, "float16[4,8,1,1] w1", reads=4), 12)
+    yield Row("weight through Identity", sandwich("w = Identity(w1)\ng = Conv(h, w)", "float[4,8,1,1] w1", reads=4), 12)
+    yield Row("weight through Transpose", mlp("t = Transpose(w1)\ng = MatMul(h, t)", "float[4,8] w1", reads=4), 12)
+    yield Row(
+        "weight through Reshape",
+        sandwich("w = Reshape(w1, s)\ng = Conv(h, w)", "float[4,8] w1", "int64[4] s = {4,8,1,1}", reads=4),
+        12,
+    )
+    model_of_halves = "(float16[2,6] x) => (float16 y) <float16[6,8] w0, float16[8,5] w9> { h = MatMul(x, w0)\nr = Relu(h)\ny = MatMul(r, w9) }"
+    yield Row("a model in float16", model_of_halves, 8)
+    doubles = model_of_halves.replace("float16", "double")
+    yield Row("a model in float64", doubles, 8)
+
+
+def sizes() -> Iterator[Row]:
+    """Sizes of channels that are read as numbers."""
+    yield Row("attention scaled by sqrt(d)", attention(2, 4, SCALE), 16)
+    yield Row("attention of 1 head scaled by sqrt(d)", attention(1, 8, SCALE), 16)
+    mean = "n = Shape<start=1, end=2>(h)\nf = Cast<to=1>(n)\ng = Div(h, f)"
+    yield Row("Div by the number of channels", sandwich(mean), 8)
+
+
+def opaque() -> Iterator[Row]:
+    """What has no rule holds what reaches it."""
+    mystery = '\n<domain: "custom", opset_import: ["" : 17]> Mystery (X) => (Y) { Y = Relu(X) }'
+    unknown = sandwich("g = custom.Mystery(h)", G) + mystery
+    yield Row("operator of a custom domain", unknown, 0, "Mystery has no rule")
+    branch = (
+        "g = If(c)<then_branch = t () => (float[2,8,6,6] a) { a = Relu(h) }, "
+        "else_branch = e () => (float[2,8,6,6] b) { b = Neg(h) }>"
+    )
+    yield Row("If that captures a map", sandwich(branch, inputs=", bool c"), 0, "is read inside If")
+    loop = (
+        "g = Loop(n, , h)<body = l (int64 i, bool c, float[2,8,6,6] a) => (bool d, float[2,8,6,6] b) "
+        "{ d = Identity(c)\nb = Add(a, h) }>"
+    )
+    yield Row("Loop that captures a map", sandwich(loop, "int64 n = {2}", G), 0, "is read inside Loop")
+
+
+ROWS: tuple[Row, ...] = tuple(
+    row
+    for family in (
+        unary,
+        binary,
+        quantized,
+        convolutions,
+        products,
+        concats,
+        slices,
+        layouts,
+        space,
+        repeats,
+        reductions,
+        norms,
+        recurrent,
+        indexed,
+        integers,
+        fused,
+        weights,
+        sizes,
+        opaque,
+    )
+    for row in family()
+)

@@ -1,0 +1,66 @@
+"""Every row of the table, under the one property."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from onnx import ModelProto
+
+from onnxprune.ops import known_operators
+from tests.property import Removal, assert_exact, some
+from tests.rows import ROWS, Row
+
+
+def operators(model: ModelProto) -> set[tuple[str, str]]:
+    return {(node.domain, node.op_type) for node in model.graph.node}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_row_prunes_exactly_what_it_says(row: Row) -> None:
+    removal = assert_exact(row.model(), input_shapes=row.shapes or None)
+
+    assert removal.groups.width == row.prunable, removal.reasons
+    assert (removal.removed > 0) == (row.prunable > 0)
+    assert removal.removed == 0 or removal.effect > 0, "what goes does not show: the row proves nothing"
+    others = [line for line in removal.reasons.splitlines() if "is the graph output" not in line]
+    assert bool(others) == (row.held_because is not None), others
+    assert (row.held_because or "") in removal.reasons
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if r.prunable > 1], ids=str)
+def test_row_narrows_to_one_channel_a_block(row: Row) -> None:
+    assert_exact(row.model(), some(seed=1, most=9), row.shapes or None)
+
+
+def test_every_operator_with_a_rule_has_a_row() -> None:
+    covered = {operator for row in ROWS for operator in operators(row.model())}
+    assert not [o for o in known_operators() if o not in covered]
+
+
+def test_row_names_are_unique() -> None:
+    assert not [name for name, count in Counter(row.name for row in ROWS).items() if count > 1]
+
+
+def narrowed(row: Row) -> Removal:
+    return assert_exact(row.model(), input_shapes=row.shapes or None)
+
+
+def row_named(name: str) -> Row:
+    return next(r for r in ROWS if r.name == name)
+
+
+def test_shared_bias_is_copied_where_its_readers_keep_other_channels() -> None:
+    removal = narrowed(row_named("bias that two layers share, cut differently"))
+    assert {t.name for t in removal.pruned.graph.initializer} > {"b_1", "b_2"}
+
+
+def test_depthwise_group_follows_the_channels() -> None:
+    removal = narrowed(row_named("Conv depthwise"))
+    (group,) = [a.i for n in removal.pruned.graph.node for a in n.attribute if a.name == "group"]
+    assert group == 8 - removal.removed
+
+
+def test_captured_tensor_pins_and_its_model_stays_byte_for_byte() -> None:
+    removal = narrowed(row_named("If that captures a map"))
+    assert removal.pruned.SerializeToString() == removal.original.SerializeToString()

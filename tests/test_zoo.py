@@ -1,0 +1,55 @@
+"""Every exported graph in the zoo, pruned in this process: valid, exact, smaller, or said why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime
+import pytest
+
+from fixtures.skeleton import load_skeleton
+from onnxprune import model, pipeline, runtime
+from onnxprune.errors import ModelError
+
+#: Opset 23 came with this one.
+RUNS_ALL = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 22)
+
+ZOO = sorted((Path(__file__).parents[1] / "fixtures" / "zoo").glob("*.onnx"))
+
+
+def runnable(path: Path) -> model.Model:
+    """The model; skips what an onnxruntime of the lower bounds does not take even as it is."""
+    try:
+        loaded = model.from_proto(load_skeleton(path))
+        with runtime.session(loaded.proto, path.name):
+            return loaded
+    except ModelError as error:
+        if RUNS_ALL:
+            raise
+        pytest.skip(str(error)[:200])
+
+
+@pytest.mark.parametrize("path", ZOO, ids=lambda p: p.stem)
+def test_pruned_by_three_tenths(path: Path) -> None:
+    loaded = runnable(path)
+    options = pipeline.Options(ratio=0.3, scope="group", check_n=1)
+
+    result = pipeline.prune(loaded, options)
+
+    report = result.report
+    assert report.proof is not None
+    assert not report.proof.failures()
+    model.check(result.model.proto, path.name, full=True)
+    if report.channels.before:
+        assert report.parameters.after < report.parameters.before
+        assert report.macs.after < report.macs.before
+        assert abs(report.achieved - 0.3) * report.channels.before <= max(g.width for g in report.groups) / 2
+    else:
+        assert result.model.proto == loaded.proto
+        found = pipeline.inspect(loaded, options)
+        assert found.held
+        assert all(held.reasons for held in found.held)
+
+
+def test_the_zoo_is_there() -> None:
+    assert len(ZOO) == 86
