@@ -119,7 +119,8 @@ def removal_error(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds)
 
     Compared at the outputs, and at what every Conv, Gemm and MatMul computes, wherever no channel was cut.
     Instead of a last Sigmoid or Softmax, what it reads is compared: noise saturates them, so that they hide a
-    fault, or make one of rounding. The zero of 8-bit weights is taken to be 0, as quantizers make it.
+    fault, or make one of rounding. A vector that repeats numbers is left as it is: a bias of a removed channel
+    matters only where two activations are multiplied. The zero of 8-bit weights is taken to be 0, as quantizers do.
 
     Raises:
         ValueError: a tensor shrank, and is no slice of the original one.
@@ -127,12 +128,13 @@ def removal_error(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds)
     zeroed = onnx.ModelProto()
     zeroed.CopyFrom(before)
     rest = dict(_stored(after.graph))
+    groups = _groups(before).items() & _groups(after).items()
     for name, tensor in _stored(zeroed.graph):
         if name not in rest or tensor.data_type not in _WEIGHTS or tensor.dims == rest[name].dims:
             continue
         values = numpy_helper.to_array(tensor)
-        mask = kept_mask(values, numpy_helper.to_array(rest[name]))
-        if mask is not None and values.ndim > 1:  # who reads what a vector scales is cut too
+        mask = kept_mask(values, numpy_helper.to_array(rest[name]), dict(groups).get(name, 1))
+        if mask is not None and (values.ndim > 1 or len(np.unique(values)) == len(values)):
             zeros = np.where(mask, values, values.dtype.type(0))
             tensor.CopyFrom(numpy_helper.from_array(zeros, tensor.name))
         elif mask is None and sum(size > 1 for size in values.shape) > 1:  # a vector may repeat a number
@@ -148,11 +150,26 @@ def removal_error(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds)
     )
 
 
-def kept_mask(values: Array, rest: Array) -> Array | None:
+def _groups(model: onnx.ModelProto) -> dict[str, int]:
+    """By the name of its weight, in how many groups a Conv works."""
+    return {
+        node.input[_CONTRACTIONS[node.op_type]]: attribute.i
+        for node in model.graph.node
+        for attribute in node.attribute
+        if node.op_type in _CONTRACTIONS and attribute.name == "group"
+    }
+
+
+def kept_mask(values: Array, rest: Array, groups: int = 1) -> Array | None:
     """Where ``rest`` came from: a boolean array like ``values``, or None if ``rest`` is no slice of it.
 
     Positions along an axis are told apart by the numbers there, of which a cut along other axes leaves some.
+    Each of ``groups`` blocks along the first axis may be cut in its own way.
     """
+    if groups > 1:
+        both = zip(np.split(values, groups), np.split(rest, groups), strict=True)
+        masks = [mask for value, part in both if (mask := kept_mask(value, part)) is not None]
+        return np.concatenate(masks) if len(masks) == groups else None
     if values.ndim != rest.ndim:
         return None
     cut = np.ix_(*(_kept_along(axis, values, rest) for axis in range(values.ndim)))

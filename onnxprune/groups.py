@@ -191,9 +191,13 @@ def _cells(trace: Trace, slices: list[Slice], rows: list[Units], free: NDArray[n
 
 
 def _tie(rows: Units, cell: NDArray[np.int64], free: NDArray[np.bool_]) -> list[tuple[int, int]] | None:
-    """Pairs of cells that must keep equal counts so that all rows do; None where no such pairing is seen."""
+    """Pairs of cells that must keep equal counts so that all rows do; None where no such pairing is seen.
+
+    A pair has as many units, and they stand in their rows equally often.
+    """
     if (rows == rows[:1]).all():
         return []
+    size = np.bincount(cell[free], minlength=1)
     found: list[dict[int, int]] = []
     for row in rows:
         counts: dict[int, int] = {}
@@ -202,7 +206,8 @@ def _tie(rows: Units, cell: NDArray[np.int64], free: NDArray[np.bool_]) -> list[
         found.append(counts)
     shared = {c for c in found[0] if all(c in f and f[c] == found[0][c] for f in found)}
     left = [[(c, n) for c, n in f.items() if c not in shared] for f in found]
-    if any([n for _, n in f] != [n for _, n in left[0]] for f in left):
+    alike = [[(n, int(size[c])) for c, n in f] for f in left]
+    if any(counts != alike[0] for counts in alike):
         return None
     return [(a, b) for f in left[1:] for (a, _), (b, _) in zip(left[0], f, strict=True)]
 

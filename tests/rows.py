@@ -138,7 +138,8 @@ def convolutions() -> Iterator[Row]:
     yield Row("Conv depthwise", depthwise, 8)
     multiplier = sandwich("g = Conv<group=8>(h, w1, b)", "float[16,1,3,3] w1", "float[16] b", reads=16)
     yield Row("Conv depthwise with multiplier 2", multiplier, 8)
-    first = "(float[2,3,8,8] x) => (float y) <float[9,1,3,3] w0, float[5,9,1,1] w9> { h = Conv<group=3>(x, w0)\ny = Conv(h, w9) }"
+    weights = "<float[9,1,3,3] w0, float[5,9,1,1] w9>"
+    first = f"(float[2,3,8,8] x) => (float y) {weights} {{ h = Conv<group=3>(x, w0)\ny = Conv(h, w9) }}"
     yield Row("Conv depthwise of the input", first, 0, "is a depthwise convolution of fixed channels")
     for dims, kernel in (("9", "3"), ("7,7", "3,3"), ("5,5,5", "2,2,2")):
         text = f"(float[2,3,{dims}] x) => (float y) <float[8,3,{kernel}] w0, float[8] b, float[5,8,{kernel}] w9> "
@@ -149,7 +150,8 @@ def convolutions() -> Iterator[Row]:
             f"g = ConvTranspose<group={group}>(h, w1, b)", f"float[{weight},3,3] w1", f"float[{out}] b", reads=out
         )
         yield Row(f"ConvTranspose group {group} weight [{weight}]", text, prunable)
-    one_d = "(float[2,3,9] x) => (float y) <float[3,8,2] w0, float[8,5,2] w9> { h = ConvTranspose(x, w0)\ny = ConvTranspose(h, w9) }"
+    weights = "<float[3,8,2] w0, float[8,5,2] w9>"
+    one_d = f"(float[2,3,9] x) => (float y) {weights} {{ h = ConvTranspose(x, w0)\ny = ConvTranspose(h, w9) }}"
     yield Row("ConvTranspose in one dimension", one_d, 8)
     fused = sandwich(
         'g = com.microsoft.FusedConv<activation="Relu">(h, w1, b)',
@@ -222,8 +224,9 @@ def attention(heads: int, dim: int, scale: str = "") -> str:
     )
     weights = ", ".join(f"float[6,{width}] w{n}" for n in "qkv")
     return (
-        f"(float[2,3,6] x) => (float y) <{weights}, int64[4] split = {{0,0,{heads},{dim}}}, int64[3] merge = {{0,0,{width}}}, "
-        f"float[{width},5] w9> {{\n{split}\ns = MatMul(qt, kt)\n{scale}\np = Softmax<axis=-1>({'z' if scale else 's'})\no = MatMul(p, vt)\n"
+        f"(float[2,3,6] x) => (float y) <{weights}, float[{width},5] w9, "
+        f"int64[4] split = {{0,0,{heads},{dim}}}, int64[3] merge = {{0,0,{width}}}> {{\n"
+        f"{split}\ns = MatMul(qt, kt)\n{scale}\np = Softmax<axis=-1>({'z' if scale else 's'})\no = MatMul(p, vt)\n"
         "ot = Transpose<perm=[0,2,1,3]>(o)\nm = Reshape(ot, merge)\ny = MatMul(m, w9)\n}"
     )
 
@@ -307,7 +310,7 @@ def slices() -> Iterator[Row]:
     one = flat("c = Gather<axis=1>(h, i)\ng = Flatten(c)", "int64 i = {3}", reads=36)
     yield Row("Gather a channel away", one, 0, "as a tensor without channels")
     yield Row("Gather one row", flat("p = Gather<axis=3>(h, i)\ng = Gather<axis=2>(p, i)", "int64 i = {3}", reads=8), 8)
-    qkv = "r = Reshape(h, s)\nt = Transpose<perm=[1,0,2]>(r)\nq = Gather<axis=0>(t, i0)\nk = Gather<axis=0>(t, i1)\ng = Mul(q, k)"
+    qkv = "r = Reshape(h, s)\nt = Transpose<perm=[1,0,2]>(r)\nq = Gather(t, i0)\nk = Gather(t, i1)\ng = Mul(q, k)"
     packed = mlp(qkv, "int64[3] s = {2,2,4}", "int64 i0 = {0}", "int64 i1 = {1}", reads=4)
     yield Row("Gather scalar on packed rows", packed, 4)
     lookup = "(int64[2,3] x) => (float y) <float[9,6] table, float[6,5] w9> { h = Gather(table, x)\ny = MatMul(h, w9) }"
@@ -337,7 +340,8 @@ def layouts() -> Iterator[Row]:
     shuffle = "r = Reshape(h, s)\nt = Transpose<perm=[0,2,1,3,4]>(r)\ng = Reshape(t, u)"
     shapes = ("int64[5] s = {2,2,4,6,6}", "int64[4] u = {0,8,6,6}")
     yield Row("channel shuffle", sandwich(shuffle, *shapes), 4)
-    grouped = f"c = Conv<group=2>(h, w1)\n{shuffle.replace('(h, s)', '(c, s)').replace('g = Reshape', 'k = Reshape')}\ng = Conv<group=2>(k, w2)"
+    between = shuffle.replace("(h, s)", "(c, s)").replace("g = Reshape", "k = Reshape")
+    grouped = f"c = Conv<group=2>(h, w1)\n{between}\ng = Conv<group=2>(k, w2)"
     yield Row(
         "channel shuffle between groups", sandwich(grouped, *shapes, "float[8,4,1,1] w1", "float[8,4,1,1] w2"), 20
     )
@@ -345,10 +349,14 @@ def layouts() -> Iterator[Row]:
     ints = ("int64 zero = {0}", "int64[1] a = {0}", "int64[1] minus = {-1}")
     for name, x, shapes_ in (("", "2,3,8,8", {}), (" with dynamic batch", "N,3,8,8", {"x": (2, 3, 8, 8)})):
         yield Row(f"Reshape by Shape{name}", flat(computed, *ints, reads=288, x=x), 8, shapes=shapes_)
-    product = "n = Shape(h)\nb, c, d, e = Split<axis=0>(n)\nf = Mul(d, e)\ns = Concat<axis=0>(b, c, f)\nr = Reshape(h, s)\nt = Transpose<perm=[0,2,1]>(r)\nm = MatMul(t, w1)\ng = ReduceMean<axes=[1], keepdims=0>(m)"
+    product = (
+        "n = Shape(h)\nb, c, d, e = Split<axis=0>(n)\nf = Mul(d, e)\ns = Concat<axis=0>(b, c, f)\nr = Reshape(h, s)\n"
+        "t = Transpose<perm=[0,2,1]>(r)\nm = MatMul(t, w1)\ng = ReduceMean<axes=[1], keepdims=0>(m)"
+    )
     dynamic = flat(product, "float[8,6] w1", "float[N,6] g", reads=6, x="N,3,8,8")
     yield Row("Reshape by a product of sizes", dynamic, 14, opset=13, shapes={"x": (2, 3, 8, 8)})
-    heads = "r = Reshape(h, s)\nt = Transpose<perm=[0,1,3,4,2]>(r)\nm = ReduceMean<axes=[2,3], keepdims=0>(t)\ng = Reshape(m, u)"
+    heads = "r = Reshape(h, s)\nt = Transpose<perm=[0,1,3,4,2]>(r)\nm = ReduceMean<axes=[2,3], keepdims=0>(t)\n"
+    heads += "g = Reshape(m, u)"
     yield Row("Reshape splits and merges", flat(heads, "int64[5] s = {2,2,4,6,6}", "int64[2] u = {2,8}", reads=8), 8)
     yield Row("Reshape with allowzero", flat("g = Reshape<allowzero=1>(h, s)", "int64[2] s = {2,288}", reads=288), 8)
     rows_only = "r = Reshape(h, s)\nm = ReduceMax<axes=[2], keepdims=0>(r)\ng = Flatten(m)"
@@ -571,12 +579,13 @@ def integers() -> Iterator[Row]:
 def fused() -> Iterator[Row]:
     """Fused attention and what comes with it."""
     weights = ", ".join(f"float[6,8] w{n}" for n in "qkv")
-    nodes = "q = MatMul(x, wq)\nk = MatMul(x, wk)\nv = MatMul(x, wv)\na = Attention<q_num_heads=2, kv_num_heads=2>(q, k, v)\ny = MatMul(a, w9)"
+    nodes = "q = MatMul(x, wq)\nk = MatMul(x, wk)\nv = MatMul(x, wv)\n"
+    nodes += "a = Attention<q_num_heads=2, kv_num_heads=2>(q, k, v)\ny = MatMul(a, w9)"
     text = f"(float[2,3,6] x) => (float[2,3,5] y) <{weights}, float[2,3,8] a, float[8,5] w9> {{ {nodes} }}"
     yield Row("Attention", text, 16, opset=23, ir=11)
     packed = "g = com.microsoft.Attention<num_heads=2>(h, w1, b)"
-    weights = ("float[8,24] w1", "float[24] b", "float[2,3,8] g")
-    yield Row("Attention with packed weights", mlp(packed, *weights, rows="2,3"), 24)
+    shapes = ("float[8,24] w1", "float[24] b", "float[2,3,8] g")
+    yield Row("Attention with packed weights", mlp(packed, *shapes, rows="2,3"), 24)
     for op in ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"):
         text = mlp(f"g = com.microsoft.{op}(h, h, scale)", "float[8] scale", "float[2,3,8] g", rows="2,3")
         yield Row(op, text, 0, "is normalised over its channels")
@@ -598,7 +607,8 @@ def weights() -> Iterator[Row]:
     )
     siamese = "h2 = Conv(z, w0)\na = Conv(h, w1)\nb = Conv(h2, w1)\ng = Mul(a, b)"
     yield Row("siamese", sandwich(siamese, "float[8,8,1,1] w1", inputs=", float[2,3,8,8] z"), 16)
-    tied = "(float[2,6] x) => (float y) <float[8,6] w> { t = Transpose(w)\nh = MatMul(x, t)\nr = Relu(h)\ny = MatMul(r, w) }"
+    tied = "(float[2,6] x) => (float y) <float[8,6] w> "
+    tied += "{ t = Transpose(w)\nh = MatMul(x, t)\nr = Relu(h)\ny = MatMul(r, w) }"
     yield Row("tied weights", tied, 8, "reads channels that are fixed")
     loop = mlp("a = MatMul(h, w1)\nr = Relu(a)\ng = MatMul(r, w1)", "float[8,8] w1")
     yield Row("a weight applied twice", loop, 8)
@@ -615,7 +625,8 @@ def weights() -> Iterator[Row]:
         sandwich("w = Reshape(w1, s)\ng = Conv(h, w)", "float[4,8] w1", "int64[4] s = {4,8,1,1}", reads=4),
         12,
     )
-    model_of_halves = "(float16[2,6] x) => (float16 y) <float16[6,8] w0, float16[8,5] w9> { h = MatMul(x, w0)\nr = Relu(h)\ny = MatMul(r, w9) }"
+    model_of_halves = "(float16[2,6] x) => (float16 y) <float16[6,8] w0, float16[8,5] w9> "
+    model_of_halves += "{ h = MatMul(x, w0)\nr = Relu(h)\ny = MatMul(r, w9) }"
     yield Row("a model in float16", model_of_halves, 8)
     doubles = model_of_halves.replace("float16", "double")
     yield Row("a model in float64", doubles, 8)

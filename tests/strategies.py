@@ -1,11 +1,13 @@
 """Random graphs of all rules together: a builder that keeps live tensors with their shapes, and steps that use them.
 
-A step is one method of `Builder`: it draws what it needs among the live tensors, adds nodes, and says with False that
-nothing live suits it. A new rule joins by a step, or by a name in one of the lists.
+A step is one method of `Builder`: it draws what it needs among the live tensors and adds nodes, or raises UnsuitedError
+where nothing live suits it. A new rule joins by a step, or by a name in one of the lists.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -30,6 +32,10 @@ WIDTHS = (4, 2, 6, 3, 8, 1)
 MAX_ELEMENTS, MAX_RANK, MAX_CHANNELS = 3000, 6, 12
 
 
+class UnsuitedError(Exception):
+    """Nothing live suits a step."""
+
+
 @dataclass(frozen=True)
 class Live:
     """A tensor that steps may read."""
@@ -40,6 +46,10 @@ class Live:
     @property
     def rank(self) -> int:
         return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
 
 
 @dataclass
@@ -66,11 +76,13 @@ class Builder:
     def number(self, low: int, high: int) -> int:
         return self.draw(st.integers(low, high))
 
-    def pick(self, suits: Callable[[Live], bool] = lambda _: True) -> Live | None:
+    def pick(self, suits: Callable[[Live], bool] = lambda _: True) -> Live:
         """A live tensor that suits; the model's input, whose channels are fixed, is rare."""
         found = [t for t in reversed(self.live) if suits(t)]
         made = [t for t in found if t.name != "x"]
-        return self.one(found if not made or self.rarely() else made) if found else None
+        if not found:
+            raise UnsuitedError
+        return self.one(found if not made or self.rarely() else made)
 
     def rarely(self) -> bool:
         return self.number(0, 9) == 7
@@ -99,7 +111,7 @@ class Builder:
         return name
 
     def weight(self, shape: Sequence[int], stem: str = "w") -> str:
-        """A weight: a new one, one that is there already, or one behind a Constant, Identity, Cast or Transpose node."""
+        """A weight: a new one, one that others read too, or one behind a Constant, Identity, Cast or Transpose node."""
         shape = list(shape)
         same = [n for n, a in self.weights.items() if n.startswith(stem) and list(a.shape) == shape and a.dtype == "f"]
         way = self.one(["new", "new", "new", "same", "same", "Constant", "Identity", "Cast", "Transpose"])
@@ -109,19 +121,17 @@ class Builder:
         array = noise(name, shape).astype(np.float32)
         if way == "Constant":
             return self.node("Constant", [], value=numpy_helper.from_array(array))[0]
-        self.weights[name] = {"Cast": array.astype(np.float64), "Transpose": array.T}.get(way, array)
         if way == "Cast":
+            self.weights[name] = array.astype(np.float64)
             return self.node("Cast", [name], to=TensorProto.FLOAT)[0]
+        self.weights[name] = array.T if way == "Transpose" else array
         return self.node(way, [name])[0] if way in ("Identity", "Transpose") else name
 
     # --- steps: contracting -----------------------------------------------------------------------------------------
 
-    def conv(self) -> bool:
+    def conv(self) -> None:
         x = self.pick(lambda t: 3 <= t.rank <= 5)
-        if x is None:
-            return False
         self._conv(x, transposed=self.flag() and self.flag())
-        return True
 
     def _conv(self, x: Live, *, transposed: bool = False, out: int | None = None) -> Live:
         channels, space = x.shape[1], x.shape[2:]
@@ -136,63 +146,65 @@ class Builder:
         op = "ConvTranspose" if transposed else "Conv"
         return self.add(op, inputs, [x.shape[0], group * per_group, *sizes], group=group)
 
-    def matmul_weight(self) -> bool:
+    def matmul_weight(self) -> None:
         x = self.pick(lambda t: t.rank >= 2)
-        if x is None:
-            return False
         width = self.one(WIDTHS)
         batch = x.shape[:-2] if self.flag() and self.flag() else ()
         if self.flag() and self.flag():
             self.add("MatMul", [self.weight([*batch, width, x.shape[-2]]), x.name], [*x.shape[:-2], width, x.shape[-1]])
         else:
             self.add("MatMul", [x.name, self.weight([*batch, x.shape[-1], width])], [*x.shape[:-1], width])
-        return True
 
-    def gemm(self) -> bool:
+    def gemm(self) -> None:
         x = self.pick(lambda t: t.rank == 2)
-        if x is None:
-            return False
         a, b, width = int(self.flag()), int(self.flag()), self.one(WIDTHS)
         rows, inner = x.shape[::-1] if a else x.shape
         inputs = [x.name, self.weight([width, inner] if b else [inner, width])]
         bias = self.one([None, [width], [1, width], [rows, width], [rows, 1], [1]])
         inputs += [self.weight(bias, "b")] if bias else []
         self.add("Gemm", inputs, [rows, width], transA=a, transB=b, alpha=0.5, beta=2.0)
-        return True
 
-    def matmul(self) -> bool:
+    def matmul(self) -> None:
         a = self.pick(lambda t: 2 <= t.rank <= 4)
-        if a is None:
-            return False
 
         def suits(t: Live) -> bool:
             return t.rank == a.rank and t.shape[:-2] == a.shape[:-2] and a.shape[-1] in t.shape[-2:]
 
         b = self.pick(suits)
-        if b is None:
-            return False
         if b.shape[-2] != a.shape[-1]:
             b = self._transpose(b, [*range(b.rank - 2), b.rank - 1, b.rank - 2])
         self.add("MatMul", [a.name, b.name], [*a.shape[:-1], b.shape[-1]])
-        return True
+
+    def einsum(self) -> None:
+        x = self.pick(lambda t: 2 <= t.rank <= 4)
+        letters = "abcd"[: x.rank]
+        summed = self.one(letters)
+        sizes = dict(zip(letters, x.shape, strict=True)) | {"z": self.one(WIDTHS)}
+        weight = self.weight([sizes["z"], sizes[summed]])
+        out = self.one([letters.replace(summed, "z"), letters.replace(summed, "") + "z"])
+        self.add("Einsum", [x.name, weight], [sizes[c] for c in out], equation=f"{letters},z{summed}->{out}")
+
+    def recurrent(self) -> None:
+        x = self.pick(lambda t: t.rank == 3 and t.shape[0] <= 6)
+        op, gates = self.one([("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+        hidden, both = self.one(WIDTHS), int(self.flag())
+        ways = 1 + both
+        inputs = [x.name, self.weight([ways, gates * hidden, x.shape[2]]), self.weight([ways, gates * hidden, hidden])]
+        inputs += [self.weight([ways, 2 * gates * hidden], "b")] if self.flag() else []
+        shape = [x.shape[0], ways, x.shape[1], hidden]
+        self.add(op, inputs, shape, hidden_size=hidden, direction=["forward", "bidirectional"][both])
 
     # --- steps: elementwise -----------------------------------------------------------------------------------------
 
-    def unary(self) -> bool:
+    def unary(self) -> None:
         x = self.pick()
-        if x is None:
-            return False
         self.add(self.one(UNARY), [x.name], x.shape)
-        return True
 
-    def binary(self) -> bool:
+    def binary(self) -> None:
         a = self.pick()
-        b = self.pick(lambda t: t is not a and self._broadcast(a, t) is not None) if a else None
-        if a is None or b is None:
-            return False
+        b = self.pick(lambda t: t is not a and self._broadcast(a, t) is not None)
         shape = self._broadcast(a, b)
         self.add(self.one(BINARY), [a.name, b.name] if self.flag() else [b.name, a.name], shape or ())
-        return True
 
     def _broadcast(self, a: Live, b: Live) -> Shape | None:
         try:
@@ -201,56 +213,40 @@ class Builder:
             return None
         return shape if np.prod(shape) <= MAX_ELEMENTS else None
 
-    def with_constant(self) -> bool:
+    def with_constant(self) -> None:
         x = self.pick()
-        if x is None:
-            return False
         full = [s if self.flag() else 1 for s in x.shape][self.number(0, x.rank) :]
         self.add(self.one(BINARY), [x.name, self.weight(full, "b")], x.shape)
-        return True
 
-    def widened_by_constant(self) -> bool:
-        x = self.pick(lambda t: 1 in t.shape and np.prod(t.shape) <= MAX_ELEMENTS / 4)
-        if x is None:
-            return False
+    def widened_by_constant(self) -> None:
+        x = self.pick(lambda t: 1 in t.shape and t.size <= MAX_ELEMENTS / 4)
         axis = self.one([a for a, s in enumerate(x.shape) if s == 1])
         size = self.number(2, 4)
         shape = [size if a == axis else s for a, s in enumerate(x.shape)]
         self.add(self.one(BINARY), [self.weight(shape[axis:], "b"), x.name], shape)
-        return True
 
-    def where(self) -> bool:
+    def where(self) -> None:
         x = self.pick()
-        y = self.pick(lambda t: x is not None and t.shape == x.shape)
-        if x is None or y is None:
-            return False
+        y = self.pick(lambda t: t.shape == x.shape)
         shape = [s if self.flag() else 1 for s in x.shape]
         condition = self.const(noise(self.name("m"), shape) > 0, np.bool_)
         self.add("Where", [condition, x.name, y.name], x.shape)
-        return True
 
-    def prelu(self) -> bool:
+    def prelu(self) -> None:
         x = self.pick(lambda t: t.rank >= 2)
-        if x is None:
-            return False
         slope = [x.shape[1], *(1,) * (x.rank - 2)] if self.flag() else [x.shape[-1]]
         self.add("PRelu", [x.name, self.weight(slope, "b")], x.shape)
-        return True
 
     # --- steps: movement --------------------------------------------------------------------------------------------
 
-    def concat(self) -> bool:
+    def concat(self) -> None:
         x = self.pick(lambda t: t.rank >= 1)
-        if x is None:
-            return False
         axis = self.number(0, x.rank - 1)
 
         def suits(t: Live) -> bool:
             return t.rank == x.rank and all(a == axis or s == x.shape[a] for a, s in enumerate(t.shape))
 
-        parts = [x]
-        for _ in range(self.number(0, 2)):
-            parts.append(self.pick(suits) or x)
+        parts = [x, *(self.pick(suits) for _ in range(self.number(0, 2)))]
         names = [p.name for p in parts]
         size = sum(p.shape[axis] for p in parts)
         if self.flag() and self.flag():
@@ -259,14 +255,11 @@ class Builder:
             size += extra
         shape = [*x.shape[:axis], size, *x.shape[axis + 1 :]]
         if np.prod(shape) > MAX_ELEMENTS:
-            return False
+            raise UnsuitedError
         self.add("Concat", names, shape, axis=axis - (x.rank if self.flag() else 0))
-        return True
 
-    def split(self) -> bool:
+    def split(self) -> None:
         x = self.pick(lambda t: max(t.shape, default=0) >= 2)
-        if x is None:
-            return False
         axis = self.one([a for a, s in enumerate(x.shape) if s >= 2])
         size, parts = x.shape[axis], self.number(2, min(3, x.shape[axis]))
         sizes = [size // parts] * parts
@@ -282,53 +275,41 @@ class Builder:
             attrs["num_outputs"] = parts
         names = self.node("Split", inputs, parts, **attrs)
         self.live += [Live(n, (*x.shape[:axis], s, *x.shape[axis + 1 :])) for n, s in zip(names, sizes, strict=True)]
-        return True
 
-    def slice(self) -> bool:
+    def slice(self) -> None:
         x = self.pick(lambda t: max(t.shape, default=0) >= 2)
-        if x is None:
-            return False
         axis = self.one([a for a, s in enumerate(x.shape) if s >= 2])
         size = x.shape[axis]
         start, end, step = self.number(-size, size - 1), self.number(-size - 1, size + 1), self.one([1, 1, 1, 2, -1])
         bounds = slice(start, None if step < 0 and end < -size else end, step)
         left = len(range(size)[bounds])
         if left == 0:
-            return False
+            raise UnsuitedError
         given = [axis - (x.rank if self.flag() else 0)]
         dtype = self.one([np.int64, np.int32])
         extra = [self.const([step], dtype)] if step != 1 or self.flag() else []
         inputs = [x.name, self.const([start], dtype), self.const([end], dtype), self.const(given, dtype), *extra]
         self.add("Slice", inputs, [*x.shape[:axis], left, *x.shape[axis + 1 :]])
-        return True
 
-    def gather(self) -> bool:
+    def gather(self) -> None:
         x = self.pick(lambda t: t.rank >= 1)
-        if x is None:
-            return False
         axis = self.number(0, x.rank - 1)
         size = x.shape[axis]
         index: Any = self.draw(st.lists(st.integers(-size, size - 1), min_size=1, max_size=size))
         index = self.one([index, index, np.arange(size)[::-1], index[0]])
         shape = [*x.shape[:axis], *np.shape(index), *x.shape[axis + 1 :]]
         self.add("Gather", [x.name, self.const(index)], shape, axis=axis)
-        return True
 
     def _transpose(self, x: Live, perm: Sequence[int]) -> Live:
         return self.add("Transpose", [x.name], [x.shape[p] for p in perm], perm=perm)
 
-    def transpose(self) -> bool:
+    def transpose(self) -> None:
         x = self.pick(lambda t: t.rank >= 2)
-        if x is None:
-            return False
         self._transpose(x, self.draw(st.permutations(range(x.rank))))
-        return True
 
-    def reshape(self) -> bool:
+    def reshape(self) -> None:
         """Merge neighbours, split axes by a divisor, or both."""
         x = self.pick(lambda t: t.rank >= 2)
-        if x is None:
-            return False
         shape: list[int] = []
         for size in x.shape:
             divisors = [d for d in range(2, size) if size % d == 0]
@@ -341,9 +322,8 @@ class Builder:
             else:
                 shape.append(size)
         if self.flag() and self.flag():
-            shape = list(x.shape[:1]) + [int(np.prod(x.shape[1:]))]
+            shape = [x.shape[0], x.size // x.shape[0]]
         self._reshape(x, shape)
-        return True
 
     def _reshape(self, x: Live, shape: Sequence[int]) -> Live:
         """Written with numbers, 0, -1, or computed from Shape."""
@@ -363,80 +343,57 @@ class Builder:
             told = self.const(target)
         return self.add("Reshape", [x.name, told], shape)
 
-    def flatten(self) -> bool:
+    def flatten(self) -> None:
         x = self.pick(lambda t: t.rank >= 2)
-        if x is None:
-            return False
         axis = self.number(0, x.rank)
         shape = [int(np.prod(x.shape[:axis])), int(np.prod(x.shape[axis:]))]
         self.add("Flatten", [x.name], shape, axis=axis)
-        return True
 
-    def squeeze(self) -> bool:
+    def squeeze(self) -> None:
         x = self.pick(lambda t: 1 in t.shape)
-        if x is None:
-            return False
         axis = self.one([a for a, s in enumerate(x.shape) if s == 1])
         self._axes("Squeeze", x, [axis], [*x.shape[:axis], *x.shape[axis + 1 :]])
-        return True
 
-    def unsqueeze(self) -> bool:
+    def unsqueeze(self) -> None:
         x = self.pick(lambda t: t.rank < MAX_RANK)
-        if x is None:
-            return False
         axis = self.number(0, x.rank)
         self._axes("Unsqueeze", x, [axis], [*x.shape[:axis], 1, *x.shape[axis:]])
-        return True
 
     def _axes(self, op: str, x: Live, axes: list[int], shape: Sequence[int], since: int = 13, **attrs: Any) -> Live:
         if self.opset < since:
             return self.add(op, [x.name], shape, axes=axes, **attrs)
         return self.add(op, [x.name, self.const(axes)], shape, **attrs)
 
-    def pad(self) -> bool:
+    def pad(self) -> None:
         x = self.pick(lambda t: t.rank >= 1)
-        if x is None:
-            return False
         axis = self.number(0, x.rank - 1)
         low, high = self.number(0, 2), self.number(0, 2)
         pads = [low if a == axis else 0 for a in range(x.rank)] + [high if a == axis else 0 for a in range(x.rank)]
         shape = [s + (low + high if a == axis else 0) for a, s in enumerate(x.shape)]
         self.add("Pad", [x.name, self.const(pads)], shape, mode=self.one(["constant", "constant", "edge"]))
-        return True
 
-    def resize(self) -> bool:
-        x = self.pick(lambda t: t.rank == 4 and np.prod(t.shape) <= MAX_ELEMENTS / 4)
-        if x is None:
-            return False
+    def resize(self) -> None:
+        x = self.pick(lambda t: t.rank == 4 and t.size <= MAX_ELEMENTS / 4)
         shape = [*x.shape[:2], x.shape[2] * 2, x.shape[3] * 2]
         told = ["", self.const([1, 1, 2, 2], np.float32)] if self.flag() else ["", "", self.const(shape)]
         told[0] = self.const([], np.float32) if self.opset < 13 else ""
         if len(told) == 3 and self.opset < 13:
             told[1] = told[0]
         self.add("Resize", [x.name, *told], shape, mode="nearest")
-        return True
 
-    def depth_to_space(self) -> bool:
+    def depth_to_space(self) -> None:
         x = self.pick(lambda t: t.rank == 4 and t.shape[1] % 4 == 0)
-        if x is None:
-            return False
         n, c, h, w = x.shape
         self.add("DepthToSpace", [x.name], [n, c // 4, h * 2, w * 2], blocksize=2, mode=self.one(["DCR", "CRD"]))
-        return True
 
-    def space_to_depth(self) -> bool:
+    def space_to_depth(self) -> None:
         x = self.pick(lambda t: t.rank == 4 and t.shape[2] % 2 == t.shape[3] % 2 == 0)
-        if x is None:
-            return False
         n, c, h, w = x.shape
         self.add("SpaceToDepth", [x.name], [n, c * 4, h // 2, w // 2], blocksize=2)
-        return True
 
-    def repeat(self) -> bool:
+    def repeat(self) -> None:
         """Expand along axes of size 1, or Tile."""
-        x = self.pick(lambda t: 1 <= t.rank and np.prod(t.shape) <= MAX_ELEMENTS / 3)
-        if x is None:
-            return False
+        x = self.pick(lambda t: t.rank >= 1 and t.size <= MAX_ELEMENTS / 3)
         axis, times = self.number(0, x.rank - 1), self.number(1, 3)
         counts = [times if a == axis else 1 for a in range(x.rank)]
         shape = [s * c for s, c in zip(x.shape, counts, strict=True)]
@@ -444,102 +401,75 @@ class Builder:
             self.add("Expand", [x.name, self.const(self.one([shape, counts]))], shape)
         else:
             self.add("Tile", [x.name, self.const(counts)], shape)
-        return True
 
-    def filled(self) -> bool:
+    def filled(self) -> None:
         """Combined with a tensor that has the shape of another and one value."""
         x = self.pick(lambda t: t.rank >= 1)
-        if x is None:
-            return False
         (shape,) = self.node("Shape", [x.name])
         value = helper.make_tensor("value", TensorProto.FLOAT, [1], [1.5])
         (same,) = self.node("ConstantOfShape", [shape if self.flag() else self.const(x.shape)], value=value)
         self.add(self.one(["Add", "Mul"]), [same, x.name], x.shape)
-        return True
 
     # --- steps: along axes ------------------------------------------------------------------------------------------
 
-    def reduce(self) -> bool:
+    def reduce(self) -> None:
         x = self.pick(lambda t: t.rank >= 2)
-        if x is None:
-            return False
         axes = self.one([[a] for a in range(x.rank)] + [[a, a + 1] for a in range(x.rank - 1)])
         op, keep = self.one(REDUCE), self.flag()
         shape = [1 if a in axes else s for a, s in enumerate(x.shape) if keep or a not in axes]
         self._axes(op, x, axes, shape, 13 if op == "ReduceSum" else 18, keepdims=int(keep))
-        return True
 
-    def along(self) -> bool:
+    def along(self) -> None:
         x = self.pick(lambda t: t.rank >= 2)
-        if x is None:
-            return False
         axis = self.number(0, x.rank - 1)
         op = self.one(["Softmax", "LogSoftmax", "LpNormalization", "CumSum", "LayerNormalization"])
         if op == "CumSum":
             self.add(op, [x.name, self.const(axis)], x.shape)
         elif op == "LayerNormalization":
             if self.opset < 17:
-                return False
+                raise UnsuitedError
             self.add(op, [x.name, self.weight(x.shape[axis:], "b")], x.shape, axis=axis)
         else:
             self.add(op, [x.name], x.shape, axis=axis)
-        return True
 
-    def pool(self) -> bool:
+    def pool(self) -> None:
         x = self.pick(lambda t: t.rank in (3, 4) and min(t.shape[2:]) >= 2)
-        if x is None:
-            return False
         op = self.one(["MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"])
         if op.startswith("Global"):
             self.add(op, [x.name], [*x.shape[:2], *(1,) * (x.rank - 2)])
         else:
             self.add(op, [x.name], [*x.shape[:2], *(s - 1 for s in x.shape[2:])], kernel_shape=[2] * (x.rank - 2))
-        return True
 
-    def norm(self) -> bool:
+    def norm(self) -> None:
         x = self.pick(lambda t: t.rank >= 3)
-        if x is None:
-            return False
         vectors = [self.weight([x.shape[1]], "b") for _ in range(2)]
         if self.flag():
             statistics = [self.weight([x.shape[1]], "b"), self.weight([x.shape[1]], "var")]
             self.add("BatchNormalization", [x.name, *vectors, *statistics], x.shape)
         elif int(np.prod(x.shape[2:])) > 1:
             self.add("InstanceNormalization", [x.name, *vectors], x.shape, epsilon=0.1)
-        return True
 
     # --- steps: whole idioms ----------------------------------------------------------------------------------------
 
-    def residual(self) -> bool:
+    def residual(self) -> None:
         x = self.pick(lambda t: 3 <= t.rank <= 5)
-        if x is None:
-            return False
         y = self._conv(x, out=x.shape[1])
         self.add("Add", [x.name, y.name], x.shape)
-        return True
 
-    def gate(self) -> bool:
+    def gate(self) -> None:
         x = self.pick(lambda t: 3 <= t.rank <= 5)
-        if x is None:
-            return False
         pooled = self.add("GlobalAveragePool", [x.name], [*x.shape[:2], *(1,) * (x.rank - 2)])
         gate = self._conv(self._conv(pooled, out=self.number(1, 4)), out=x.shape[1])
         self.add("Mul", [x.name, self.add("Sigmoid", [gate.name], gate.shape).name], x.shape)
-        return True
 
-    def shuffle(self) -> bool:
+    def shuffle(self) -> None:
         x = self.pick(lambda t: t.rank == 4 and t.shape[1] % 2 == 0)
-        if x is None:
-            return False
         n, c, h, w = x.shape
         rows = self._reshape(x, [n, 2, c // 2, h, w])
         self._reshape(self._transpose(rows, [0, 2, 1, 3, 4]), x.shape)
-        return True
 
-    def attention(self) -> bool:
-        x = self.pick(lambda t: t.rank == 3 and 1 < t.shape[-1] and t.shape[1] <= 8)
-        if x is None:
-            return False
+    def attention(self) -> None:
+        x = self.pick(lambda t: t.rank == 3 and t.shape[-1] > 1 and t.shape[1] <= 8)
         heads, dim = self.number(1, 3), self.number(1, 4)
         n, length, width = x.shape
         parts = [
@@ -552,7 +482,6 @@ class Builder:
         p = self.add("Softmax", [scores.name], scores.shape, axis=3)
         out = self.add("MatMul", [p.name, v.name], [n, heads, length, dim])
         self._reshape(self._transpose(out, [0, 2, 1, 3]), [n, length, heads * dim])
-        return True
 
     def _scaled(self, x: Live, by: Live, axis: int) -> Live:
         """Divided by the root of a size of another tensor."""
@@ -562,18 +491,15 @@ class Builder:
         (root,) = self.node("Sqrt", [number])
         return self.add("Div", [x.name, root], x.shape)
 
-    def scaled(self) -> bool:
+    def scaled(self) -> None:
         x, by = self.pick(), self.pick(lambda t: t.rank >= 1)
-        if x is None or by is None:
-            return False
         self._scaled(x, by, self.number(0, by.rank - 1))
-        return True
 
-    def opaque(self) -> bool:
+    def opaque(self) -> None:
         """Something that a subgraph reads."""
         x = self.pick()
-        if x is None or not self.rarely():
-            return False
+        if not self.rarely():
+            raise UnsuitedError
         branches = []
         for op in ("Relu", "Neg"):
             out = self.name("inner")
@@ -581,7 +507,6 @@ class Builder:
             branches.append(helper.make_graph([helper.make_node(op, [x.name], [out])], out, [], [info]))
         self.read.add(x.name)
         self.add("If", [self.const(self.flag(), np.bool_)], x.shape, then_branch=branches[0], else_branch=branches[1])
-        return True
 
     # --- the whole --------------------------------------------------------------------------------------------------
 
@@ -592,22 +517,21 @@ class Builder:
             if way == "axis" and 3 <= x.rank <= 5:
                 self.outputs.append(self._conv(x, out=2))
                 continue
-            if way == "all":
-                x = self.add("Flatten", [x.name], [x.shape[0], int(np.prod(x.shape[1:]))])
+            read = self.add("Flatten", [x.name], [x.shape[0], x.size // x.shape[0]]) if way == "all" else x
             if way != "output":
-                weight = self.weight([x.shape[-1], 3])
-                x = self.add("MatMul", [x.name, weight], [*x.shape[:-1], 3])
-            self.outputs.append(x)
+                weight = self.weight([read.shape[-1], 3])
+                read = self.add("MatMul", [read.name, weight], [*read.shape[:-1], 3])
+            self.outputs.append(read)
 
 
-STEPS: tuple[Callable[[Builder], bool], ...] = (
+STEPS: tuple[Callable[[Builder], None], ...] = (
     Builder.conv, Builder.conv, Builder.matmul_weight, Builder.matmul_weight, Builder.gemm, Builder.matmul,
     Builder.unary, Builder.binary, Builder.binary, Builder.with_constant, Builder.widened_by_constant, Builder.where,
     Builder.prelu, Builder.concat, Builder.concat, Builder.split, Builder.split, Builder.slice, Builder.gather,
     Builder.transpose, Builder.reshape, Builder.reshape, Builder.flatten, Builder.squeeze, Builder.unsqueeze,
     Builder.pad, Builder.resize, Builder.depth_to_space, Builder.space_to_depth, Builder.repeat, Builder.filled,
     Builder.reduce, Builder.along, Builder.pool, Builder.norm, Builder.residual, Builder.gate, Builder.shuffle,
-    Builder.attention, Builder.scaled, Builder.opaque,
+    Builder.attention, Builder.scaled, Builder.opaque, Builder.einsum, Builder.recurrent,
 )  # fmt: skip
 
 #: Each opset is where some operator takes another form.
@@ -628,7 +552,8 @@ def models(draw: st.DrawFn, max_steps: int = 12) -> tuple[ModelProto, dict[str, 
         else:
             builder._conv(x, out=8)
     for _ in range(builder.number(4, max_steps)):
-        builder.one(STEPS)(builder)
+        with contextlib.suppress(UnsuitedError):
+            builder.one(STEPS)(builder)
     builder.close()
     dims: list[str | int] = ["N" if dynamic else shape[0], *shape[1:]]
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)]

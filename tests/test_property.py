@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from onnxprune.labels import Layer, Op
@@ -35,10 +37,11 @@ def removal() -> Removal:
 
 
 def initializer(model: ModelProto, name: str) -> TensorProto:
-    return next(t for t in model.graph.initializer if t.name == name)
+    found: list[TensorProto] = [t for t in model.graph.initializer if t.name == name]
+    return found[0]
 
 
-def set_array(model: ModelProto, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:  # type: ignore[type-arg]
+def set_array(model: ModelProto, name: str, change: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
     tensor = initializer(model, name)
     doc = tensor.doc_string
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(change(numpy_helper.to_array(tensor))), name))
