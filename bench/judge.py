@@ -143,11 +143,12 @@ def removal_error(before: onnx.ModelProto, after: onnx.ModelProto, feeds: Feeds)
     outputs = {squashed.get(output.name, output.name) for output in before.graph.output}
     inner = {node.output[0] for node in before.graph.node if node.op_type in _CONTRACTIONS} - outputs
     expected, actual = (_values(model, sorted(inner | outputs), feeds) for model in (zeroed, after))
-    return max(
+    distances = [
         _distance(expected[name], actual[name], at_least=0.0 if name in inner else 1.0)
         for name in expected.keys() & actual.keys()
         if expected[name].shape == actual[name].shape and expected[name].dtype.kind == "f"
-    )
+    ]
+    return float(np.max(distances))  # unlike max, NaN if one is
 
 
 def _groups(model: onnx.ModelProto) -> dict[str, int]:

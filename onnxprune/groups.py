@@ -116,7 +116,7 @@ def group(trace: Trace, extra: Mapping[int, Pinned] | None = None) -> Groups:
     slices = _slices(trace)
     made = np.zeros(trace.units, np.bool_)
     for s in slices:
-        made[s.units] |= s.role != "in"
+        made[s.units] |= s.role != "in" and s.constant in trace.model.graph.constants
     free &= made  # a channel that no weight makes has nothing to prune
     blocks = _blocks(trace, slices, free, pins)
     return Groups(_groups(trace, slices, blocks, free), _held(trace, slices, free, pins))

@@ -8,10 +8,20 @@ A tensor that is declared and never computed is a weight, filled with seeded noi
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper, parser, shape_inference
+
+from onnxprune import runtime
+from onnxprune.errors import ModelError
+from onnxprune.graph import Shape
+from onnxprune.model import Model, from_proto
+
+#: Opset 23 and IR 11 came with this one.
+TAKES_ALL = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 22)
 
 
 def build(text: str, opset: int = 17, ir: int = 8) -> ModelProto:
@@ -34,7 +44,36 @@ def declared(model: ModelProto) -> ModelProto:
     for out in model.graph.output:
         if not out.type.tensor_type.shape.dim:
             out.type.tensor_type.ClearField("shape")
-    return shape_inference.infer_shapes(model, data_prop=True)
+    model = shape_inference.infer_shapes(model, data_prop=True)
+    for out in model.graph.output:  # operators that onnx does not know, and a checker before 1.17 that wants a rank
+        if not out.type.tensor_type.HasField("shape") and (rank := _rank(model, out.name)) is not None:
+            out.type.tensor_type.shape.dim.extend(out.type.tensor_type.shape.Dimension() for _ in range(rank))
+    return model
+
+
+def _rank(model: ModelProto, name: str) -> int | None:
+    inputs = Model(model).graph.inputs
+    shapes = {i.name: tuple(d or 2 for d in i.dims or ()) for i in inputs}
+    try:
+        with runtime.session(model, "test", optimize=False) as active:
+            return int(runtime.run(active, runtime.seeded_feeds(inputs, shapes, 0), "test")[name].ndim)
+    except ModelError:
+        return None
+
+
+def too_new(model: ModelProto, shapes: Mapping[str, Shape] | None = None) -> str | None:
+    """Why onnx or onnxruntime, where they are those of the lower bounds, do not take the model even as it is."""
+    if TAKES_ALL:
+        return None
+    try:
+        loaded = from_proto(model)
+        feeds = runtime.seeded_feeds(loaded.graph.inputs, runtime.choose_shapes(loaded, shapes or {}), 0)
+        for optimize in (True, False):
+            with runtime.session(loaded.proto, "as it is", optimize=optimize) as active:
+                runtime.run(active, feeds, "as it is")
+    except ModelError as error:
+        return str(error)[:200]
+    return None
 
 
 def noise(name: str, shape: list[int]) -> NDArray[np.float64]:

@@ -136,6 +136,9 @@ def convolutions() -> Iterator[Row]:
     yield Row("Conv groups in a row", sandwich(grouped, "float[8,4,1,1] w1", "float[4,2,1,1] w2", reads=4), 20)
     depthwise = sandwich("g = Conv<group=8>(h, w1, b)", "float[8,1,3,3] w1", "float[8] b")
     yield Row("Conv depthwise", depthwise, 8)
+    twice = "a, b = Split<axis=1>(h, s)\nc = Concat<axis=1>(a, a, b)\ng = Conv<group=2>(c, w1)"
+    unequal = sandwich(twice, "int64[2] s = {2,4}", "float[4,4,1,1] w1", reads=4).replace("[8,3,3,3]", "[6,3,3,3]")
+    yield Row("Conv in groups of unequal sources", unequal, 4, "needs equal counts in each of its blocks")
     multiplier = sandwich("g = Conv<group=8>(h, w1, b)", "float[16,1,3,3] w1", "float[16] b", reads=16)
     yield Row("Conv depthwise with multiplier 2", multiplier, 8)
     weights = "<float[9,1,3,3] w0, float[5,9,1,1] w9>"
@@ -363,6 +366,9 @@ def layouts() -> Iterator[Row]:
     yield Row("Reshape into rows that are reduced", flat(rows_only, "int64[5] s = {2,2,4,6,6}", reads=72), 2)
 
 
+PADS = "int64[8] s = {0,2,0,0,0,3,0,0}"
+
+
 def space() -> Iterator[Row]:
     """Pad, Resize, DepthToSpace, SpaceToDepth."""
     yield Row("Pad at opset 9", sandwich("g = Pad<pads=[0,0,1,1,0,0,1,1]>(h)"), 8, opset=9, ir=4)
@@ -372,7 +378,7 @@ def space() -> Iterator[Row]:
         yield Row(f"Pad {mode}", sandwich(f'g = Pad<mode="{mode}">(h, p)', "int64[8] p = {0,0,1,1,0,0,1,1}"), 8)
     along = sandwich(
         "p = Pad(h, s)\ng = Add(p, h2)\nh2 = Conv(x, w1)",
-        "int64[8] s = {0,2,0,0,0,3,0,0}",
+        PADS,
         "float[13,3,3,3] w1",
         reads=13,
     )
@@ -380,7 +386,7 @@ def space() -> Iterator[Row]:
         "p = Pad(h, s)\ng = Add(p, h2)\nh2 = Conv(x, w1)", "h2 = Conv(x, w1)\np = Pad(h, s)\ng = Add(p, h2)"
     )
     yield Row("Pad along channels into a shortcut", along, 13)
-    yield Row("Pad along channels", sandwich("g = Pad(h, s)", "int64[8] s = {0,2,0,0,0,3,0,0}", reads=13), 8)
+    yield Row("Pad along channels", sandwich("g = Pad(h, s)", PADS, reads=13), 8)
     wrong = sandwich('g = Pad<mode="edge">(h, s)', "int64[8] s = {0,1,0,0,0,1,0,0}", reads=10)
     yield Row("Pad along channels with copies", wrong, 0, "is padded with copies of channels")
     up = "float[4] s = {1,1,2,2}"
@@ -395,6 +401,11 @@ def space() -> Iterator[Row]:
     for mode in ("DCR", "CRD"):
         yield Row(f"DepthToSpace {mode}", sandwich(f'g = DepthToSpace<blocksize=2, mode="{mode}">(h)', reads=2), 2)
     yield Row("SpaceToDepth", sandwich("g = SpaceToDepth<blocksize=2>(h)", reads=32), 8)
+    for op, what in (("DepthToSpace", "space"), ("SpaceToDepth", "channels")):
+        width = 16 if op == "DepthToSpace" else 4
+        head = f"(float[1,4,4,6] x) => (float y) <float[6,8] w0, float[{width},5] w9>"
+        nodes = f"h = MatMul(x, w0)\ng = {op}<blocksize=2>(h)\ny = MatMul(g, w9)"
+        yield Row(f"{op} of a labelled width", f"{head} {{ {nodes} }}", 0, f"is rearranged into {what}")
     pixel = "r = Reshape(h, s)\nt = Transpose<perm=[0,1,4,2,5,3]>(r)\ng = Reshape(t, u)"
     yield Row(
         "pixel shuffle decomposed",
@@ -426,6 +437,8 @@ def repeats() -> Iterator[Row]:
         sandwich("z = ConstantOfShape<value = float[1] {1.5}>(s)\ng = Mul(h, z)", "int64[3] s = {8,6,6}"),
         8,
     )
+    padded = sandwich("p = Pad(h, s)\nz = ConstantOfShape(t)\ng = Add(z, p)", PADS, "int64[4] t = {1,13,6,6}", reads=13)
+    yield Row("ConstantOfShape over padding", padded, 8)
     dynamic = flat(f"{like.replace('g = ', 'm = ')}\ng = Flatten(m)", reads=288, x="N,3,8,8")
     yield Row("ConstantOfShape with dynamic batch", dynamic, 8, shapes={"x": (2, 3, 8, 8)})
     yield Row("Tile along channels", sandwich("g = Tile(h, r)", "int64[4] r = {1,2,1,1}", reads=16), 8)
@@ -636,6 +649,11 @@ def sizes() -> Iterator[Row]:
     """Sizes of channels that are read as numbers."""
     yield Row("attention scaled by sqrt(d)", attention(2, 4, SCALE), 16)
     yield Row("attention of 1 head scaled by sqrt(d)", attention(1, 8, SCALE), 16)
+    scalar = sandwich(
+        "n = Shape(h)\ni = Gather(n, c)\nf = Cast<to=1>(i)\nt = ReduceSum<keepdims=0>(x)\nz = Div(t, f)\ng = Relu(h)",
+        "int64 c = {1}",
+    )
+    yield Row("a scalar divided by the number of channels", scalar.replace("(float y)", "(float y, float z)"), 8)
     mean = "n = Shape<start=1, end=2>(h)\nf = Cast<to=1>(n)\ng = Div(h, f)"
     yield Row("Div by the number of channels", sandwich(mean), 8)
 

@@ -176,7 +176,7 @@ class Builder:
         self.add("MatMul", [a.name, b.name], [*a.shape[:-1], b.shape[-1]])
 
     def einsum(self) -> None:
-        x = self.pick(lambda t: 2 <= t.rank <= 4)
+        x = self.pick(lambda t: 2 <= t.rank <= 4 and self.opset > 11)
         letters = "abcd"[: x.rank]
         summed = self.one(letters)
         sizes = dict(zip(letters, x.shape, strict=True)) | {"z": self.one(WIDTHS)}

@@ -4,34 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnxruntime
 import pytest
 
 from fixtures.skeleton import load_skeleton
-from onnxprune import model, pipeline, runtime
-from onnxprune.errors import ModelError
-
-#: Opset 23 came with this one.
-RUNS_ALL = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 22)
+from onnxprune import model, pipeline
+from tests.models import too_new
 
 ZOO = sorted((Path(__file__).parents[1] / "fixtures" / "zoo").glob("*.onnx"))
 
 
-def runnable(path: Path) -> model.Model:
-    """The model; skips what an onnxruntime of the lower bounds does not take even as it is."""
-    try:
-        loaded = model.from_proto(load_skeleton(path))
-        with runtime.session(loaded.proto, path.name):
-            return loaded
-    except ModelError as error:
-        if RUNS_ALL:
-            raise
-        pytest.skip(str(error)[:200])
-
-
 @pytest.mark.parametrize("path", ZOO, ids=lambda p: p.stem)
 def test_pruned_by_three_tenths(path: Path) -> None:
-    loaded = runnable(path)
+    proto = load_skeleton(path)
+    if reason := too_new(proto):
+        pytest.skip(reason)
+    loaded = model.from_proto(proto)
     options = pipeline.Options(ratio=0.3, scope="group", check_n=1)
 
     result = pipeline.prune(loaded, options)

@@ -304,13 +304,6 @@ def _slices(op: Op) -> dict[int, tuple[int, int, int]]:
     return found
 
 
-def _python_slice(start: int, end: int, step: int, size: int) -> slice:
-    """ONNX bounds are clamped like Python's, but for a negative step an end below -size means 'to the front'."""
-    if step < 0 and end < -size:
-        return slice(start, None, step)
-    return slice(start, end, step)
-
-
 @rule("Slice")
 def slice_(op: Op) -> Sequence[Layers]:
     """Labels are sliced like the elements. On unlabelled axes the bounds do not matter."""
@@ -331,8 +324,9 @@ def slice_(op: Op) -> Sequence[Layers]:
     for layer in x.layers:
         sliced = layer
         for axis, (start, end, step) in bounds.items():
-            if axis in layer.axes and (part := _python_slice(start, end, step, x.shape[axis])) != slice(None):
-                if range(x.full[axis])[_python_slice(start, end, step, x.full[axis])] != range(x.full[axis]):
+            if axis in layer.axes:
+                part = slice(start, end, step)  # ONNX clamps bounds as Python does
+                if range(x.full[axis])[part] != range(x.full[axis]):
                     _hold_rows(op, layer, axis)
                 if abs(step) > 1:
                     op.pin(layer, "is sliced with a step")
@@ -360,7 +354,7 @@ def rewrite_slice(cut: Cut) -> Change:
         if layer is None:
             continue
         alive = _alive_along(cut, layer, axis)
-        taken = range(x.shape[axis])[_python_slice(start, end, step, x.shape[axis])]
+        taken = range(x.shape[axis])[slice(start, end, step)]
         if alive.all() or len(taken) == 0:
             continue
         low, high = min(taken), max(taken) + 1
@@ -369,7 +363,7 @@ def rewrite_slice(cut: Cut) -> Change:
             raise LookupError("nothing would be left of its slice")
         size = int(alive.sum())
         wanted = range(first, past) if step > 0 else range(past - 1, first - 1, -1)
-        if range(size)[_python_slice(start, end, step, size)] != wanted:
+        if range(size)[slice(start, end, step)] != wanted:
             starts[position], ends[position] = (
                 (first, past) if step > 0 else (past - 1, first - 1 if first else -(2**31))
             )

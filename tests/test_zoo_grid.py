@@ -1,0 +1,80 @@
+"""The property on every exported graph in the zoo, over a grid of ratios, multiples and scopes; one analysis a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fixtures.skeleton import load_skeleton
+from onnxprune import model, pipeline, scores, verify
+from onnxprune.allocate import DEFAULT_MAX_RATIO, step_of
+from onnxprune.groups import Group
+from onnxprune.model import Model
+from onnxprune.passes import run as run_passes
+
+ZOO = sorted((Path(__file__).parents[1] / "fixtures" / "zoo").glob("*.onnx"))
+
+Flags = NDArray[np.bool_]
+
+
+@pytest.fixture(scope="module", params=ZOO, ids=lambda p: p.stem)
+def analysed(request: pytest.FixtureRequest) -> tuple[Model, pipeline.Analysis]:
+    loaded = model.from_proto(load_skeleton(request.param))
+    return loaded, pipeline.analyse(loaded, pipeline.Options())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scope", ["global", "group"])
+@pytest.mark.parametrize("align", [1, 8, 16])
+@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5, 0.9])
+def test_grid(analysed: tuple[Model, pipeline.Analysis], ratio: float, align: int, scope: str) -> None:
+    loaded, analysis = analysed
+    options = pipeline.Options(ratio=ratio, align=align, scope=scope, check_n=1)
+
+    choice = pipeline.choose(analysis, options, scores.resolve("l2"))
+    pruned = run_passes(loaded, pipeline._steps(choice, options)).model
+
+    model.check(pruned.skeleton(), "the pruned model", full=True)
+    gone = np.zeros(analysis.trace.units, np.bool_)
+    gone[choice.dead] = True
+    groups = list(choice.groups)
+    assert not [(g.name, *w) for g in groups for w in changed_widths(g, gone) if w[1] % align]
+    assert_ratio_is_met(groups, gone, options)
+    if is_proved(ratio, align, scope):
+        proof = verify.prove(analysis.trace, choice.dead, pruned, samples=1, seed=0, rtol=None, atol=0.0)
+        assert not proof.failures()
+
+
+def is_proved(ratio: float, align: int, scope: str) -> bool:
+    """Whether numbers are run: half of the grid, low ratios by group and high ones globally, at 8 the other way."""
+    return ((ratio > 0.4) == (scope == "global")) != (align == 8)
+
+
+def changed_widths(group: Group, gone: Flags) -> list[tuple[str, int]]:
+    """Constants of ``group`` that get narrower, and how many of its channels each keeps."""
+    own = np.zeros_like(gone)
+    own[group.units] = True
+    parts = [p for p in group.slices if p.role in ("out", "in") and (own & gone)[p.units].any()]
+    return [(p.constant, int((own & ~gone)[p.units].sum())) for p in parts]
+
+
+def assert_ratio_is_met(groups: list[Group], gone: Flags, options: pipeline.Options) -> None:
+    """Removed is what was asked for, or all that may go if that is less, give or take half of the largest step."""
+    removed = sum(int(gone[g.units].sum()) for g in groups)
+    asked = options.ratio * sum(g.width for g in groups)
+    sizes, rooms, wanted = [0], [0], [0.0]
+    for group in groups:
+        steps = [step_of(group, block, options.align) for block in group.blocks]
+        together = len(steps) == 1 or all(b.width % s == 0 for b, s in zip(group.blocks, steps, strict=True))
+        for block, step in zip(group.blocks, steps, strict=True):
+            least = max(step, step * -int(-(1 - max(DEFAULT_MAX_RATIO, options.ratio)) * block.width // step))
+            if together and least < block.width:
+                sizes.append(step * block.rows)
+                rooms.append((block.width - least) * block.rows)
+                wanted.append(min(rooms[-1], options.ratio * block.units.size))
+    half = max(sizes) / 2 + 1e-6
+    within_reach = min(asked, sum(rooms)) if options.scope == "global" else sum(wanted)
+    assert within_reach - half <= removed <= asked + half
