@@ -111,11 +111,6 @@ class Model:
                     digest.update(chunk)
         return digest.hexdigest()
 
-    @property
-    def opset(self) -> int:
-        """Version of the default operator set."""
-        return next((o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), 0)
-
     @cached_property
     def byte_size(self) -> int:
         """Bytes of the model with all its weights, as one message."""

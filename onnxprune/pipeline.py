@@ -311,7 +311,7 @@ def _report(
         groups=report.group_reports(choice.groups, removed, asked, choice.notes),
         proof=proof,
         changes=changes,
-        notes=_notes(choice),
+        notes=_notes(choice, proof),
         versions=versions(),
         seconds=watch.seconds,
     )
@@ -322,10 +322,14 @@ def _shapes_after(trace: Trace, result: Rewrite, pruned: Model) -> dict[str, Sha
     return {**trace.shapes.shape, **result.shapes, **constants}
 
 
-def _notes(choice: Choice) -> tuple[str, ...]:
-    if not len(choice.groups):
-        return ("nothing in this model can be pruned: onnxprune inspect says why",)
-    return ()
+def _notes(choice: Choice, proof: Proof | None) -> tuple[str, ...]:
+    """What a reader must not miss."""
+    notes = [] if len(choice.groups) else ["nothing in this model can be pruned: onnxprune inspect says why"]
+    for error in proof.rewrite if proof else ():
+        if error.compared < 1:
+            share = f"{100 * (1 - error.compared):.0f} % of output '{error.name}'"
+            notes.append(f"{share} is NaN or infinite on these inputs, in both models: it could not be compared")
+    return tuple(notes)
 
 
 def versions() -> dict[str, str]:

@@ -51,6 +51,7 @@ class OutputError:
     relative: float
     cosine: float
     snr_db: float
+    compared: float = 1.0  # share of the elements that are finite, and so could be compared
     noise: float = 0.0  # of max_abs, what the reference differs from itself by; measured where it matters
 
 
@@ -288,13 +289,15 @@ def compare(name: str, reference: Sequence[NDArray[np.generic]], result: Sequenc
     finite = np.isfinite(x) & np.isfinite(y)
     if not (same | finite).all():
         return OutputError(name, np.inf, np.inf, 0.0, -np.inf)
+    compared = float(finite.mean()) if finite.size else 1.0
     x, y = x[finite], y[finite]
     if not x.size:
-        return OutputError(name, 0.0, 0.0, 1.0, np.inf)
+        return OutputError(name, 0.0, 0.0, 1.0, np.inf, compared)
     error = float(np.abs(x - y).max())
     span = float(x.max() - x.min()) or float(np.abs(x).max())
     noise, signal = float(np.sum((x - y) ** 2)), float(np.sum(x**2))
     norm = float(np.linalg.norm(x) * np.linalg.norm(y))
     cosine = float(x @ y) / norm if norm else float(noise == 0)
     snr = np.inf if noise == 0 else 10 * float(np.log10(signal / noise)) if signal else -np.inf
-    return OutputError(name, error, error / span if span else (np.inf if error else 0.0), min(cosine, 1.0), snr)
+    relative = error / span if span else (np.inf if error else 0.0)
+    return OutputError(name, error, relative, min(cosine, 1.0), snr, compared)
