@@ -40,6 +40,7 @@ ATOL = 1e-5
 
 #: Attributes that mention a size, and may change.
 SIZES = {
+    "num_groups",
     "group",
     "split",
     "num_outputs",

@@ -214,6 +214,10 @@ def products() -> Iterator[Row]:
         weight = "4,8" if b else "8,4"
         fused = f"{left}\ng = com.microsoft.FusedMatMul<transA={a}, transB={b}, alpha=0.5>({right}, w1)"
         yield Row(f"FusedMatMul {a}{b}", mlp(fused, f"float[{weight}] w1", "float[2,4] g", reads=4), 12)
+    batched = "h2 = MatMul(x, w1)\ns = com.microsoft.FusedMatMul<transBatchA=1, transBatchB=1, transB=1>(h, h2)\n"
+    batched += "g = com.microsoft.FusedMatMul<transBatchB=1>(s, h)"
+    declared = ("float[6,8] w1", "float[3,2,2] s", "float[3,2,8] g")
+    yield Row("FusedMatMul with the batch second", mlp(batched, *declared, rows="2,3"), 8)
     yield Row("attention of 2 heads", attention(2, 4), 16)
     yield Row("attention of 1 head", attention(1, 8), 16)
 
@@ -509,9 +513,8 @@ def norms() -> Iterator[Row]:
     yield Row("LRN", sandwich("g = LRN<size=3>(h)"), 0, why)
     yield Row(
         "GroupNormalization",
-        sandwich("g = GroupNormalization<num_groups=2>(h, scale, b)", *vectors, G),
-        0,
-        why,
+        sandwich("g = GroupNormalization<num_groups=4>(h, scale, b)", *vectors, G),
+        4,
         opset=21,
         ir=10,
     )

@@ -180,8 +180,12 @@ def product(
     *,
     zeros: tuple[int | None, int | None] = (None, None),
     transposed: tuple[object, object] = (0, 0),
+    batch_second: tuple[object, object] = (0, 0),
 ) -> Layers:
-    """Layers of A @ B. A: [..., M, K], B: [..., K, N]; ``zeros``: the inputs that hold their zero points."""
+    """Layers of A @ B. A: [..., M, K], B: [..., K, N]; ``zeros``: the inputs that hold their zero points.
+
+    ``batch_second``: sides whose first axis stands before the batch axes, [M, ..., K], before they are ``transposed``.
+    """
     sides = [op.inputs[p] for p in positions]
     a, b = sides
     assert a is not None
@@ -192,6 +196,10 @@ def product(
         return ()
     rank = max(a.rank, b.rank)
     swap = [*range(rank - 2), rank - 1, rank - 2]
+    a, b = (
+        side.transposed([*range(1, side.rank - 1), 0, side.rank - 1]) if first else side
+        for side, first in zip((a, b), batch_second, strict=True)
+    )
     a, b = (
         side.with_leading(rank).transposed(swap) if flip else side.with_leading(rank)
         for side, flip in zip((a, b), transposed, strict=True)
@@ -237,11 +245,9 @@ def matmul(op: Op) -> Sequence[Layers]:
 @rule("FusedMatMul", domain="com.microsoft")
 def fused_matmul(op: Op) -> Sequence[Layers]:
     """MatMul of transposed sides, scaled."""
-    if op.attrs.get("transBatchA", 0) or op.attrs.get("transBatchB", 0):
-        for side in op.inputs[:2]:
-            op.keep_all(side, "is multiplied in a batch-transposed layout")
-        return [()]
-    return [product(op, transposed=(op.attrs.get("transA", 0), op.attrs.get("transB", 0)))]
+    flips = (op.attrs.get("transA", 0), op.attrs.get("transB", 0))
+    firsts = (op.attrs.get("transBatchA", 0), op.attrs.get("transBatchB", 0))
+    return [product(op, transposed=flips, batch_second=firsts)]
 
 
 @rule("Gemm")
@@ -256,5 +262,6 @@ def gemm(op: Op) -> Sequence[Layers]:
 @macs("FusedMatMul", domain="com.microsoft")
 def product_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
     """One per output element and summed position."""
-    summed = inputs[0][-2] if node.attrs.get("transA", 0) else inputs[0][-1]
+    rows = 0 if node.attrs.get("transBatchA", 0) else -2
+    summed = inputs[0][rows] if node.attrs.get("transA", 0) else inputs[0][-1]
     return _numel(outputs[0]) * summed

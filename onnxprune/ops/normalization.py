@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from onnxprune.labels import Op, Tensor, merge
 from onnxprune.ops.reduction import hold_axes
-from onnxprune.ops.table import Layers, rule
+from onnxprune.ops.table import Change, Cut, Layers, rewrite, rule
+
+_OVER_CHANNELS = "is normalised over its channels"
 
 
 @rule("BatchNormalization")
@@ -25,7 +27,7 @@ def instance_normalization(op: Op) -> Sequence[Layers]:
     """Statistics of each channel over the axes from 2 on."""
     x = op.inputs[0]
     assert x is not None
-    layers = hold_axes(op, x, range(2, x.rank), "is normalised over its channels")
+    layers = hold_axes(op, x, range(2, x.rank), _OVER_CHANNELS)
     vectors = [t.at_axis(1, x.rank) if t else None for t in op.inputs[1:]]
     return [merge(op, [Tensor(x.name, x.shape, x.full, layers), *vectors])]
 
@@ -36,17 +38,45 @@ def layer_normalization(op: Op) -> Sequence[Layers]:
     x = op.inputs[0]
     assert x is not None
     axis = op.attrs.get("axis", -1) % x.rank
-    layers = hold_axes(op, x, range(axis, x.rank), "is normalised over its channels")
+    layers = hold_axes(op, x, range(axis, x.rank), _OVER_CHANNELS)
     for vector in op.inputs[1:]:
         op.keep_all(vector, "scales a norm over channels")
     return [layers]
 
 
-@rule("LRN", "GroupNormalization")
+@rule("GroupNormalization")
+def group_normalization(op: Op) -> Sequence[Layers]:
+    """Statistics over the channels of each group: a group goes as a whole. Scale and bias: [C]."""
+    x = op.inputs[0]
+    assert x is not None
+    layers = hold_axes(op, x, range(2, x.rank), _OVER_CHANNELS)
+    layer = next((la for la in layers if la.axes == (1,)), None)
+    if layer is None:
+        for tensor in op.inputs:
+            op.keep_all(tensor, _OVER_CHANNELS)
+        return [()]
+    blocks = layer.labels.reshape(op.attrs["num_groups"], -1)
+    op.say.equate(blocks, blocks[:, :1], _OVER_CHANNELS)
+    for vector in op.inputs[1:]:
+        for own in vector.layers if vector else ():
+            op.say.equate(own.labels.reshape(len(blocks), -1), blocks[:, :1], _OVER_CHANNELS)
+    return [layers]
+
+
+@rewrite("GroupNormalization")
+def rewrite_group_normalization(cut: Cut) -> Change:
+    """As many groups as are left, each as large as it was."""
+    before, after = cut.op.inputs[0], cut.inputs[0]
+    assert before is not None
+    assert after is not None
+    return Change(attrs={"num_groups": after.shape[1] * cut.op.attrs["num_groups"] // before.shape[1]})
+
+
+@rule("LRN")
 def across_channels(op: Op) -> Sequence[Layers]:
-    """Statistics over neighbouring or grouped channels."""
+    """Statistics over neighbouring channels."""
     x = op.inputs[0]
     assert x is not None
     for vector in op.inputs[1:]:
         op.keep_all(vector, "scales a norm over channels")
-    return [hold_axes(op, x, range(1, x.rank), "is normalised over its channels")]
+    return [hold_axes(op, x, range(1, x.rank), _OVER_CHANNELS)]
