@@ -40,7 +40,7 @@ def prune_without_proof(source: Path, target: Path, ratio: float) -> float:
 
     started = time.perf_counter()
     pruned = pipeline.prune(model.load(source), pipeline.Options(ratio=ratio, check_n=0))
-    model.save(pruned.model, target, external=False)
+    model.write({target: pruned.model})
     return time.perf_counter() - started
 
 

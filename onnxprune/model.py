@@ -28,21 +28,6 @@ from onnxprune.edits import Edits, apply, captured
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.graph import Graph, Node, Shape, TensorInfo
 
-__all__ = [
-    "PROTO_LIMIT",
-    "Edits",
-    "Gate",
-    "Model",
-    "check",
-    "element_count",
-    "ensure_writable",
-    "from_proto",
-    "load",
-    "save",
-    "write",
-    "write_text",
-]
-
 #: protobuf's limit for one message; larger models keep their weights in a file beside.
 PROTO_LIMIT = 2**31 - 2**20
 
@@ -264,16 +249,6 @@ def _stage(content: Model | str, path: Path, *, external: bool) -> None:
         onnx.save(proto, path, save_as_external_data=True, location=f"{path.name}.data")
     else:
         onnx.save(content.proto, path)
-
-
-def save(model: Model, path: Path, *, external: bool) -> None:
-    """Write one model. Raises OutputError."""
-    write({path: model}, external=external)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write one small file. Raises OutputError."""
-    write({path: text})
 
 
 def ensure_writable(paths: Sequence[Path], *, keep: Path) -> None:

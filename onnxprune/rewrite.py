@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune import ops
+from onnxprune.edits import Edits
 from onnxprune.graph import Node, Shape
 from onnxprune.labels import FIXED, Alive, Labels, Layer, Op, Tensor, cut_layer, cut_shape, settle
-from onnxprune.model import Edits
 from onnxprune.ops.table import Change, Cut
 from onnxprune.shapes import Value, evaluate, is_shape_source, shape_value
 from onnxprune.trace import Pinned, Trace, Use, is_data, known_values, use_of

@@ -26,7 +26,7 @@ from onnxprune import runtime, verify
 from onnxprune.errors import ModelError
 from onnxprune.graph import Node, Shape
 from onnxprune.groups import Groups, Slice, group
-from onnxprune.model import Model, from_proto, write_text
+from onnxprune.model import Model, from_proto, write
 from onnxprune.pipeline import Analysis, Options, analyse
 from onnxprune.rewrite import Rewrite, rewrite
 from onnxprune.trace import Pinned, Read, Trace, Use, use_of
@@ -335,7 +335,7 @@ def assert_plan_repeats(removal: Removal) -> None:
     plan = plans.make(removal.trace, removal.rewrite, {"seed": 0})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "plan.json")
-        write_text(path, plan.to_json())
+        write({path: plan.to_json()})
         loaded = plans.load(path)
     assert loaded.to_json() == plan.to_json()
     again = analyse(from_proto(removal.original), Options(input_shapes=removal.trace.shapes.inputs))

@@ -61,7 +61,7 @@ def prune(proto: ModelProto, plan: Plan | None = None, **options: Any) -> pipeli
 
 def saved(plan: Plan, folder: Path) -> Plan:
     """The plan after a round trip through its file."""
-    files.write_text(folder / "plan.json", plan.to_json())
+    files.write({folder / "plan.json": plan.to_json()})
     return plans.load(folder / "plan.json")
 
 

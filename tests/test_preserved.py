@@ -140,7 +140,7 @@ def test_only_weights_and_declared_widths_change() -> None:
 
 def test_the_file_holds_what_the_result_does(tmp_path: Path) -> None:
     result = prune(rich())
-    files.save(result.model, tmp_path / "out.onnx", external=False)
+    files.write({tmp_path / "out.onnx": result.model})
     assert onnx.load(tmp_path / "out.onnx") == result.model.proto
     assert files.load(tmp_path / "out.onnx").proto == result.model.proto
 

@@ -30,5 +30,5 @@ def inspect(model: Path, json_path: Path | None, *, verbose: bool, **given: Any)
         announce("analyse")
         found = pipeline.inspect(loaded, settings)
     if json_path is not None:
-        files.write_text(json_path, found.to_json())
+        files.write({json_path: found.to_json()})
     click.echo(render.inspection_text(found, verbose=verbose))

@@ -133,10 +133,7 @@ def conv_transpose(op: Op) -> Sequence[Layers]:
     return [merge(op, [result, bias.at_axis(1, x.rank) if bias else None])]
 
 
-@blocks("ConvTranspose")
-def conv_transpose_blocks(node: Node) -> Mapping[int, Blocks]:
-    """A group convolution may keep other outputs in each group."""
-    return conv_blocks(node)
+blocks("ConvTranspose")(conv_blocks)
 
 
 @rewrite("Conv", "ConvTranspose")

@@ -41,15 +41,11 @@ def conv_integer(op: Op) -> Sequence[Layers]:
 @blocks("QLinearConv")
 def qlinear_conv_blocks(node: Node) -> dict[int, Blocks]:
     """As Conv's, at the weight's position."""
-    return dict(zip((3,), conv_blocks(node).values(), strict=False))
+    own = conv_blocks(node)
+    return {3: own[1]} if own else {}
 
 
-@blocks("ConvInteger")
-def conv_integer_blocks(node: Node) -> dict[int, Blocks]:
-    """As Conv's."""
-    return dict(conv_blocks(node))
-
-
+blocks("ConvInteger")(conv_blocks)
 rewrite("QLinearConv", "ConvInteger")(rewrite_group)
 macs("ConvInteger")(conv_macs)
 
@@ -80,12 +76,8 @@ def qgemm(op: Op) -> Sequence[Layers]:
     return [merge(op, [Tensor(y.name, y.shape, y.full, _scaled(op, layers, -1, (4, 5))), op.tensor(6)])]
 
 
-@macs("MatMulInteger")
-@macs("QGemm", domain=MICROSOFT)
-@macs("QLinearMatMul")
-def quantized_product_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
-    """As MatMul's: the first input is A in all of them."""
-    return product_macs(node, inputs, outputs)
+macs("MatMulInteger", "QLinearMatMul")(product_macs)
+macs("QGemm", domain=MICROSOFT)(product_macs)
 
 
 @rule("QLinearAdd", "QLinearMul", domain=MICROSOFT)
