@@ -1,11 +1,12 @@
 """Errors are part of the interface: one line that says what, where, and the way out.
 
     OnnxPruneError
-    ├── OptionError    a bad option                                        exit code 2
-    ├── ModelError     a model that cannot be read or is not valid         exit code 2
-    ├── PlanError      a plan that does not fit the model                  exit code 2
-    ├── OutputError    a result that cannot be written                     exit code 2
-    └── CheckError     a check of the result failed; nothing was written   exit code 1
+    ├── OptionError    a bad option                                            exit code 2
+    ├── ModelError     a model that cannot be read or is not valid             exit code 2
+    ├── DataError      calibration data that cannot be read or does not fit    exit code 2
+    ├── PlanError      a plan that does not fit the model                      exit code 2
+    ├── OutputError    a result that cannot be written                         exit code 2
+    └── CheckError     a check of the result failed; nothing was written       exit code 1
 
 Anything else that escapes is a bug of onnxprune and keeps its traceback.
 """
@@ -45,6 +46,10 @@ class OptionError(OnnxPruneError):
 
 class ModelError(OnnxPruneError):
     """A model that cannot be read, is not valid, or is refused by onnxruntime."""
+
+
+class DataError(OnnxPruneError):
+    """Calibration data that is missing, cannot be read, or does not fit the model."""
 
 
 class PlanError(OnnxPruneError):

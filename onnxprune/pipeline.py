@@ -8,22 +8,23 @@ from __future__ import annotations
 import fnmatch
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import cost, report, runtime, scores
+from onnxprune import calibration, cost, report, runtime, scores
 from onnxprune import groups as grouping
 from onnxprune import plan as plans
 from onnxprune import rewrite as rewriting
 from onnxprune import shapes as shaping
 from onnxprune import trace as tracing
 from onnxprune.allocate import Allocation, allocate
+from onnxprune.calibration import CalibrationSet, Data
 from onnxprune.errors import CheckError, ModelError, OptionError
 from onnxprune.graph import Shape
 from onnxprune.groups import Groups
@@ -31,12 +32,11 @@ from onnxprune.model import Model
 from onnxprune.passes import FuseBatchNorm, Pass, RemoveChannels
 from onnxprune.passes import run as run_passes
 from onnxprune.plan import Plan
+from onnxprune.progress import Progress, silent
 from onnxprune.report import Report, SizeReport
 from onnxprune.rewrite import Rewrite
 from onnxprune.trace import Pinned, Trace
 from onnxprune.verify import Proof, prove
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Options:
     check_n: int = 3
     rtol: float | None = None
     atol: float = 0.0
+    data: Data | None = None
 
     def __post_init__(self) -> None:
         """Raise OptionError for values out of range."""
@@ -84,6 +85,7 @@ class Options:
             "input_shapes": {n: list(s) for n, s in self.input_shapes.items()},
             "fuse_bn": self.fuse_bn,
             "seed": self.seed,
+            **({"data": self.data.to_json()} if self.data else {}),
         }
 
 
@@ -218,7 +220,7 @@ def _ratio_of(trace: Trace, groups: Groups, options: Options) -> dict[int, float
 
 
 def prune(
-    model: Model, options: Options, plan: Plan | None = None, progress: Progress = lambda _: None, where: str = "plan"
+    model: Model, options: Options, plan: Plan | None = None, progress: Progress = silent, where: str = "plan"
 ) -> Result:
     """Prune ``model`` and prove it. Raises OnnxPruneError; CheckError where the result is not what it must be."""
     watch = Stopwatch(progress)
@@ -229,6 +231,7 @@ def prune(
     with watch.stage("analyse"):
         analysis = analyse(model, options)
     trace = analysis.trace
+    data = _calibration(trace, options, watch)
     with watch.stage("choose"):
         if plan is None:
             choice = choose(analysis, options, importance)
@@ -243,8 +246,17 @@ def prune(
     return Result(
         done.model,
         made,
-        _report(analysis, choice, options, done.model, done.changes, proof, watch, planned=plan is not None),
+        _report(analysis, choice, options, done.model, done.changes, proof, watch, planned=plan is not None, data=data),
     )
+
+
+def _calibration(trace: Trace, options: Options, watch: Stopwatch) -> CalibrationSet | None:
+    """The calibration set that the options name, read once. Raises DataError."""
+    if options.data is None:
+        return None
+    reading = {f.name: getattr(options.data, f.name) for f in fields(options.data)}
+    with watch.stage("data"):
+        return calibration.load(model=trace.model, shapes=trace.shapes.inputs, progress=watch.announce, **reading)
 
 
 def _steps(choice: Choice, options: Options) -> list[Pass]:
@@ -286,6 +298,7 @@ def _report(
     watch: Stopwatch,
     *,
     planned: bool,
+    data: CalibrationSet | None,
 ) -> Report:
     trace, model = analysis.trace, analysis.trace.model
     gone = np.zeros(trace.units, np.bool_)
@@ -311,7 +324,7 @@ def _report(
         groups=report.group_reports(choice.groups, removed, asked, choice.notes),
         proof=proof,
         changes=changes,
-        notes=_notes(choice, proof),
+        notes=(*(data.notes if data else ()), *_notes(choice, proof)),
         versions=versions(),
         seconds=watch.seconds,
     )

@@ -8,7 +8,7 @@ the removed channels contributed, which is a choice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from onnxprune import ops, runtime
 from onnxprune.errors import CheckError, ModelError
 from onnxprune.labels import Alive, Tensor
 from onnxprune.model import Gate, Model, check
+from onnxprune.progress import Progress, silent
 from onnxprune.rewrite import alive_of
 from onnxprune.runtime import Feeds
 from onnxprune.trace import Trace
@@ -169,7 +170,7 @@ def prove(
     seed: int,
     rtol: float | None,
     atol: float,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = silent,
 ) -> Proof:
     """Run original, masked original and pruned model on seeded inputs, and measure.
 

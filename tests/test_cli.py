@@ -344,6 +344,45 @@ def test_dynamic_inputs_take_a_shape(run: Run, tmp_path: Path) -> None:
     assert [d.dim_param or d.dim_value for d in dims] == [1, 3, "H", "W"]
 
 
+# --- calibration data -----------------------------------------------------------------------------------------------
+
+
+def test_calibration_data_is_read_and_reported(run: Run, chain: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((9, 3, 8, 8), np.uint8))
+    report = tmp_path / "r.json"
+    outcome = run(chain, "--data", tmp_path / "x.npy", "--samples", 4, "--std", "255", "--json", report)
+    assert outcome.code == 0
+    data = json.loads(report.read_text())["options"]["data"]
+    expected = {"mean": [], "std": [255.0], "layout": None, "color": "RGB"}
+    assert data == {"source": str(tmp_path / "x.npy"), "samples": 4, **expected}
+
+
+def test_what_is_odd_about_calibration_data_is_noted(run: Run, chain: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((9, 3, 8, 8), np.uint8))
+    assert "note: calibration pixels are fed as 0..255" in run(chain, "--data", tmp_path / "x.npy").out
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--data", "nowhere"], "nowhere: no such file"),
+        (["--data", "x.npy", "--mean", "1;2"], "'1;2' is not numbers separated by commas"),
+        (["--data", "x.npy", "--samples", "0"], "--samples: must be at least 1"),
+        (["--std", "255"], "give --data too"),
+    ],
+    ids=["missing", "mean", "samples", "no-data"],
+)
+def test_calibration_data_that_is_wrong_is_one_line(
+    run: Run, chain: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], says: str
+) -> None:
+    monkeypatch.chdir(chain.parent)
+    np.save("x.npy", np.zeros((9, 3, 8, 8), np.float32))
+    outcome = run(chain, *options)
+    assert outcome.code == 2
+    assert_one_line(outcome.err, says)
+    assert not chain.with_name("chain.pruned.onnx").exists()
+
+
 # --- the proof ------------------------------------------------------------------------------------------------------
 
 

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, TypeVar
 
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _numbers(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[float, ...]:
+    try:
+        return tuple(float(v) for v in value.split(",")) if value else ()
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is not numbers separated by commas") from None
 
 
 def _shape(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
@@ -67,3 +75,50 @@ def ratio_for(function: F) -> F:
         callback=_ratio_for,
         help="Another ratio for some nodes. Repeatable.",
     )(function)
+
+
+_CALIBRATION = (
+    click.option(
+        "--data", "source", metavar="PATH", help="Calibration data: a folder, a glob, a file or module:function."
+    ),
+    click.option("--samples", type=int, default=256, show_default=True, help="Calibration samples to use."),
+    click.option(
+        "--mean",
+        callback=_numbers,
+        metavar="R,G,B",
+        help="Of pixels, in 0..255 units, as in an RKNN config. [default: 0]",
+    ),
+    click.option(
+        "--std",
+        callback=_numbers,
+        metavar="R,G,B",
+        help="Of pixels, in 0..255 units, as in an RKNN config. [default: 1]",
+    ),
+    click.option(
+        "--layout", type=click.Choice(["NCHW", "NHWC"]), help="How the model reads images. [default: by its shape]"
+    ),
+    click.option(
+        "--color",
+        type=click.Choice(["RGB", "BGR"]),
+        default="RGB",
+        show_default=True,
+        help="How the model reads images.",
+    ),
+)
+
+
+def calibration(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--data`` and how to read it, as one argument ``data``: a `calibration.Data`, or None."""
+
+    @wraps(function)
+    def collected(*args: Any, source: str | None, **given: Any) -> Any:
+        from onnxprune.calibration import Data  # noqa: PLC0415 (--help must not wait for it)
+
+        if source is None and (given["mean"] or given["std"] or given["layout"]):
+            raise click.UsageError("--mean, --std and --layout say how to read calibration images: give --data too")
+        reading = {name: given.pop(name) for name in ("samples", "mean", "std", "layout", "color")}
+        return function(*args, data=Data(source, **reading) if source else None, **given)
+
+    for option in reversed(_CALIBRATION):
+        collected = option(collected)
+    return collected

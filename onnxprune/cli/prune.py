@@ -34,6 +34,7 @@ from onnxprune.cli import options as shared
     "--max-ratio", type=float, help="Remove no more than this of any one group. [default: 0.9, or RATIO if larger]"
 )
 @shared.input_shape
+@shared.calibration
 @click.option(
     "--fuse-bn/--no-fuse-bn", default=True, help="Fold BatchNormalization into the layer before. [default: fold]"
 )
@@ -74,6 +75,7 @@ def prune(
     from onnxprune import pipeline  # noqa: PLC0415
     from onnxprune import plan as plans  # noqa: PLC0415
     from onnxprune.cli import render  # noqa: PLC0415
+    from onnxprune.progress import silent  # noqa: PLC0415
 
     settings = pipeline.Options(**given)
     target = output or model.with_name(f"{model.stem}.pruned.onnx")
@@ -82,7 +84,7 @@ def prune(
         files.ensure_writable([p for p in (target, save_plan, json_path) if p is not None], keep=model)
     plan = plans.load(plan_path) if plan_path else None
     with nullcontext() if quiet else render.status() as announce:
-        result = pipeline.prune(loaded, settings, plan, announce or (lambda _: None), str(plan_path))
+        result = pipeline.prune(loaded, settings, plan, announce or silent, str(plan_path))
     report = render.placed(result.report, "" if dry_run else str(target))
     if not dry_run:
         texts = {save_plan: result.plan.to_json(), json_path: report.to_json()}

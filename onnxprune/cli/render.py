@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -11,22 +11,27 @@ import numpy as np
 
 from onnxprune.model import Model
 from onnxprune.plan import AxisKept, Plan
+from onnxprune.progress import Progress, silent
 from onnxprune.report import Inspection, Report, SizeReport
 
 
 @contextmanager
-def status() -> Iterator[Callable[[str], None]]:
-    """A spinner that names the stage, on a terminal only."""
+def status() -> Iterator[Progress]:
+    """A spinner that names the stage, and a bar where it is counted, on a terminal only."""
     if not sys.stderr.isatty():
-        yield lambda _: None
+        yield silent
         return
+    from rich import progress as bars  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("load")
-        yield lambda stage: progress.update(task, description=stage)
+    columns = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"), bars.BarColumn(), bars.TimeElapsedColumn())
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("load", total=None)
+
+        def tell(stage: str, done: int = 0, total: int = 0, /) -> None:
+            shown.update(task, description=stage, completed=done, total=total or None)
+
+        yield tell
 
 
 def placed(report: Report, output: str) -> Report:

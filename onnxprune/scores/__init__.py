@@ -6,11 +6,8 @@ A criterion is a function from `GroupWeights` to an array [width]. Add one with 
 
 from __future__ import annotations
 
-import importlib
-import sys
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +17,7 @@ from onnxprune.groups import Group, Groups
 from onnxprune.model import Model
 from onnxprune.scores import fpgm, magnitude
 from onnxprune.scores.weights import GroupWeights
+from onnxprune.user_code import user_function
 
 Scores = NDArray[np.float64]
 Importance = Callable[[GroupWeights], Scores]
@@ -37,25 +35,12 @@ def resolve(name: str) -> Importance:
     """The criterion called ``name``, or a user's ``module:function``. Raises OptionError."""
     if name in CRITERIA:
         return CRITERIA[name]
-    module, colon, function = name.partition(":")
-    if not colon:
+    if ":" not in name:
         known = ", ".join(CRITERIA)
         raise OptionError(
             f"no importance is called '{name}'", where="--importance", hint=f"{known}, or module:function"
         )
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise OptionError(
-            f"cannot load '{name}': {error}", where="--importance", hint="module:function, on PYTHONPATH"
-        ) from None
-    finally:
-        sys.path.pop(0)
-    if not callable(found):
-        raise OptionError(f"'{name}' is not a function", where="--importance")
-    chosen: Importance = found
-    return chosen
+    return user_function(name, "--importance")
 
 
 def score(model: Model, groups: Groups, importance: Importance, seed: int) -> list[Scores]:

@@ -1,0 +1,28 @@
+"""Functions that users bring, as ``module:function``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from onnxprune.errors import OptionError
+
+
+def user_function(name: str, option: str) -> Callable[..., Any]:
+    """The function called ``name``, from the current folder or the path. Raises OptionError, naming ``option``."""
+    module, _, function = name.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        hint = "module:function, on PYTHONPATH"
+        raise OptionError(f"cannot load '{name}': {error}", where=option, hint=hint) from None
+    finally:
+        sys.path.pop(0)
+    if not callable(found):
+        raise OptionError(f"'{name}' is not a function", where=option)
+    chosen: Callable[..., Any] = found
+    return chosen
