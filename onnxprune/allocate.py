@@ -3,7 +3,7 @@
 Knows blocks and scores, and nothing of where either came from. Every block may keep all of its n channels, or a
 multiple of its step; the step is such that every width it is part of becomes a multiple of ``align``. What is asked
 for over the network is met as nearly as these widths allow: some blocks are rounded down and others up, where the
-score lost is least.
+score lost is least. Lossless units go before all others, whatever their scores.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Item:
     width: int
     step: int
     ratio: float
+    most: int  # the largest count that may stay
     loss: NDArray[np.float64] = field(repr=False)
     order: NDArray[np.int64] = field(repr=False)  # [rows, n]: units, least important first
 
@@ -73,18 +74,24 @@ def allocate(
     scope: str,
     max_ratio: float | None,
     ratio_of: Mapping[int, float],
+    all_lossless: bool = False,
 ) -> Allocation:
-    """Choose widths. ``ratio_of``: another ratio for some groups, by index. ``scope``: 'group' or 'global'."""
+    """Choose widths. ``ratio_of``: another ratio for some groups, by index. ``scope``: 'group' or 'global'.
+
+    ``all_lossless``: as many lossless units go as widths allow, even where the ratio asks for fewer.
+    """
     cap = max_ratio if max_ratio is not None else max(DEFAULT_MAX_RATIO, ratio)
     items: list[Item] = []
     notes: dict[int, str] = {}
     for group, score in zip(groups, scores, strict=True):
         asked = ratio_of.get(group.index, ratio)
-        blocks = [_item(group, block, score, align, asked) for block in group.blocks]
+        blocks = [_item(group, block, score, groups.lossless, align, asked) for block in group.blocks]
         if align > 1 and not _can_shrink(blocks):
             blocks = [replace(item, step=item.width) for item in blocks]
             notes.update({group.index: f"cannot be narrower and a multiple of {align}: left as it is"} if asked else {})
-        items.extend(blocks)
+        items.extend(
+            _without_lossless(item, groups.lossless, max_ratio) for item in blocks
+        ) if all_lossless else items.extend(blocks)
     own = [i for i in items if i.group in ratio_of]
     rest = [i for i in items if i.group not in ratio_of]
     kept = dict(zip(map(id, own), _by_group(own, cap if max_ratio is not None else 1.0), strict=True))
@@ -94,8 +101,10 @@ def allocate(
     return Allocation(np.sort(np.concatenate(dead)) if dead else np.zeros(0, np.int64), notes)
 
 
-def _item(group: Group, block: Block, scores: Scores, align: int, ratio: float) -> Item:
-    value = scores[np.searchsorted(group.units, block.units)]
+def _item(group: Group, block: Block, scores: Scores, lossless: NDArray[np.int64], align: int, ratio: float) -> Item:
+    # Below every score: these come first in their block, and their block first in a ranking over the network.
+    first = min(float(scores.min(initial=0.0)), 0.0) - 1.0
+    value = np.where(np.isin(block.units, lossless), first, scores[np.searchsorted(group.units, block.units)])
     order = np.argsort(value, axis=1, kind="stable")
     ranked = np.take_along_axis(value, order, axis=1)
     lost = np.concatenate([[0.0], np.cumsum(ranked.sum(axis=0))])  # by how many go
@@ -105,9 +114,17 @@ def _item(group: Group, block: Block, scores: Scores, align: int, ratio: float) 
         block.width,
         step_of(group, block, align),
         ratio,
+        block.width,
         lost[::-1],
         np.take_along_axis(block.units, order, axis=1),
     )
+
+
+def _without_lossless(item: Item, lossless: NDArray[np.int64], max_ratio: float | None) -> Item:
+    """The item with no more left than widths allow once its lossless units have gone: as many of each row."""
+    count = int(np.isin(item.order, lossless).sum(axis=1).min())
+    most = math.ceil((item.width - count) / item.step) * item.step
+    return replace(item, most=min(item.width, max(most, _floor(item, 1.0 if max_ratio is None else max_ratio))))
 
 
 def _can_shrink(blocks: Sequence[Item]) -> bool:
@@ -132,8 +149,8 @@ def _by_group(items: Sequence[Item], cap: float) -> list[int]:
         above = below if below >= wanted - 1e-9 else min(item.width, below + item.step)
         if item.width - below < 1e-9 or item.ratio == 0:
             below = above = item.width
-        low.append(below)
-        high.append(above)
+        low.append(min(below, item.most))
+        high.append(min(above, item.most))
     target = sum((1 - i.ratio) * i.width * i.rows for i in items) - sum(
         i.keeps(k) for i, k in zip(items, low, strict=True)
     )
@@ -196,8 +213,9 @@ def _knapsack(
 
 def _over_network(items: Sequence[Item], ratio: float, cap: float) -> list[int]:
     """One ranking: take steps off the block where a channel costs the least score, until the ratio is met."""
-    kept = [i.width for i in items]
-    left = ratio * sum(i.keeps(i.width) for i in items)
+    kept = [i.most for i in items]
+    total = sum(i.keeps(i.width) for i in items)
+    left = ratio * total - (total - sum(i.keeps(n) for i, n in zip(items, kept, strict=True)))
     heap: list[tuple[float, int, int]] = []
 
     def offer(index: int) -> None:

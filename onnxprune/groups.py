@@ -88,10 +88,11 @@ class Held:
 
 @dataclass(frozen=True)
 class Groups:
-    """All groups in execution order, and what is held."""
+    """All groups in execution order, what is held, and which of their units are lossless (`onnxprune.dormant`)."""
 
     groups: tuple[Group, ...]
     held: tuple[Held, ...]
+    lossless: Units = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
 
     def __iter__(self) -> Iterator[Group]:
         return iter(self.groups)
@@ -119,7 +120,8 @@ def group(trace: Trace, extra: Mapping[int, Pinned] | None = None) -> Groups:
         made[s.units] |= s.role != "in" and s.constant in trace.model.graph.constants
     free &= made  # a channel that no weight makes has nothing to prune
     blocks = _blocks(trace, slices, free, pins)
-    return Groups(_groups(trace, slices, blocks, free), _held(trace, slices, free, pins))
+    lossless = trace.lossless[free[trace.lossless]]
+    return Groups(_groups(trace, slices, blocks, free), _held(trace, slices, free, pins), lossless)
 
 
 def _slices(trace: Trace) -> list[Slice]:

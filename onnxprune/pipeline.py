@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import calibration, cost, report, runtime, scores
+from onnxprune import calibration, cost, dormant, report, runtime, scores
 from onnxprune import groups as grouping
 from onnxprune import plan as plans
 from onnxprune import rewrite as rewriting
@@ -44,6 +44,7 @@ class Options:
     """How to prune. The fields are the command line's options; README.md describes them."""
 
     ratio: float = 0.3
+    lossless: bool = False
     align: int = 1
     importance: str = "l2"
     scope: str = "group"
@@ -76,6 +77,7 @@ class Options:
         """As plan and report write them."""
         return {
             "ratio": self.ratio,
+            "lossless": self.lossless,
             "align": self.align,
             "importance": self.importance,
             "scope": self.scope,
@@ -148,7 +150,7 @@ def analyse(model: Model, options: Options) -> Analysis:
     shapes = shaping.resolve(
         model, input_shapes, lambda names: runtime.probe_shapes(model, names, input_shapes, options.seed)
     )
-    trace = tracing.trace(model, shapes)
+    trace = dormant.mark(tracing.trace(model, shapes))
     pins = _excluded(trace, options.exclude)
     return Analysis(trace, grouping.group(trace, pins), pins)
 
@@ -207,6 +209,7 @@ def _allocate(trace: Trace, groups: Groups, options: Options, importance: scores
         scope=options.scope,
         max_ratio=options.max_ratio,
         ratio_of=_ratio_of(trace, groups, options),
+        all_lossless=options.lossless,
     )
 
 
@@ -317,6 +320,7 @@ def _report(
         options=options.to_json(),
         asked=sum(asked[g.index] * g.width for g in choice.groups) / width if width else 0.0,
         achieved=total / width if width else 0.0,
+        lossless=int(gone[choice.groups.lossless].sum()),
         channels=SizeReport(width, width - total),
         parameters=SizeReport(before.parameters, after.parameters),
         macs=SizeReport(before.macs, after.macs),
@@ -366,6 +370,7 @@ def inspect(model: Model, options: Options) -> report.Inspection:
         trace.shapes.inputs,
         cost.cost(model.graph, trace.shapes.shape),
         groups.width,
+        len(groups.lossless),
         tuple(report.inspect_group(g, _parameters(model, g), sum(macs.get(n, 0) for n in g.nodes)) for g in groups),
         tuple(report.InspectHeld(h.node, h.constant, h.width, h.held, tuple(map(str, h.reasons))) for h in groups.held),
     )

@@ -42,7 +42,10 @@ class SizeReport:
 
 @dataclass(frozen=True)
 class Report:
-    """One run of `prune`. Shares are of prunable channels; ``seconds`` by stage."""
+    """One run of `prune`. Shares are of prunable channels; ``lossless``: how many of those removed nobody misses.
+
+    ``seconds`` by stage.
+    """
 
     model: str
     output: str
@@ -50,6 +53,7 @@ class Report:
     options: Mapping[str, Any]
     asked: float
     achieved: float
+    lossless: int
     channels: SizeReport
     parameters: SizeReport
     macs: SizeReport
@@ -141,6 +145,7 @@ class Inspection:
     input_shapes: Mapping[str, tuple[int, ...]]
     cost: Cost
     channels: int
+    lossless: int  # of the channels, those that nobody would miss
     groups: tuple[InspectGroup, ...]
     held: tuple[InspectHeld, ...]
 

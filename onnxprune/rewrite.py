@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import helper
 
 from onnxprune import ops
 from onnxprune.edits import Edits
@@ -21,7 +22,7 @@ from onnxprune.graph import Node, Shape
 from onnxprune.labels import FIXED, Alive, Labels, Layer, Op, Tensor, cut_layer, cut_shape, settle
 from onnxprune.ops.table import Change, Cut
 from onnxprune.shapes import Value, evaluate, is_shape_source, shape_value
-from onnxprune.trace import Pinned, Trace, Use, is_data, known_values, use_of
+from onnxprune.trace import Fold, Pinned, Trace, Use, is_data, known_values, use_of
 
 
 class _RefusedError(Exception):
@@ -290,7 +291,7 @@ class _Run:
                 results = [Value(whole.array, dynamic)]
         elif any(n in self.value and self._moved(n) for n in node.inputs):
             inputs = [self._known(n) if n else None for n in node.inputs]
-            computed = evaluate(node, self.model.proto.graph.node[node.index], self.model, inputs)
+            computed = evaluate(node, self.model, inputs)
             if computed is None:
                 raise _RefusedError("its shape arithmetic does not follow")
             results = computed
@@ -346,9 +347,33 @@ class _Run:
     # --- what to write ----------------------------------------------------------------------------------------------
 
     def result(self) -> Rewrite:
+        for read in self.trace.reads:
+            if read.fold is not None:
+                self._fold(self.graph.nodes[read.node], read.fold)
         kept = {use: parts for use, t in self.trace.uses.items() if (parts := self._kept(use, t))}
         writer = _Writer(self, kept)
         return Rewrite(writer.edits(), writer.report, {n: t.shape for n, t in self.tensors.items()})
+
+    def _fold(self, node: Node, fold: Fold) -> None:
+        """The bias takes what the constant channels that go would have added."""
+        gone = ~self._alive_along(self.trace.input(node, 0), fold.summed)[fold.positions]
+        if not gone.any():
+            return
+        name = node.inputs[2] if len(node.inputs) > 2 else ""
+        weight = helper.tensor_dtype_to_np_dtype(self.trace.shapes.elem_type[node.outputs[0]])
+        bias = self.model.array(name) if name else np.zeros(fold.added.shape[1], weight)
+        whole = (bias.astype(np.float64) + fold.added[gone].sum(axis=0)).astype(bias.dtype)
+        stays = self._alive_along(self.trace.tensors[node.outputs[0]], fold.made)
+        self.given[node.index, 2] = whole[..., stays]
+
+    def _alive_along(self, tensor: Tensor | None, axis: int) -> NDArray[np.bool_]:
+        """Which positions of ``axis`` keep anything; all of them where it has no labels."""
+        assert tensor is not None
+        layer = tensor.along(axis)
+        if layer is None:
+            return np.ones(tensor.shape[axis], np.bool_)
+        rows = np.moveaxis(layer.labels, axis, 0).reshape(layer.labels.shape[axis], -1)
+        return np.asarray(self.alive(rows).any(axis=1))
 
     def _kept(self, use: Use, before: Tensor) -> tuple[Kept, ...]:
         """What stays of a constant; nothing where all of it does."""
@@ -412,10 +437,14 @@ class _Writer:
         parts: dict[tuple[tuple[int, bytes], ...], tuple[Kept, ...]] = {}
         readers = self.graph.consumers.get(name, [])
         for node, position in readers:
+            if (node.index, position) in self.run.given and len(readers) > 1:
+                continue  # it has a value of its own
             own = self.kept.get(use_of(self.run.model, name, node.index, position), ())
             key = tuple((k.axis, k.positions.tobytes()) for k in own)
             ways.setdefault(key, []).append((node.index, position))
             parts[key] = own
+        if not any(ways):
+            return
         outputs = any(o.name == name for o in self.graph.outputs)
         if len(ways) == 1 and not outputs:
             (own,) = parts.values()

@@ -8,7 +8,7 @@ arithmetic (Shape -> Gather -> Mul -> Concat ...) with onnx's reference operator
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,11 +74,12 @@ def resolve(
     return Shapes(dict(input_shapes), walk.shape, walk.elem_type, walk.value)
 
 
-def evaluate(node: Node, proto: onnx.NodeProto, model: Model, inputs: list[Value | None]) -> list[Value] | None:
+def evaluate(node: Node, model: Model, inputs: Sequence[Value | None]) -> list[Value] | None:
     """What ``node`` computes from known inputs by onnx's reference operators; None where it has no such operator."""
     from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 (heavy: only where shapes are computed)
 
     opsets = {o.domain: o.version for o in model.proto.opset_import}
+    proto = model.proto.graph.node[node.index]
 
     def compute(arrays: list[NDArray[Any] | None]) -> list[NDArray[Any]]:
         feeds = {n: a for n, a in zip(node.inputs, arrays, strict=True) if n and a is not None}
@@ -200,7 +201,7 @@ class _Walk:
             if name and value is None:
                 return None
             inputs.append(value)
-        results = evaluate(node, self.protos[node.index], self.model, inputs)
+        results = evaluate(node, self.model, inputs)
         if results is None or any(r.array.size > _MAX_INTS or _is_open_data(r) for r in results):
             return None
         return results

@@ -44,12 +44,31 @@ class Pinned:
 
 
 @dataclass(frozen=True)
+class Fold:
+    """Constant channels that a node can take into its bias, input 2.
+
+    ``added[i]`` is what the channel at ``positions[i]`` of the axis ``summed`` of input 0 adds to it; it lies along the
+    axis ``made`` of the output.
+    """
+
+    summed: int
+    made: int
+    positions: NDArray[np.int64] = field(repr=False)
+    added: NDArray[np.float64] = field(repr=False)  # [n, width of the bias]
+
+
+@dataclass(frozen=True)
 class Read:
-    """Where channels end: an input of a node that sums over them, and the input that holds its zero point, if any."""
+    """Where channels end: an input of a node that sums over them, and the input that holds its zero point, if any.
+
+    ``silent``: units, sorted, whose removal the node does not notice, given the ``fold`` (`onnxprune.dormant`).
+    """
 
     node: int
     position: int
     zero: int | None = None
+    silent: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), repr=False, compare=False)
+    fold: Fold | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -65,6 +84,7 @@ class Trace:
     pinned: dict[int, tuple[Pinned, ...]] = field(repr=False)  # by unit
     intact: list[tuple[Labels, Pinned]] = field(repr=False)  # [rows, n]: equal counts
     reads: list[Read] = field(repr=False)
+    lossless: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)  # units, sorted
 
     @property
     def units(self) -> int:

@@ -1,5 +1,8 @@
 """The proof: the pruned model equals the original with the removed channels set to zero wherever they are read.
 
+Wherever they are missed, that is: a reader that sees 0 anyway, or takes a constant into its bias, is compared with
+itself as it was. So the removal of lossless channels is proven against the original.
+
 Two errors are never mixed up. The *rewrite error* compares the pruned model with the original in which the removed
 channels are multiplied with zero at every operator that sums over them (x * 0 through W is what x through a W with
 zero slices is): it is rounding, or onnxprune is wrong. The *pruning error* compares with the original as it was: what
@@ -129,7 +132,7 @@ def _kept_along(tensor: Tensor, axis: int, alive: Alive) -> NDArray[np.int64]:
 
 
 def masked(trace: Trace, dead: NDArray[np.int64]) -> Model:
-    """The original with the units ``dead`` multiplied with zero wherever an operator sums over channels."""
+    """The original with the units ``dead`` multiplied with zero wherever an operator sums over channels and notices."""
     alive = alive_of(trace, dead)
     gates: dict[str, Gate] = {}
     reads: dict[int, list[int]] = {}
@@ -140,7 +143,7 @@ def masked(trace: Trace, dead: NDArray[np.int64]) -> Model:
             continue
         mask = np.ones((1,) * tensor.rank, np.bool_)
         for layer in tensor.layers:
-            mask = mask & alive(layer.labels)
+            mask = mask & (alive(layer.labels) | np.isin(trace.unit[layer.labels], read.silent))
         if not mask.all():
             reads.setdefault(read.node, []).append(read.position)
             zero = node.inputs[read.zero] if read.zero is not None and read.zero < len(node.inputs) else ""

@@ -2,6 +2,9 @@
 
     pruned(x) == original(x) with zeros in every weight slice that reads a removed channel
 
+but where `onnxprune.dormant` says that the reader does not notice: there the original is left as it is, so that a claim
+that is wrong shows.
+
 The zeros are written into a copy of the original's weights, so that neither a rule nor `onnxprune.verify` has a say
 in the reference. Only where nothing constant does the reading (Q @ K^T) is the activation multiplied with a mask.
 """
@@ -79,6 +82,12 @@ class Removal:
         return len(self.dead)
 
     @property
+    def folded(self) -> set[str]:
+        """Biases that may have taken constants, and nodes that may have been given one."""
+        nodes = [self.trace.model.graph.nodes[r.node] for r in self.trace.reads if r.fold is not None]
+        return {name for node in nodes for name in (node.label, *node.inputs[2:])}
+
+    @property
     def trace(self) -> Trace:
         """The original on labels."""
         return self.analysis.trace
@@ -100,7 +109,7 @@ class Removal:
         return run(proto, runtime.seeded_feeds(self.trace.model.graph.inputs, self.trace.shapes.inputs, 0))
 
 
-def some(seed: int = 0, most: float = 0.6, skip: float = 0) -> DeadOf:
+def some(seed: int = 0, most: float = 0.6, skip: float = 0, *, lossless_first: bool = False) -> DeadOf:
     """Seeded random channels: of each block up to a share of ``most``, the same number in each row, one always left.
 
     ``skip``: the share of blocks that are left as they are.
@@ -112,10 +121,31 @@ def some(seed: int = 0, most: float = 0.6, skip: float = 0) -> DeadOf:
         for block in (b for g in groups for b in g.blocks):
             count = min(block.width - 1, int(np.ceil(rng.uniform(0.2, 1) * most * block.width)))
             count = 0 if rng.uniform() < skip else count
-            found += [rng.permutation(row)[:count] for row in block.units]
+            for row in block.units:
+                order = rng.permutation(row)
+                if lossless_first:
+                    order = order[np.argsort(~np.isin(order, groups.lossless), kind="stable")]
+                found.append(order[:count])
         return np.sort(np.concatenate(found))
 
     return dead_of
+
+
+def all_lossless(groups: Groups) -> Units:
+    """As many lossless channels as can go: of each block the same number in each row, one always left."""
+    found = [np.zeros(0, np.int64)]
+    for block in (b for g in groups for b in g.blocks):
+        rows = [row[np.isin(row, groups.lossless)] for row in block.units]
+        count = min(block.width - 1, *map(len, rows))
+        found += [row[:count] for row in rows]
+    return np.sort(np.concatenate(found))
+
+
+def assert_lossless(model: ModelProto, input_shapes: Mapping[str, Shape] | None = None) -> Removal:
+    """Remove all lossless channels: beside all that is true of any removal, the original itself is the reference."""
+    removal = assert_exact(model, all_lossless, input_shapes)
+    assert_equal(removal, removal.original)
+    return removal
 
 
 def assert_exact(
@@ -177,10 +207,15 @@ def check(removal: Removal) -> None:
 
 def assert_equals_masked(removal: Removal) -> None:
     """The pruned model computes what the original does with zeros where removed channels are read."""
+    assert_equal(removal, masked(removal))
+
+
+def assert_equal(removal: Removal, reference: ModelProto) -> None:
+    """The pruned model computes what ``reference`` does, to rounding."""
     types = {t for t, _ in removal.trace.model.graph.constants.values()} | set(removal.trace.shapes.elem_type.values())
     rtol = max(tolerance for kind, tolerance in RTOL.items() if kind in types)
     names = [o.name for o in removal.original.graph.output]
-    wanted, found = removal.outputs(masked(removal)), removal.outputs(removal.pruned)
+    wanted, found = removal.outputs(reference), removal.outputs(removal.pruned)
     for name, want, have in zip(names, wanted, found, strict=True):
         assert (want.shape, want.dtype) == (have.shape, have.dtype), name
         if want.dtype.kind not in "fV":
@@ -198,12 +233,13 @@ def masked(removal: Removal) -> ModelProto:
     nodes = trace.model.graph.nodes
     whole = {_constant_behind(trace, nodes[r.node], r.position) for r in trace.reads}  # what a fused operator reads
     slices = [s for g in removal.groups for s in g.slices if s.role == "in" or s.use in whole]
-    parts = [s for s in slices if np.isin(s.units, dead).any()]
-    left = [read for read in trace.reads if not _zeros_cover(trace, read, parts, dead)]
+    noticed = np.setdiff1d(dead, np.concatenate([dead[:0], *(read.silent for read in trace.reads)]))
+    parts = [s for s in slices if np.isin(s.units, noticed).any()]
+    left = [read for read in trace.reads if not _zeros_cover(trace, read, parts, noticed, dead)]
     arrays: dict[Use, NDArray[Any]] = {}
     for part in parts:
         array = arrays.setdefault(part.use, trace.model.array(part.constant).copy())
-        gone = np.isin(part.units, dead)
+        gone = np.isin(part.units, noticed)
         array[gone if gone.ndim > 1 else (slice(None),) * part.axis + (gone,)] = 0
     zeroed = ModelProto()
     zeroed.CopyFrom(removal.original)
@@ -212,15 +248,15 @@ def masked(removal: Removal) -> ModelProto:
     return verify.masked(replace(trace, model=Model(zeroed), reads=left), dead).proto
 
 
-def _zeros_cover(trace: Trace, read: Read, parts: list[Slice], dead: Units) -> bool:
-    """Whether every removed channel that is read there meets a zero in a constant."""
+def _zeros_cover(trace: Trace, read: Read, parts: list[Slice], noticed: Units, dead: Units) -> bool:
+    """Whether every removed channel that is read there, and noticed, meets a zero in a constant."""
     node = trace.model.graph.nodes[read.node]
     tensor = trace.input(node, read.position)
     units = [trace.unit[layer.labels].reshape(-1) for layer in tensor.layers] if tensor else []
     others = [_constant_behind(trace, node, p) for p in range(len(node.inputs)) if p != read.position]
-    zeros = [part.units.reshape(-1) for part in parts if part.use in others]
-    met = np.isin(np.intersect1d(np.concatenate([*units, dead[:0]]), dead), np.concatenate([*zeros, dead[:0]]))
-    return read.zero is None and bool(met.all())
+    zeros = [np.intersect1d(part.units, noticed) for part in parts if part.use in others]
+    wanted = np.setdiff1d(np.intersect1d(np.concatenate([*units, dead[:0]]), dead), read.silent)
+    return read.zero is None and bool(np.isin(wanted, np.concatenate([*zeros, dead[:0]])).all())
 
 
 def _constant_behind(trace: Trace, node: Node, position: int) -> Use | None:
@@ -312,12 +348,14 @@ def _assert_constants_unchanged(removal: Removal) -> None:
     touched = {u[0] for u, t in removal.trace.uses.items() for la in t.layers if _dies(removal, la.labels)}
     for name, tensor in new.items():
         source = old.get(name) or old.get(name.rpartition("_")[0])
+        if source is None and name.partition("_input2")[0] in removal.folded:
+            continue
         if source is None:
             computed = name.rpartition("_")[0] in removal.trace.shapes.value
             assert computed or tensor.data_type in INTS, f"{name} is new, and no size"
             continue
         assert tensor.data_type == source.data_type, name
-        if name in old and name not in touched and tensor.data_type not in INTS:
+        if name in old and name not in touched | removal.folded and tensor.data_type not in INTS:
             assert tensor == source, f"{name} changed, and no removed channel touches it"
     read = {i for n in removal.pruned.graph.node for i in n.input} | {o.name for o in removal.pruned.graph.output}
     assert not {n for n in read if n in old and n not in new}, "a constant went that is read"

@@ -64,6 +64,7 @@ class Builder:
     read: set[str] = field(default_factory=set)
     outputs: list[Live] = field(default_factory=list)
     count: int = 0
+    dormant: bool = False  # some weights have zeros
 
     # --- drawing ----------------------------------------------------------------------------------------------------
 
@@ -118,7 +119,7 @@ class Builder:
         if way == "same" and same:
             return self.one(same)
         name = self.name(stem)
-        array = noise(name, shape).astype(np.float32)
+        array = self._silenced(noise(name, shape).astype(np.float32))
         if way == "Constant":
             return self.node("Constant", [], value=numpy_helper.from_array(array))[0]
         if way == "Cast":
@@ -126,6 +127,15 @@ class Builder:
             return self.node("Cast", [name], to=TensorProto.FLOAT)[0]
         self.weights[name] = array.T if way == "Transpose" else array
         return self.node(way, [name])[0] if way in ("Identity", "Transpose") else name
+
+    def _silenced(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Sometimes with zeros at some positions of an axis: filters that make nothing, channels that nobody reads."""
+        axes = [a for a in range(min(array.ndim, 2)) if array.shape[a] > 1]
+        if axes and self.dormant and self.flag():
+            axis = self.one(axes)
+            gone = self.draw(st.sets(st.integers(0, array.shape[axis] - 1), min_size=1, max_size=3))
+            array[(slice(None),) * axis + (sorted(gone),)] = 0
+        return array
 
     # --- steps: contracting -----------------------------------------------------------------------------------------
 
@@ -142,9 +152,11 @@ class Builder:
         inputs = [x.name, self.weight([*shape, *kernel])]
         if self.flag():
             inputs.append(self.weight([group * per_group], "b"))
-        sizes = [s + k - 1 if transposed else s - k + 1 for s, k in zip(space, kernel, strict=True)]
+        pad = 0 if out or transposed or max(space) > 8 else self.one([0, 0, 1])
+        sizes = [s + k - 1 if transposed else s - k + 1 + 2 * pad for s, k in zip(space, kernel, strict=True)]
         op = "ConvTranspose" if transposed else "Conv"
-        return self.add(op, inputs, [x.shape[0], group * per_group, *sizes], group=group)
+        pads = {"pads": [pad] * (2 * len(space))} if pad else {}
+        return self.add(op, inputs, [x.shape[0], group * per_group, *sizes], group=group, **pads)
 
     def matmul_weight(self) -> None:
         x = self.pick(lambda t: t.rank >= 2)
@@ -539,9 +551,9 @@ OPSETS = (11, 13, 17, 18, 21)
 
 
 @st.composite
-def models(draw: st.DrawFn, max_steps: int = 12) -> tuple[ModelProto, dict[str, Shape]]:
-    """A valid model, and shapes of its inputs."""
-    builder = Builder(draw, draw(st.sampled_from(OPSETS)))
+def models(draw: st.DrawFn, max_steps: int = 12, *, dormant: bool | None = None) -> tuple[ModelProto, dict[str, Shape]]:
+    """A valid model, and shapes of its inputs. ``dormant``: whether some weights have zeros; None for either."""
+    builder = Builder(draw, draw(st.sampled_from(OPSETS)), dormant=draw(st.booleans()) if dormant is None else dormant)
     dynamic = builder.flag() and builder.flag()
     shape: Shape = builder.one([(2, 3, 4, 4), (1, 4, 4, 6), (2, 5, 6), (2, 6), (1, 2, 3, 2, 4)])
     x = Live("x", shape)

@@ -269,6 +269,32 @@ def test_options_lead_to_widths(run: Run, chain: Path, tmp_path: Path, row: Choi
     assert widths(tmp_path / "out.onnx") == row.widths
 
 
+def test_lossless_alone_leaves_what_nobody_misses_out(run: Run, tmp_path: Path) -> None:
+    proto = build(CHAIN)
+    for tensor, gone in ((proto.graph.initializer[0], 2), (proto.graph.initializer[2], 5)):
+        array = numpy_helper.to_array(tensor).copy()
+        array[:gone] = 0
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    onnx.save(proto, tmp_path / "dead.onnx")
+
+    done = run(tmp_path / "dead.onnx", "--lossless", "--json", tmp_path / "report.json")
+
+    assert done.code == 0
+    assert "lossless: 7 of the 7 removed channels were dead or constant" in done.out
+    assert widths(tmp_path / "dead.pruned.onnx") == [14, 27, 4]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["lossless"], report["asked"], report["options"]["ratio"]) == (7, 0, 0)
+    assert report["proof"]["pruning"][0]["relative"] <= 1e-5
+    assert "48 prunable channels in 2 groups, 7 of them lossless" in run("inspect", tmp_path / "dead.onnx").out
+
+
+def test_lossless_with_a_ratio_removes_more(run: Run, chain: Path, tmp_path: Path) -> None:
+    done = run(chain, "--lossless", "--ratio", 0.5)
+    assert done.code == 0
+    assert "lossless: 0 of the 24 removed channels were dead or constant" in done.out
+    assert widths(tmp_path / "chain.pruned.onnx") == [8, 16, 4]
+
+
 def test_global_scope_ranks_over_the_network(run: Run, tmp_path: Path) -> None:
     proto = build(CHAIN)
     scaled = {"w0": np.repeat([1.0, 0.01], 8), "w1": np.repeat([1.0, 0.9], 16)}

@@ -27,7 +27,7 @@ PROTO_DOORS = {"model.py", "edits.py", "runtime.py", "verify.py", "shapes.py", "
 KNOW_OPERATORS = {*PROTO_DOORS, "trace.py", "labels.py", "graph.py", "fuse_batchnorm.py"}
 
 MODULE_LINES, FUNCTION_LINES = 400, 60
-LONG_MODULES = {"onnxprune/rewrite.py": 460, "onnxprune/ops/movement.py": 560}
+LONG_MODULES = {"onnxprune/rewrite.py": 490, "onnxprune/ops/movement.py": 620}
 
 
 def parsed(name: str) -> ast.Module:

@@ -16,7 +16,12 @@ from onnxprune.cli import options as shared
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Where to write. [default: MODEL.pruned.onnx, beside it]"
 )
-@click.option("--ratio", type=float, default=0.3, show_default=True, help="Share of the prunable channels to remove.")
+@click.option(
+    "--ratio", type=float, help="Share of the prunable channels to remove. [default: 0.3, or 0 with --lossless]"
+)
+@click.option(
+    "--lossless", is_flag=True, help="Remove all channels that are dead or constant; with --ratio, these first."
+)
 @click.option(
     "--align", type=int, default=1, show_default=True, help="Every width that changes becomes a multiple of this."
 )
@@ -62,6 +67,8 @@ def prune(
     *,
     save_as_external_data: bool,
     dry_run: bool,
+    ratio: float | None,
+    lossless: bool,
     verbose: bool,
     quiet: bool,
     **given: Any,
@@ -77,7 +84,8 @@ def prune(
     from onnxprune.cli import render  # noqa: PLC0415
     from onnxprune.progress import silent  # noqa: PLC0415
 
-    settings = pipeline.Options(**given)
+    share = ratio if ratio is not None else 0.0 if lossless else 0.3
+    settings = pipeline.Options(ratio=share, lossless=lossless, **given)
     target = output or model.with_name(f"{model.stem}.pruned.onnx")
     loaded = files.load(model)
     if not dry_run:

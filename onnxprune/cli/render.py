@@ -82,6 +82,9 @@ def report_text(report: Report) -> str:
 
 def _verdict(report: Report) -> Iterator[str]:
     yield f"channels removed: {100 * report.achieved:.2f} % (asked for {100 * report.asked:.2f} %)"
+    if report.lossless or report.options.get("lossless"):
+        gone = report.channels.before - report.channels.after
+        yield f"lossless: {_count(report.lossless)} of the {_count(gone)} removed channels were dead or constant"
     proof = report.proof
     if proof is None:
         yield "rewrite error: not checked (--check-n 0)"
@@ -149,7 +152,8 @@ def inspection_text(found: Inspection, *, verbose: bool) -> str:
     shapes = ", ".join(f"{n}:{','.join(map(str, s))}" for n, s in found.input_shapes.items())
     total = sum(h.held for h in found.held)
     parts.append(
-        f"{found.channels} prunable channels in {len(found.groups)} groups, {total} output channels held; "
+        f"{found.channels} prunable channels in {len(found.groups)} groups, {found.lossless} of them lossless, "
+        f"{total} output channels held; "
         f"{_count(found.cost.parameters)} parameters, {_count(found.cost.macs)} MACs at {shapes}"
     )
     return "\n\n".join(parts)

@@ -6,12 +6,14 @@ Y = sum over k of X[.., k, ..] * W[k, n]: the weight's input axis carries the la
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxprune.graph import Node, Shape
 from onnxprune.labels import FIXED, Labels, Layer, Op, Tensor, line, merge
-from onnxprune.ops.table import Blocks, Change, Cut, Layers, blocks, macs, rewrite, rule
+from onnxprune.ops.table import Blocks, Change, Cut, Layers, Linear, blocks, linear, macs, rewrite, rule
 
 _FIXED_INPUT = "reads channels that are fixed"
 _DEPTHWISE = "is a depthwise convolution of fixed channels"
@@ -164,6 +166,41 @@ def conv_transpose_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[S
     return _numel(inputs[1]) * inputs[0][0] * _numel(inputs[0][2:])
 
 
+@linear("Conv")
+def conv_linear(node: Node, inputs: Sequence[Tensor | None]) -> Linear | None:
+    """Without padding every output position sees the whole kernel."""
+    w = inputs[1]
+    if w is None:
+        return None
+    group = int(node.attrs.get("group", 1))
+    padded = any(node.attrs.get("pads", ())) or (_auto_padded(node) and _numel(w.full[2:]) > 1)
+
+    def matrix(array: NDArray[Any]) -> NDArray[Any]:
+        return array.reshape(group, array.shape[0] // group, array.shape[1], -1)
+
+    return Linear(matrix, 1, 1, uniform=not padded)
+
+
+@linear("ConvTranspose")
+def conv_transpose_linear(node: Node, inputs: Sequence[Tensor | None]) -> Linear | None:
+    """Output positions see different taps, unless there is but one, and no position lies between two inputs."""
+    w = inputs[1]
+    if w is None:
+        return None
+    group = int(node.attrs.get("group", 1))
+    spread = any(s > 1 for s in node.attrs.get("strides", ())) or any(node.attrs.get("pads", ()))
+    spread = spread or any(node.attrs.get("output_padding", ())) or "output_shape" in node.attrs
+
+    def matrix(array: NDArray[Any]) -> NDArray[Any]:
+        return array.reshape(group, array.shape[0] // group, array.shape[1], -1).transpose(0, 2, 1, 3)
+
+    return Linear(matrix, 1, 1, uniform=_numel(w.full[2:]) == 1 and not spread)
+
+
+def _auto_padded(node: Node) -> bool:
+    return node.attrs.get("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER", b"SAME_UPPER", b"SAME_LOWER")
+
+
 def _numel(shape: Shape) -> int:
     return int(np.prod(shape, dtype=np.int64))
 
@@ -253,6 +290,22 @@ def gemm(op: Op) -> Sequence[Layers]:
     y = op.outputs[0]
     layers = product(op, transposed=(op.attrs.get("transA", 0), op.attrs.get("transB", 0)))
     return [merge(op, [Tensor(y.name, y.shape, y.full, layers), op.tensor(2)])]
+
+
+@linear("MatMul", "Gemm")
+def product_linear(node: Node, inputs: Sequence[Tensor | None]) -> Linear | None:
+    """With a weight [K, N] on the right; a MatMul has no bias."""
+    x, w = inputs[0], inputs[1]
+    if x is None or w is None or x.rank < 2 or w.rank != 2:
+        return None
+    flipped = bool(node.attrs.get("transB", 0))
+    summed = x.rank - (2 if node.attrs.get("transA", 0) else 1)
+    alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
+
+    def matrix(array: NDArray[Any]) -> NDArray[Any]:
+        return (array if flipped else array.T)[None, :, :, None]
+
+    return Linear(matrix, summed, x.rank - 1, bias=node.op == "Gemm", alpha=alpha, beta=beta)
 
 
 @macs("MatMul", "Gemm")

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.graph import Shape
+from onnxprune.known import Facts, Known, moved, uniform
 from onnxprune.labels import FIXED, Labels, Layer, Op, Tensor, cut_shape, line, merge, rows_of
-from onnxprune.ops.table import Change, Cut, Layers, ints, rewrite, rule
+from onnxprune.ops.table import Change, Cut, Layers, ints, known, rewrite, rule
 
 #: A reshape that would need more labels than this pins instead.
 _MAX_LABELS = 1 << 22
@@ -240,6 +241,31 @@ def _joined(op: Op, axis: int, inputs: list[Tensor], parts: list[Layer | None]) 
     return Layer(np.concatenate(pieces, axis), tuple(axes), columns)
 
 
+@known("Concat")
+def known_concat(facts: Facts) -> Sequence[Known | None]:
+    """Constants one after the other along ``axis``."""
+    y = facts.outputs[0]
+    axis = facts.node.attrs["axis"] % y.rank
+    parts = [(t, facts.known(p)) for p, t in enumerate(facts.inputs) if t is not None]
+    if all(known is None for _, known in parts):
+        return [None]
+    nothing = Known(np.zeros((1,) * y.rank, np.float32), np.zeros((1,) * y.rank, np.bool_))
+    pieces = [_along(known or nothing, axis, t.shape[axis]) for t, known in parts]
+    shape = np.broadcast_shapes(*(_without(p.value.shape, axis) for p in pieces))
+    values, masks = (
+        [np.broadcast_to(a, (*shape[:axis], a.shape[axis], *shape[axis + 1 :])) for a in arrays]
+        for arrays in ([p.value for p in pieces], [p.mask for p in pieces])
+    )
+    return [Known(np.concatenate(values, axis), np.concatenate(masks, axis))]
+
+
+def _along(known: Known, axis: int, size: int) -> Known:
+    """The same, of full ``size`` along ``axis``, and both arrays of one shape."""
+    shape = list(np.broadcast_shapes(known.value.shape, known.mask.shape))
+    shape[axis] = size
+    return Known(np.broadcast_to(known.value, shape), np.broadcast_to(known.mask, shape))
+
+
 @rule("Split")
 def split(op: Op) -> Sequence[Layers]:
     """Each output takes its part of the labels along ``axis``."""
@@ -463,6 +489,17 @@ def pad(op: Op) -> Sequence[Layers]:
     return [tuple(out)]
 
 
+@known("Pad")
+def known_padded(facts: Facts) -> Sequence[Known | None]:
+    """Channels that hold what is padded with; any, where they are padded with themselves."""
+    (found,) = moved(facts)
+    if found is None or facts.node.attrs.get("mode", "constant") not in ("constant", b"constant"):
+        return [found]
+    given = facts.known(2)
+    fill = given.value.reshape(-1) if given is not None else facts.node.attrs.get("value", 0.0)
+    return [None if facts.has(2) and given is None else found.where(found.value == fill)]
+
+
 @rewrite("Pad")
 def rewrite_pad(cut: Cut) -> Change:
     """How many of the padding channels stay on either side."""
@@ -507,6 +544,16 @@ def rewrite_resize(cut: Cut) -> Change:
     return Change(inputs={3: np.asarray(new, sizes.dtype)})
 
 
+@known("Resize", "Upsample")
+def known_resized(facts: Facts) -> Sequence[Known | None]:
+    """Interpolating equal elements gives the same, but beyond the borders of a crop."""
+    cropped = facts.node.attrs.get("coordinate_transformation_mode", "") in (
+        "tf_crop_and_resize",
+        b"tf_crop_and_resize",
+    )
+    return [None] if cropped else moved(facts)
+
+
 @rule("DepthToSpace")
 def depth_to_space(op: Op) -> Sequence[Layers]:
     """b*b input channels make one output channel: they go together."""
@@ -521,6 +568,23 @@ def depth_to_space(op: Op) -> Sequence[Layers]:
     blocks = blocks if crd else blocks.T
     op.say.equate(blocks, blocks[:, :1], "makes one channel with others")
     return [(*others, line(blocks[:, 0], 1, 4))]
+
+
+@known("DepthToSpace")
+def known_depth_to_space(facts: Facts) -> Sequence[Known | None]:
+    """A channel of which all b*b parts hold the same."""
+    x, known_x = facts.inputs[0], facts.known(0)
+    if x is None or known_x is None:
+        return [None]
+    flat = _along(uniform(known_x, (0, 2, 3)), 1, x.shape[1])
+    square = facts.node.attrs["blocksize"] ** 2
+    crd = facts.node.attrs.get("mode", "DCR") == "CRD"
+    value, mask = (
+        a.reshape((-1, square) if crd else (square, -1)).transpose((0, 1) if crd else (1, 0))
+        for a in (flat.value, flat.mask)
+    )
+    rows = uniform(Known(value, mask), (1,))
+    return [Known(rows.value.reshape(1, -1, 1, 1), rows.mask.reshape(1, -1, 1, 1))]
 
 
 def _rearranged(op: Op, x: Tensor, why: str) -> tuple[Layer | None, Layers]:
@@ -542,3 +606,7 @@ def space_to_depth(op: Op) -> Sequence[Layers]:
     if layer is None:
         return [others]
     return [(*others, line(np.tile(layer.labels.reshape(-1), op.attrs["blocksize"] ** 2), 1, 4))]
+
+
+known("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile", "Split", "Slice", "Gather")(moved)
+known("SpaceToDepth")(moved)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from onnxprune.known import Facts, Known, placed
 from onnxprune.labels import Op, Tensor, merge
 from onnxprune.ops.reduction import hold_axes
-from onnxprune.ops.table import Change, Cut, Layers, rewrite, rule
+from onnxprune.ops.table import Change, Cut, Layers, known, rewrite, rule
 
 _OVER_CHANNELS = "is normalised over its channels"
 
@@ -22,6 +25,22 @@ def batch_normalization(op: Op) -> Sequence[Layers]:
     return [merge(op, [x, *(t.at_axis(1, x.rank) if t else None for t in op.inputs[1:])])]
 
 
+@known("BatchNormalization")
+def known_batch_normalization(facts: Facts) -> Sequence[Known | None]:
+    """A scale of 0 gives B, whatever comes in."""
+    given, x = [facts.known(p) for p in range(1, 5)], facts.known(0)
+    if facts.node.attrs.get("training_mode", 0) or any(g is None for g in given):
+        return [None]
+    rank = facts.outputs[0].rank
+    scale, bias, mean, var = (placed(g.value.astype(np.float64), 1, rank) for g in given if g is not None)
+    zero = scale == 0
+    if x is None:
+        return [Known(bias, zero)]
+    inside = np.where(x.mask, x.value, 0).astype(np.float64)
+    value = scale * (inside - mean) / np.sqrt(var + facts.node.attrs.get("epsilon", 1e-5)) + bias
+    return [Known(value.astype(x.value.dtype), x.mask | zero)]
+
+
 @rule("InstanceNormalization")
 def instance_normalization(op: Op) -> Sequence[Layers]:
     """Statistics of each channel over the axes from 2 on."""
@@ -30,6 +49,16 @@ def instance_normalization(op: Op) -> Sequence[Layers]:
     layers = hold_axes(op, x, range(2, x.rank), _OVER_CHANNELS)
     vectors = [t.at_axis(1, x.rank) if t else None for t in op.inputs[1:]]
     return [merge(op, [Tensor(x.name, x.shape, x.full, layers), *vectors])]
+
+
+@known("InstanceNormalization")
+def known_instance_normalization(facts: Facts) -> Sequence[Known | None]:
+    """A channel of zeros, or a scale of 0, gives B."""
+    x, scale, bias, rank = facts.known(0), facts.known(1), facts.known(2), facts.outputs[0].rank
+    if scale is None or bias is None:
+        return [None]
+    zero = placed(scale.value, 1, rank) == 0
+    return [Known(placed(bias.value, 1, rank), zero if x is None else zero | x.zero)]
 
 
 @rule("LayerNormalization", "RMSNormalization")

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnxprune.known import Facts, Known, moved
 from onnxprune.labels import Layer, Op, Tensor
-from onnxprune.ops.table import Layers, ints, rule
+from onnxprune.ops.table import Layers, ints, known, rule
 
 # fmt: off
 REDUCE = (
@@ -93,3 +94,22 @@ def spatial(op: Op) -> Sequence[Layers]:
     if len(op.outputs) > 1:  # MaxPool's indices count positions in the whole tensor
         op.keep_all(x, "is pooled with indices")
     return [layers]
+
+
+@known("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "ReduceMin")
+def known_summary(facts: Facts) -> Sequence[Known | None]:
+    """Equal elements give themselves; where padding counts, 0 does."""
+    x = facts.inputs[0]
+    if x is None or any(len(layer.axes) > 1 for layer in x.layers):  # of several axes, one may be worked along
+        return [None]
+    found = moved(facts)[0]
+    counts = facts.node.attrs.get("count_include_pad", 0) or facts.node.attrs.get("ceil_mode", 0)
+    return [found and found.where(found.zero) if counts else found]
+
+
+@known(
+    "LpPool", "GlobalLpPool", "ReduceL1", "ReduceL2", "ReduceProd", "ReduceSum", "ReduceSumSquare"
+)  # of one element or more, as everywhere
+def known_total(facts: Facts) -> Sequence[Known | None]:
+    """Zeros give 0."""
+    return [k and k.where(k.zero) for k in known_summary(facts)]

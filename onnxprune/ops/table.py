@@ -5,6 +5,8 @@ A rule is a pure function from an `Op` to the layers of its outputs. Beside it a
     rewrite   for operators that mention a size: what to write into the node once channels have gone
     macs      for operators that multiply: how many multiply-accumulates one run takes
     blocks    for operators whose weight is cut differently in each block: how its labels start
+    known     how constants in its inputs become constants in its outputs; without it, nothing is known of these
+    linear    for operators that are Y = W . X + B: where W and B are, and whether B can take what a constant gives
 
 An operator without a rule pins what reaches it: that costs coverage, never correctness.
 """
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.graph import Node, Shape
+from onnxprune.known import KnownFunction
 from onnxprune.labels import Alive, Layer, Op, Tensor
 
 Layers = tuple[Layer, ...]
@@ -59,6 +62,26 @@ class Blocks:
 BlocksFunction = Callable[[Node], Mapping[int, Blocks]]
 
 
+@dataclass(frozen=True)
+class Linear:
+    """Y = alpha * W . X + beta * B: X is input 0, W input 1, B input 2 where ``bias`` says that there is such an input.
+
+    ``matrix`` gives W as [group, O/group, C/group, taps]. X is summed along ``summed``, Y made along ``made``, where B
+    lies. ``uniform``: every position of Y sees all taps, so that a constant channel adds the same to each.
+    """
+
+    matrix: Callable[[NDArray[Any]], NDArray[Any]] = field(repr=False)
+    summed: int
+    made: int
+    uniform: bool = True
+    bias: bool = True
+    alpha: float = 1.0
+    beta: float = 1.0
+
+
+LinearFunction = Callable[[Node, Sequence[Tensor | None]], Linear | None]
+
+
 @dataclass
 class Rule:
     """All that is known of one operator."""
@@ -67,6 +90,8 @@ class Rule:
     rewrite: RewriteFunction | None = None
     macs: MacsFunction | None = None
     blocks: BlocksFunction | None = None
+    known: KnownFunction | None = None
+    linear: LinearFunction | None = None
 
 
 _RULES: dict[tuple[str, str], Rule] = {}
@@ -113,6 +138,28 @@ def blocks(*ops: str, domain: str = "") -> Callable[[BlocksFunction], BlocksFunc
     def register(function: BlocksFunction) -> BlocksFunction:
         for op in ops:
             _RULES[domain, op].blocks = function
+        return function
+
+    return register
+
+
+def known(*ops: str, domain: str = "") -> Callable[[KnownFunction], KnownFunction]:
+    """Register how ``ops``, whose rules exist, carry constants."""
+
+    def register(function: KnownFunction) -> KnownFunction:
+        for op in ops:
+            _RULES[domain, op].known = function
+        return function
+
+    return register
+
+
+def linear(*ops: str, domain: str = "") -> Callable[[LinearFunction], LinearFunction]:
+    """Register that ``ops``, whose rules exist, are Y = W . X + B: (node, inputs) -> where; None where they are not."""
+
+    def register(function: LinearFunction) -> LinearFunction:
+        for op in ops:
+            _RULES[domain, op].linear = function
         return function
 
     return register
