@@ -1,17 +1,28 @@
-"""How much of any exported file can be pruned, next to onnxsim: ``python -m bench.coverage``.
+"""How much of any exported file can be pruned, next to onnxsim and Torch-Pruning: ``python -m bench.coverage``.
 
 Every skeleton of the zoo and every trained model: which share of its multiply-accumulates is in layers that
-have channels to remove, what both tools leave of it at a ratio of 0.3 (as in ``bench.peers``), and which of
-their files are crashes, invalid or wrong. A layer counts as prunable if an axis of its weight holds channels
-of a group; a product of two activations, if any axis of them does.
+have channels to remove, what each tool leaves of it at a ratio of 0.3 (as in ``bench.peers`` and
+``bench.torch_pruning``), and which of their results are crashes, invalid or wrong. A layer counts as prunable if an
+axis of its weight holds channels of a group; a product of two activations, if any axis of them does.
+
+The tools round a share of a group's channels to whole ones in their own ways: onnxprune meets the ratio over the
+network, onnxsim rounds in each layer, Torch-Pruning removes at least the ratio of each. Where another one removes
+more, onnxprune runs once more with each group's ratio rounded up to whole channels, so that coverage is compared and
+not rounding.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime as dt
+import json
+import math
+import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from statistics import fmean
 
@@ -19,19 +30,30 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from bench import judge, peers
-from bench.measure import publish
+from bench import judge, peers, torch_pruning
+from bench.measure import markdown, publish
 from fixtures import trained
 from fixtures.skeleton import load_skeleton
 from onnxprune import cost, pipeline, scores, verify
 from onnxprune import model as files
 from onnxprune.graph import Graph, Node
+from onnxprune.groups import Groups
 from onnxprune.trace import Trace
 
-ZOO = {path.stem: path for path in sorted(Path(__file__).parents[1].glob("fixtures/zoo/*.onnx"))}
+FOLDER = Path(__file__).parents[1] / "fixtures" / "zoo"
+ZOO = {path.stem: path for path in sorted(FOLDER.glob("*.onnx"))}
 RATIO = 0.3
 ENOUGH = 0.95  #: of the MACs of a convolutional network's Convs, in prunable layers
 TIMEOUT = 300
+TORCH_PRUNING = torch_pruning.THEIRS
+TOOLS = ("onnxprune", "onnxsim", TORCH_PRUNING)
+NOT_BUILT = "PyTorch does not have this network"
+LEGEND = """\
+Parameters and MACs: the share of the given file that is left; for Torch-Pruning, of the module's own export.
+Rewrite error: distance to the original with the removed weights zeroed, relative to the output's range, judged
+by a script that shares no code with any of the tools. s: the whole process, with onnxprune's proof. Torch-
+Pruning is given what torchvision and timm have, the U-Net, and what onnx2torch reads back from the file with
+the same parameters and MACs; one module stands for all exports of a network."""
 FAULTS = ("crashed", "invalid", "wrong", "not judged")
 
 
@@ -53,52 +75,149 @@ class Share:
 
 @dataclass(frozen=True)
 class Line:
-    """One file; ``limit``: a judged error up to here is rounding, at the precision of the file."""
+    """One file; ``limit``: a judged error up to here is rounding, at the precision of the file.
+
+    ``even``: onnxprune's file with each group's ratio rounded up, where another tool removes more.
+    """
 
     name: str
     share: Share
     limit: float
-    ours: peers.Outcome
-    theirs: peers.Outcome
+    outcomes: tuple[peers.Outcome, ...]
+    even: judge.Verdict | None = None
 
-    @property
-    def outcomes(self) -> tuple[peers.Outcome, peers.Outcome]:
-        """Both tools'."""
-        return self.ours, self.theirs
+
+@dataclass(frozen=True)
+class Examined:
+    """A file before it is pruned: its model, the groups of its channels, how much is in them, and ``Line.limit``."""
+
+    model: files.Model
+    groups: Groups
+    share: Share
+    limit: float
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the chosen files, print the tables, and write all that was measured if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="stems of fixtures/zoo, keys of fixtures.trained")
-    parser.add_argument("--json", type=Path, metavar="PATH")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="all that was measured")
+    parser.add_argument("--markdown", type=Path, metavar="PATH", help="the tables, with date and versions")
     options = parser.parse_args(arguments)
-    lines = [measure(name) for name in options.names or [*ZOO, *trained.MODELS]]
+    lines: list[Line] = []
+    for name in options.names or [*ZOO, *trained.MODELS]:
+        print(f"{len(lines) + 1} {name}", file=sys.stderr)
+        lines.append(measure(name))
     tables = {
-        f"{RATIO:.0%} of each group, by L2": [row(line) for line in lines],
-        "Summary": [summary(lines, position) for position in (0, 1)],
+        "Summary": [summary(lines, tool) for tool in TOOLS],
+        "Where both have a result": [head_to_head(lines, tool) for tool in TOOLS[1:]],
         "MACs in prunable layers, mean": [share_row([line.share for line in lines])],
+        "Parameters or MACs kept where another tool removes more": list(behind_rows(lines)),
         "Crashed, invalid and wrong": list(fault_rows(lines)),
-        "Parameters kept where onnxsim removes more": [ahead_row(line) for line in lines if is_behind(line)],
         f"Convolutional, and less than {ENOUGH:.0%} of the Conv MACs in prunable layers": list(pinned_rows(lines)),
+        f"{RATIO:.0%} of each group, by L2": [row(line) for line in lines],
     }
-    publish({t: rows for t, rows in tables.items() if rows}, {line.name: asdict(line) for line in lines}, options.json)
+    tables = {title: rows for title, rows in tables.items() if rows}
+    publish(tables, {line.name: asdict(line) for line in lines}, options.json)
+    if options.markdown is not None:
+        options.markdown.write_text(document(tables))
+
+
+def document(tables: Mapping[str, Sequence[dict[str, str]]]) -> str:
+    """``docs/coverage.md``: what was run, when, with which versions, and the tables."""
+    names = (
+        "onnxprune",
+        "onnx",
+        "onnxruntime",
+        "onnxsim",
+        "torch",
+        "torchvision",
+        "timm",
+        "torch-pruning",
+        "onnx2torch",
+    )
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    today = dt.datetime.now(dt.timezone.utc).date()
+    head = f"# Coverage\n\n`python -m bench.coverage --markdown docs/coverage.md`, {today}, on {versions}.\n\n{LEGEND}"
+    return "\n\n".join([head, *(f"## {title}\n\n{markdown(rows)}" for title, rows in tables.items())]) + "\n"
 
 
 def measure(name: str) -> Line:
-    """Analyse one file here, prune it with either tool in a fresh process, and judge what they wrote."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Analyse one file here, prune it with every tool in fresh processes, and judge what they wrote."""
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
         if name in ZOO:
-            source, sizes = Path(folder, f"{name}.onnx"), {}
+            source, sizes = folder / f"{name}.onnx", {}
             onnx.save(load_skeleton(ZOO[name]), source)
         else:
             source, sizes = trained.path(name), dict(trained.MODELS[name].input_shapes)
-        share, limit = examine(source, sizes)
-        ours, theirs = peers.compare(source, judge.random_feeds(source, sizes), RATIO, Path(folder), timeout=TIMEOUT)
-        return Line(name, share, limit, ours, theirs)
+        seen = examine(source, sizes)
+        feeds = judge.random_feeds(source, sizes)
+        outcomes = (
+            *peers.compare(source, feeds, RATIO, folder, timeout=TIMEOUT),
+            by_torch_pruning(arch(name)) or peers.Outcome(TORCH_PRUNING, 0, NOT_BUILT, None),
+        )
+        line = Line(name, seen.share, seen.limit, outcomes)
+        if any(is_ahead(line, other, outcomes[0].verdict) for other in outcomes[1:]):
+            line = replace(line, even=rounded_up(seen, source, sizes, feeds, folder))
+        return line
 
 
-def examine(source: Path, sizes: judge.Shapes) -> tuple[Share, float]:
+def arch(name: str) -> str:
+    """The first file of the zoo with the same network, "" for what is not in the zoo: one module stands for all."""
+    rows = json.loads((FOLDER / "index.json").read_text())
+    archs = {row["name"]: row["arch"] for row in rows}
+    return next((other for other in archs if archs[other] == archs.get(name)), "")
+
+
+@cache
+def by_torch_pruning(name: str) -> peers.Outcome | None:
+    """What Torch-Pruning makes of the network of a file of the zoo; None where PyTorch does not have it.
+
+    Judged on the ONNX files of the module before and after. A module that was read back from the file only counts if
+    it has as many parameters and MACs as the file.
+    """
+    if not name:
+        return None
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
+        whole, pruned = folder / "whole.onnx", folder / "theirs.onnx"
+        run = torch_pruning.worker("prune", name, folder / torch_pruning.MODULE, timeout=TIMEOUT)
+        built = torch_pruning.worker("export", name, whole, timeout=TIMEOUT)
+        if not whole.exists() or not is_same(name, whole):
+            print(f"{name}: no module: {built.failure or 'another size'}", file=sys.stderr)
+            return None
+        exported = torch_pruning.worker("export-pruned", name, pruned, timeout=TIMEOUT) if not run.failure else run
+        verdict = judge.judge(whole, pruned, judge.random_feeds(whole)) if pruned.exists() else None
+        return peers.Outcome(TORCH_PRUNING, run.seconds, exported.failure, verdict)
+
+
+def is_same(name: str, whole: Path) -> bool:
+    """Whether the export of a module is the network of the file: always, if it is a library's own."""
+    if not name.startswith("own_"):
+        return True
+    sizes: list[tuple[int, int]] = []
+    for model in (load_skeleton(ZOO[name]), onnx.load(whole)):
+        onnx.save(model, whole.with_name("size.onnx"))
+        feeds = judge.random_feeds(whole.with_name("size.onnx"))
+        sizes.append((judge.parameters(model), judge.macs(model, feeds)))
+    return all(abs(a - b) <= 0.02 * a for a, b in zip(*sizes, strict=True))
+
+
+def rounded_up(seen: Examined, source: Path, sizes: judge.Shapes, feeds: judge.Feeds, folder: Path) -> judge.Verdict:
+    """Judge onnxprune's file if every group loses at least ``RATIO`` of its channels, in whole ones."""
+    ratios = tuple(
+        (group.name, sum(math.ceil(RATIO * b.width - 1e-9) * b.rows for b in group.blocks) / group.width)
+        for group in seen.groups
+        if all(block.width > 1 for block in group.blocks)
+    )
+    options = pipeline.Options(ratio=RATIO, ratio_for=ratios, input_shapes=sizes, fuse_bn=False, check_n=0)
+    target = folder / "even.onnx"
+    files.write({target: pipeline.prune(seen.model, options).model})
+    return judge.judge(source, target, feeds)
+
+
+def examine(source: Path, sizes: judge.Shapes) -> Examined:
     """Which layers can be pruned, found as ``onnxprune inspect`` does; and the limit of the rewrite error."""
     model = files.load(source)
     options = pipeline.Options(ratio=0.5, importance="random", input_shapes=sizes)
@@ -117,7 +236,7 @@ def examine(source: Path, sizes: judge.Shapes) -> tuple[Share, float]:
         return sum(macs[name] for name in names)
 
     share = Share(work(macs), work(prunable), work(convs), work(prunable & convs.keys()), pinned)
-    return share, verify.default_rtol(trace)
+    return Examined(model, groups, share, verify.default_rtol(trace))
 
 
 def is_prunable(trace: Trace, node: Node, free: npt.NDArray[np.bool_]) -> bool:
@@ -135,7 +254,7 @@ def stored(graph: Graph, conv: Node) -> str:
     return name
 
 
-def fault(outcome: peers.Outcome, limit: float) -> tuple[str, str]:
+def fault(line: Line, outcome: peers.Outcome) -> tuple[str, str]:
     """One of ``FAULTS`` and what it is, or two empty strings."""
     verdict = outcome.verdict
     if outcome.crash or verdict is None:
@@ -144,41 +263,80 @@ def fault(outcome: peers.Outcome, limit: float) -> tuple[str, str]:
         return "invalid", verdict.refused
     if verdict.error is None:
         return "not judged", verdict.note
+    limit = verify.RTOL if outcome.tool == TORCH_PRUNING else line.limit  # its modules are of single precision
     return ("", "") if verdict.error <= limit else ("wrong", f"{verdict.error:.0e}")
 
 
-def kept(outcome: peers.Outcome) -> float:
-    """The share of parameters left: all of them, if there is no file."""
-    return outcome.verdict.kept if outcome.verdict else 1.0
+def sizes_kept(verdict: judge.Verdict | None) -> tuple[float, float]:
+    """The shares of parameters and of MACs left, to three places: all of them, if there is no file."""
+    return (round(verdict.kept, 3), round(verdict.kept_macs, 3)) if verdict else (1.0, 1.0)
 
 
-def is_behind(line: Line) -> bool:
-    """Whether onnxsim leaves fewer parameters."""
-    return kept(line.theirs) < kept(line.ours)
+def is_ahead(line: Line, other: peers.Outcome, ours: judge.Verdict | None) -> bool:
+    """Whether ``other`` wrote a valid and exact file with fewer parameters or MACs than ``ours``."""
+    mine, theirs = sizes_kept(ours), sizes_kept(other.verdict)
+    return not fault(line, other)[0] and any(b < a for a, b in zip(mine, theirs, strict=True))
 
 
 def row(line: Line) -> dict[str, str]:
-    """The line of one file: the shares in prunable layers, then what ``bench.peers`` says."""
+    """The line of one file: the shares in prunable layers, then what each tool left of it, and how."""
     share = line.share
-    head = {
+    cells = {
         "model": line.name,
         "MACs in prunable layers": _percent(share.prunable, share.macs),
         "Conv MACs": _percent(share.prunable_conv, share.conv_macs),
     }
-    return head | peers.row(line.name, line.ours, line.theirs)
+    verdicts = [(outcome.tool, outcome.verdict) for outcome in line.outcomes]
+    cells |= {f"parameters kept: {tool}": f"{v.kept:.3f}" if v else "-" for tool, v in verdicts}
+    cells |= {f"MACs kept: {tool}": f"{v.kept_macs:.3f}" if v else "-" for tool, v in verdicts}
+    cells |= {f"s: {o.tool}": f"{o.seconds:.1f}" if o.seconds else "-" for o in line.outcomes}
+    return cells | {f"rewrite error: {outcome.tool}": state(line, outcome) for outcome in line.outcomes}
 
 
-def summary(lines: Sequence[Line], position: int) -> dict[str, str]:
-    """One tool over all files; means are of the shares that the judge counted, 1 where there is no file."""
-    outcomes = [line.outcomes[position] for line in lines]
-    faults = [fault(outcome, line.limit)[0] for outcome, line in zip(outcomes, lines, strict=True)]
-    cells = {"tool": outcomes[0].tool, "files": str(len(lines)), "valid and exact": str(faults.count(""))}
+def state(line: Line, outcome: peers.Outcome) -> str:
+    """The judged rewrite error, or the fault instead; "-" if the tool could not be given this network."""
+    kind, _ = fault(line, outcome)
+    if outcome.crash == NOT_BUILT:
+        return "-"
+    error = outcome.verdict.error if outcome.verdict else None
+    return f"wrong: {error:.0e}" if kind == "wrong" else kind or f"{error:.0e}"
+
+
+def summary(lines: Sequence[Line], tool: str) -> dict[str, str]:
+    """One tool over all files that it could be given; means are of what the judge counted, 1 where there is no file."""
+    both = [(line, outcome) for line, outcome in outcomes_of(lines, tool) if outcome.crash != NOT_BUILT]
+    faults = [fault(line, outcome)[0] for line, outcome in both]
+    kept = [sizes_kept(outcome.verdict) for _, outcome in both]
+    cells = {"tool": tool, "files": str(len(both)), "valid and exact": str(faults.count(""))}
     cells |= {name: str(faults.count(name)) for name in FAULTS}
     return cells | {
-        "nothing removed": str(sum(kept(outcome) == 1 for outcome in outcomes)),
-        "mean parameters kept": f"{fmean(map(kept, outcomes)):.3f}",
-        "mean MACs kept": f"{fmean(o.verdict.kept_macs if o.verdict else 1.0 for o in outcomes):.3f}",
-        "seconds": f"{sum(outcome.seconds for outcome in outcomes):.0f}",
+        "nothing removed": str(sum(parameters == 1 for parameters, _ in kept)),
+        "mean parameters kept": f"{fmean(parameters for parameters, _ in kept):.3f}" if kept else "-",
+        "mean MACs kept": f"{fmean(macs for _, macs in kept):.3f}" if kept else "-",
+        "seconds": f"{sum(outcome.seconds for _, outcome in both):.0f}",
+    }
+
+
+def outcomes_of(lines: Sequence[Line], tool: str) -> list[tuple[Line, peers.Outcome]]:
+    """Each line with the outcome of ``tool``."""
+    return [(line, outcome) for line in lines for outcome in line.outcomes if outcome.tool == tool]
+
+
+def head_to_head(lines: Sequence[Line], tool: str) -> dict[str, str]:
+    """How often onnxprune removes more than ``tool``, over the files where both are valid and exact."""
+    good = [(line, o) for line, o in outcomes_of(lines, tool) if not fault(line, o)[0] and line.outcomes[0].verdict]
+    pairs = [(line, o, sizes_kept(line.outcomes[0].verdict), sizes_kept(o.verdict)) for line, o in good]
+    behind = [(line, outcome) for line, outcome, _, _ in pairs if is_ahead(line, outcome, line.outcomes[0].verdict)]
+    at_even = sum(line.even is None or is_ahead(line, outcome, line.even) for line, outcome in behind)
+    return {
+        "against": tool,
+        "files": str(len(pairs)),
+        "parameters: onnxprune": f"{fmean(mine[0] for *_, mine, _ in pairs):.3f}" if pairs else "-",
+        f"parameters: {'it'}": f"{fmean(theirs[0] for *_, theirs in pairs):.3f}" if pairs else "-",
+        "MACs: onnxprune": f"{fmean(mine[1] for *_, mine, _ in pairs):.3f}" if pairs else "-",
+        "MACs: it": f"{fmean(theirs[1] for *_, theirs in pairs):.3f}" if pairs else "-",
+        "it removes more": str(len(behind)),
+        "and with onnxprune's widths rounded up too": str(at_even),
     }
 
 
@@ -194,18 +352,24 @@ def share_row(shares: Sequence[Share]) -> dict[str, str]:
 
 
 def fault_rows(lines: Sequence[Line]) -> Iterator[dict[str, str]]:
-    """Name what either tool did wrong."""
+    """Name what each tool did wrong."""
     for line in lines:
         for outcome in line.outcomes:
-            kind, what = fault(outcome, line.limit)
-            if kind:
+            kind, what = fault(line, outcome)
+            if kind and outcome.crash != NOT_BUILT:
                 yield {"model": line.name, "tool": outcome.tool, "fault": kind, "what": what[:160]}
 
 
-def ahead_row(line: Line) -> dict[str, str]:
-    """Both figures of a file that onnxsim removes more of, and whether what it wrote is any good."""
-    figures = {outcome.tool: f"{kept(outcome):.3f}" for outcome in line.outcomes}
-    return {"model": line.name, **figures, "onnxsim's file": fault(line.theirs, line.limit)[0] or "valid and exact"}
+def behind_rows(lines: Sequence[Line]) -> Iterator[dict[str, str]]:
+    """Both figures of a file that another tool removes more of, and onnxprune's with widths rounded up."""
+    for line in lines:
+        for other in line.outcomes[1:]:
+            if is_ahead(line, other, line.outcomes[0].verdict):
+                verdicts = {"onnxprune": line.outcomes[0].verdict, "rounded up": line.even, "the other": other.verdict}
+                cells = {"model": line.name, "other": other.tool}
+                cells |= {f"parameters: {who}": f"{sizes_kept(v)[0]:.3f}" for who, v in verdicts.items()}
+                cells |= {f"MACs: {who}": f"{sizes_kept(v)[1]:.3f}" for who, v in verdicts.items()}
+                yield cells | {"then": "behind" if is_ahead(line, other, line.even) else "level or ahead"}
 
 
 def pinned_rows(lines: Sequence[Line]) -> Iterator[dict[str, str]]:

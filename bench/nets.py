@@ -17,10 +17,10 @@ from torch.nn.functional import interpolate, max_pool2d, relu
 
 @dataclass(frozen=True)
 class Net:
-    """A module in evaluation mode, the shape of its input, and the layers that write its outputs."""
+    """A module in evaluation mode, its inputs, and the layers that write its outputs."""
 
     module: nn.Module
-    input_shape: tuple[int, ...]
+    inputs: tuple[Tensor, ...]
     heads: list[nn.Module]
 
 
@@ -216,11 +216,16 @@ def build(name: str) -> Net:
     make, shape = MODULES[name]
     torch.manual_seed(0)
     module = make().eval()
+    randomise(module)
+    heads = module.get_submodule("heads" if isinstance(module, Detector) else "head")
+    return Net(module, (torch.zeros(shape),), list(heads.children()) or [heads])
+
+
+def randomise(module: nn.Module) -> None:
+    """Draw affine parameters and statistics of every BatchNorm, which all start out alike."""
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             for key, values in layer.state_dict(keep_vars=True).items():
                 low, high = {"weight": (0.5, 1.5), "running_var": (0.5, 1.5)}.get(key, (-0.3, 0.3))
                 if values.is_floating_point():
                     nn.init.uniform_(values, low, high)
-    heads = module.get_submodule("heads" if isinstance(module, Detector) else "head")
-    return Net(module, shape, list(heads.children()) or [heads])

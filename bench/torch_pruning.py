@@ -25,6 +25,8 @@ from bench.measure import Run, publish, python
 if TYPE_CHECKING:
     import torch
 
+    from bench import nets
+
 NAMES = ("U-Net", "ResNet-18", "C2f detector", "MobileNetV2")
 RATIO = 0.3
 OPSET = 17
@@ -83,9 +85,9 @@ def compare(name: str, repeats: int) -> list[Outcome]:
         return [_outcome(tool, runs[tool], file, path) for tool, path in pruned.items()]
 
 
-def worker(what: str, name: str, path: Path) -> Run:
+def worker(what: str, name: str, path: Path, *, timeout: int = 1800) -> Run:
     """One of ``WORK`` in a fresh process."""
-    return python("bench.torch_pruning", "--work", what, name, path)
+    return python("bench.torch_pruning", "--work", what, name, path, timeout=timeout)
 
 
 def _outcome(tool: str, runs: Sequence[Run], original: Path, pruned: Path) -> Outcome:
@@ -113,29 +115,37 @@ def row(name: str, outcome: Outcome) -> dict[str, str]:
     }
 
 
+def build(name: str) -> nets.Net:
+    """Make a network of ``bench.nets``, or of a file of the zoo."""
+    if name in NAMES:
+        from bench import nets  # noqa: PLC0415
+
+        return nets.build(name)
+    from bench import zoo_nets  # noqa: PLC0415
+
+    return zoo_nets.build(name)
+
+
 def export(name: str, path: Path) -> None:
     """Write the whole network as an ONNX file."""
-    from bench import nets  # noqa: PLC0415
-
-    net = nets.build(name)
-    _export(net.module, net.input_shape, path)
+    net = build(name)
+    _export(net.module, net.inputs, path)
 
 
 def export_pruned(name: str, path: Path) -> None:
     """Write the module that ``prune`` left beside ``path`` as an ONNX file."""
     import torch  # noqa: PLC0415
 
-    from bench import nets  # noqa: PLC0415
-
-    _export(torch.load(path.with_name(MODULE), weights_only=False), nets.MODULES[name][1], path)
+    _export(torch.load(path.with_name(MODULE), weights_only=False), build(name).inputs, path)
 
 
-def _export(module: torch.nn.Module, shape: tuple[int, ...], path: Path) -> None:
+def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -> None:
     import torch  # noqa: PLC0415
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.onnx.export(module, (torch.zeros(shape),), str(path), opset_version=OPSET, dynamo=False)
+        warnings.simplefilter("ignore")
+        module(*inputs)  # a module that cannot run is said so in its own words
+        torch.onnx.export(module, inputs, str(path), opset_version=OPSET, dynamo=False)
 
 
 def prune(name: str, path: Path) -> None:
@@ -143,12 +153,10 @@ def prune(name: str, path: Path) -> None:
     import torch  # noqa: PLC0415
     import torch_pruning  # noqa: PLC0415
 
-    from bench import nets  # noqa: PLC0415
-
-    net = nets.build(name)
+    net = build(name)
     pruner = torch_pruning.pruner.BasePruner(
         net.module,
-        torch.zeros(net.input_shape),
+        net.inputs,
         importance=torch_pruning.importance.MagnitudeImportance(p=2),
         pruning_ratio=RATIO,
         ignored_layers=list(net.heads),
