@@ -51,9 +51,11 @@ NOT_BUILT = "PyTorch does not have this network"
 LEGEND = """\
 Parameters and MACs: the share of the given file that is left; for Torch-Pruning, of the module's own export.
 Rewrite error: distance to the original with the removed weights zeroed, relative to the output's range, judged
-by a script that shares no code with any of the tools. s: the whole process, with onnxprune's proof. Torch-
-Pruning is given what torchvision and timm have, the U-Net, and what onnx2torch reads back from the file with
-the same parameters and MACs; one module stands for all exports of a network."""
+by a script that shares no code with any of the tools. s: the whole process, with onnxprune's proof.
+Torch-Pruning is given what torchvision and timm have, the U-Net, and what onnx2torch reads back from the file
+with the same parameters and MACs; one module stands for all exports of a network. A module that was read back
+holds the sizes that its exporter wrote down, as in view(-1, 400): where Torch-Pruning crashes on an own_
+network, it may be over one of these."""
 FAULTS = ("crashed", "invalid", "wrong", "not judged")
 
 
@@ -108,6 +110,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.names or [*ZOO, *trained.MODELS]:
         print(f"{len(lines) + 1} {name}", file=sys.stderr)
         lines.append(measure(name))
+    tables = tables_of(lines)
+    publish(tables, {line.name: asdict(line) for line in lines}, options.json)
+    if options.markdown is not None:
+        options.markdown.write_text(document(tables))
+
+
+def tables_of(lines: Sequence[Line]) -> dict[str, list[dict[str, str]]]:
+    """Every table that has a row, by title."""
     tables = {
         "Summary": [summary(lines, tool) for tool in TOOLS],
         "Where both have a result": [head_to_head(lines, tool) for tool in TOOLS[1:]],
@@ -117,10 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"Convolutional, and less than {ENOUGH:.0%} of the Conv MACs in prunable layers": list(pinned_rows(lines)),
         f"{RATIO:.0%} of each group, by L2": [row(line) for line in lines],
     }
-    tables = {title: rows for title, rows in tables.items() if rows}
-    publish(tables, {line.name: asdict(line) for line in lines}, options.json)
-    if options.markdown is not None:
-        options.markdown.write_text(document(tables))
+    return {title: rows for title, rows in tables.items() if rows}
 
 
 def document(tables: Mapping[str, Sequence[dict[str, str]]]) -> str:
@@ -181,15 +188,14 @@ def by_torch_pruning(name: str) -> peers.Outcome | None:
         return None
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
-        whole, pruned = folder / "whole.onnx", folder / "theirs.onnx"
+        whole, pruned = folder / "whole.onnx", folder / torch_pruning.PRUNED
         run = torch_pruning.worker("prune", name, folder / torch_pruning.MODULE, timeout=TIMEOUT)
-        built = torch_pruning.worker("export", name, whole, timeout=TIMEOUT)
+        exported = torch_pruning.worker("export-both", name, whole, timeout=TIMEOUT)
         if not whole.exists() or not is_same(name, whole):
-            print(f"{name}: no module: {built.failure or 'another size'}", file=sys.stderr)
+            print(f"{name}: no module: {exported.failure or 'another size'}", file=sys.stderr)
             return None
-        exported = torch_pruning.worker("export-pruned", name, pruned, timeout=TIMEOUT) if not run.failure else run
         verdict = judge.judge(whole, pruned, judge.random_feeds(whole)) if pruned.exists() else None
-        return peers.Outcome(TORCH_PRUNING, run.seconds, exported.failure, verdict)
+        return peers.Outcome(TORCH_PRUNING, run.seconds, run.failure or exported.failure, verdict)
 
 
 def is_same(name: str, whole: Path) -> bool:
@@ -332,7 +338,7 @@ def head_to_head(lines: Sequence[Line], tool: str) -> dict[str, str]:
         "against": tool,
         "files": str(len(pairs)),
         "parameters: onnxprune": f"{fmean(mine[0] for *_, mine, _ in pairs):.3f}" if pairs else "-",
-        f"parameters: {'it'}": f"{fmean(theirs[0] for *_, theirs in pairs):.3f}" if pairs else "-",
+        "parameters: it": f"{fmean(theirs[0] for *_, theirs in pairs):.3f}" if pairs else "-",
         "MACs: onnxprune": f"{fmean(mine[1] for *_, mine, _ in pairs):.3f}" if pairs else "-",
         "MACs: it": f"{fmean(theirs[1] for *_, theirs in pairs):.3f}" if pairs else "-",
         "it removes more": str(len(behind)),

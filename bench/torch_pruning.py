@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 NAMES = ("U-Net", "ResNet-18", "C2f detector", "MobileNetV2")
 RATIO = 0.3
 OPSET = 17
-MODULE = "pruned.pt"
+MODULE, PRUNED = "pruned.pt", "pruned.onnx"
 OURS, OURS_UNPROVEN, THEIRS = "onnxprune", "onnxprune --check-n 0", "Torch-Pruning"
 
 
@@ -73,15 +73,14 @@ def compare(name: str, repeats: int) -> list[Outcome]:
         exported = worker("export", name, file)
         if exported.failure:
             raise RuntimeError(exported.stderr)
-        pruned = {tool: Path(folder, f"{tool}.onnx") for tool in (OURS, OURS_UNPROVEN, THEIRS)}
+        pruned = {tool: Path(folder, f"{tool}.onnx") for tool in (OURS, OURS_UNPROVEN)} | {THEIRS: Path(folder, PRUNED)}
         runs: dict[str, list[Run]] = {tool: [] for tool in pruned}
         options = ("--ratio", str(RATIO), "--scope", "group", "-o")
         for _ in range(repeats):
             runs[OURS].append(python("onnxprune", file, *options, pruned[OURS]))
             runs[OURS_UNPROVEN].append(python("onnxprune", file, "--check-n", "0", *options, pruned[OURS_UNPROVEN]))
             runs[THEIRS].append(worker("prune", name, Path(folder, MODULE)))
-        if Path(folder, MODULE).exists():
-            worker("export-pruned", name, pruned[THEIRS])
+        worker("export-both", name, file)
         return [_outcome(tool, runs[tool], file, path) for tool, path in pruned.items()]
 
 
@@ -132,16 +131,21 @@ def export(name: str, path: Path) -> None:
     _export(net.module, net.inputs, path)
 
 
-def export_pruned(name: str, path: Path) -> None:
-    """Write the module that ``prune`` left beside ``path`` as an ONNX file."""
+def export_both(name: str, path: Path) -> None:
+    """Write the whole network, and the module that ``prune`` left beside ``path``, if any, as ``PRUNED`` beside it."""
     import torch  # noqa: PLC0415
 
-    _export(torch.load(path.with_name(MODULE), weights_only=False), build(name).inputs, path)
+    net = build(name)
+    _export(net.module, net.inputs, path)
+    if path.with_name(MODULE).exists():
+        _export(torch.load(path.with_name(MODULE), weights_only=False), net.inputs, path.with_name(PRUNED))
 
 
 def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -> None:
     import torch  # noqa: PLC0415
 
+    # onnx2torch's modules ask for the opset under a name that torch no longer has
+    vars(torch.onnx.symbolic_helper).setdefault("_export_onnx_opset_version", OPSET)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module(*inputs)  # a module that cannot run is said so in its own words
@@ -165,7 +169,7 @@ def prune(name: str, path: Path) -> None:
     torch.save(net.module, path)
 
 
-WORK = {"export": export, "prune": prune, "export-pruned": export_pruned}
+WORK = {"export": export, "prune": prune, "export-both": export_both}
 
 
 if __name__ == "__main__":

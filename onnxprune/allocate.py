@@ -56,6 +56,8 @@ class Allocation:
 def step_of(group: Group, block: Block, align: int) -> int:
     """The smallest count per row whose multiples make every width that the block is part of a multiple of ``align``."""
     step = 1
+    if align == 1:
+        return step
     inside = np.unique(block.units[:, 0])
     for part in group.slices:
         if part.role in ("out", "in") and part.units.ndim == 1:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 from onnx import TensorProto
 
 from onnxprune import ops
@@ -37,7 +37,7 @@ def macs_by_node(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, int]:
 
 def parameters(graph: Graph) -> int:
     """Number of weights: elements of initializers and Constant nodes of float and 8-bit types."""
-    return sum(int(np.prod(s, dtype=np.int64)) for t, s in graph.constants.values() if t in _WEIGHTS)
+    return sum(math.prod(s) for t, s in graph.constants.values() if t in _WEIGHTS)
 
 
 def cost(graph: Graph, shapes: Mapping[str, Shape]) -> Cost:

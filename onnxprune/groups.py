@@ -9,8 +9,9 @@ widths go: they form a *block*, and what is chosen is how many of each block sta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import networkx as nx
 import numpy as np
@@ -227,10 +228,8 @@ def _groups(trace: Trace, slices: list[Slice], blocks: list[Block], free: NDArra
         group_of[units] = index
         members.append(units)
     own: list[list[Slice]] = [[] for _ in components]
-    for s in slices:
-        for index in np.unique(group_of[s.units]):
-            if index >= 0:
-                own[index].append(s)
+    for place, index in _met([s.units for s in slices], group_of):
+        own[index].append(slices[place])
     nodes = _nodes(trace, group_of, len(components))
     return tuple(
         Group(i, _name(trace, own[i]), members[i], tuple(blocks[b] for b in component), tuple(own[i]), nodes[i])
@@ -244,13 +243,23 @@ def _linked(slices: list[Slice], block_of: NDArray[np.int64], free: NDArray[np.b
     linked.add_nodes_from(range(int(block_of.max(initial=-1)) + 1))
     seen = np.zeros(len(free), np.bool_)
     for roles in (("out",), ("", "scale")):
-        parts = [s.units.reshape(-1) for s in slices if s.role in roles]
-        for units in parts:
-            present = np.unique(block_of[units[free[units] & ~seen[units]]])
-            linked.add_edges_from(zip(present[:-1].tolist(), present[1:].tolist(), strict=True))
+        parts = [s.units for s in slices if s.role in roles]
+        met = _met(parts, np.where(free & ~seen, block_of, -1))
+        linked.add_edges_from((a, b) for (here, a), (there, b) in pairwise(met) if here == there)
         for units in parts:
             seen[units] = True
     return linked
+
+
+def _met(parts: Sequence[Units], owner: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Every (part, owner of a unit in it) once, ascending; units of owner -1 do not count."""
+    if not parts:
+        return []
+    owners = owner[np.concatenate([units.reshape(-1) for units in parts])]
+    place = np.repeat(np.arange(len(parts)), [units.size for units in parts])
+    some = owners >= 0
+    stride = int(owner.max(initial=0)) + 1
+    return [divmod(key, stride) for key in np.unique(place[some] * stride + owners[some]).tolist()]
 
 
 def _nodes(trace: Trace, group_of: NDArray[np.int64], count: int) -> list[tuple[str, ...]]:

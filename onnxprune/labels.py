@@ -18,6 +18,7 @@ The same rules run twice: over all labels, recording (`trace.py`), and over the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -65,7 +66,7 @@ class Layer:
 
 def line(labels: Labels, axis: int, rank: int) -> Layer:
     """A layer along one axis, from labels in any shape."""
-    return Layer(labels.reshape([-1 if a == axis else 1 for a in range(rank)]), (axis,), axis)
+    return Layer(labels.reshape((1,) * axis + (-1,) + (1,) * (rank - axis - 1)), (axis,), axis)
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,10 @@ class Tensor:
 
     def along(self, axis: int) -> Layer | None:
         """The layer that labels ``axis``, if any."""
-        return next((layer for layer in self.layers if axis in layer.axes), None)
+        for layer in self.layers:
+            if axis in layer.axes:
+                return layer
+        return None
 
     def transposed(self, perm: Sequence[int]) -> Tensor:
         """The tensor as Transpose gives it."""
@@ -185,12 +189,14 @@ class Op:
         row goes as a whole.
         """
         held = [a for a in layer.axes if a in axes]
+        if not held:
+            return True
         free = [a for a in layer.axes if a not in axes]
-        if held and not free:
+        if not free:
             self.pin(layer, why)
-        elif held and layer.columns in free:
+        elif layer.columns in free:
             self.say.intact(rows_of(layer, held))
-        elif held:
+        else:
             whole = layer.labels[tuple(slice(0, 1) if a in held else slice(None) for a in range(layer.labels.ndim))]
             self.say.equate(layer.labels, whole, why)
         return bool(free)
@@ -199,7 +205,7 @@ class Op:
 def rows_of(layer: Layer, axes: Sequence[int]) -> Labels:
     """The labels as [rows, n], a row for each position along ``axes``."""
     first = np.moveaxis(layer.labels, axes, range(len(axes)))
-    return first.reshape(int(np.prod(first.shape[: len(axes)])), -1)
+    return first.reshape(math.prod(first.shape[: len(axes)]), -1)
 
 
 def settle(say: Recorder, layers: Sequence[Layer], out: Tensor) -> tuple[Layer, ...]:
@@ -234,7 +240,7 @@ def cut_shape(tensor: Tensor, alive: Alive) -> Shape:
             continue
         for axis in layer.axes:
             shape[axis] = int(mask.any(axis=tuple(a for a in range(tensor.rank) if a != axis)).sum())
-        rows = int(np.prod([shape[a] for a in layer.axes if a != layer.columns]))
+        rows = math.prod(shape[a] for a in layer.axes if a != layer.columns)
         total = int(mask.sum())
         if rows == 0 or total % rows:
             raise LookupError("its rows would keep different numbers of channels")
@@ -263,6 +269,8 @@ def merge(
     holds the axis as it is.
     """
     present = [t for t in tensors if t is not None]
+    if len(present) == 1:
+        return present[0].layers
     rank = max((t.rank for t in present), default=0)
     aligned = [t.with_leading(rank) for t in present]
     result: list[Layer] = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -167,7 +168,7 @@ def weight_bytes(proto: ModelProto) -> int:
 
 def element_count(tensor: TensorProto) -> int:
     """Number of elements that ``tensor`` declares."""
-    return int(np.prod(tensor.dims, dtype=np.int64))
+    return math.prod(tensor.dims)
 
 
 def load(path: str | os.PathLike[str]) -> Model:

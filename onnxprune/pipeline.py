@@ -6,6 +6,7 @@ Every stage hands on a plain value. Nothing here knows an operator, a file forma
 from __future__ import annotations
 
 import fnmatch
+import math
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -385,5 +386,5 @@ def _parameters(model: Model, group: grouping.Group) -> int:
         for part in group.slices:
             if part.constant == name:
                 share *= 1 - float(np.isin(part.units, group.units).mean())
-        total += round(int(np.prod(shape)) * (1 - share))
+        total += round(math.prod(shape) * (1 - share))
     return total

@@ -101,7 +101,6 @@ class _Run:
     # --- the recorder, checking -------------------------------------------------------------------------------------
 
     def equate(self, a: Labels, b: Labels, why: str) -> None:
-        a, b = np.broadcast_arrays(a, b)
         unit = self.trace.unit
         if not ((unit[a] == unit[b]) | (a == FIXED) | (b == FIXED)).all():
             raise _RefusedError(f"channels meet that are not the same ({why})")

@@ -8,6 +8,7 @@ arithmetic (Shape -> Gather -> Mul -> Concat ...) with onnx's reference operator
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -105,7 +106,7 @@ def evaluate(node: Node, model: Model, inputs: Sequence[Value | None]) -> list[V
 def shape_value(node: Node, shape: Shape, dynamic: tuple[bool, ...]) -> Value:
     """What a Shape or Size node gives for a tensor of ``shape``."""
     if node.op == "Size":
-        return Value(np.asarray(int(np.prod(shape)), np.int64), np.asarray(any(dynamic)))
+        return Value(np.asarray(math.prod(shape), np.int64), np.asarray(any(dynamic)))
     part = slice(node.attrs.get("start", 0), node.attrs.get("end"))
     return Value(np.asarray(shape[part], np.int64), np.asarray(dynamic[part], np.bool_))
 
@@ -213,7 +214,7 @@ class _Walk:
         if name not in self.model.graph.constants:
             return None
         elem_type, shape = self.model.graph.constants[name]
-        if np.prod(shape, dtype=np.int64) > (_MAX_INTS if elem_type in _INTS else _MAX_FLOATS):
+        if math.prod(shape) > (_MAX_INTS if elem_type in _INTS else _MAX_FLOATS):
             return None
         array = self.model.array(name)
         return Value(array, np.zeros(array.shape, np.bool_))

@@ -6,6 +6,7 @@ which units stay and by whom they are pinned, and which rows must keep equal cou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -160,8 +161,10 @@ class _Run:
         return Pinned(self.here.label if self.here and why else "", why)
 
     def equate(self, a: Labels, b: Labels, why: str) -> None:
-        a, b = np.broadcast_arrays(a, b)
         same = a == b
+        if same.all():
+            return
+        a, b = np.broadcast_arrays(a, b)
         for one, other in ((a, b), (b, a)):
             if (fixed := (other == FIXED) & ~same).any():
                 self.pins.append((np.unique(one[fixed]), self._reason(why)))
@@ -203,7 +206,7 @@ class _Run:
             if blocks is not None and axis == blocks.columns:
                 dims[blocks.rows] = blocks.count
                 axes = sorted((blocks.rows, axis))
-            count = int(np.prod(dims, dtype=np.int64))
+            count = math.prod(dims)
             labels = np.arange(self.labels, self.labels + count, dtype=np.int64).reshape(dims)
             self.labels += count
             if blocks is not None and axis == blocks.columns:
@@ -275,8 +278,8 @@ class _Run:
         unit = np.argsort(np.argsort(index))[inverse.reshape(-1)].astype(np.int64)
         pinned: dict[int, dict[Pinned, None]] = {}
         for labels, reason in self.pins:
-            for u in np.unique(unit[labels]):
-                pinned.setdefault(int(u), {})[reason] = None
+            for u in dict.fromkeys(unit[labels].tolist()):
+                pinned.setdefault(u, {})[reason] = None
         role = np.zeros(self.labels, np.int8)
         for labels, name in sorted(self.roles, key=lambda r: -ROLES.index(r[1])):  # of several, the first of ROLES
             role[labels.reshape(-1)] = ROLES.index(name)

@@ -11,6 +11,7 @@ the removed channels contributed, which is a choice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -119,7 +120,7 @@ def inside(trace: Trace, dead: NDArray[np.int64], pruned: Model) -> list[Inside]
         tensor = trace.tensors.get(node.outputs[0]) if node.outputs else None
         if rule is None or rule.macs is None or tensor is None or tensor.name in outputs:
             continue
-        size = 4 * int(np.prod(tensor.shape, dtype=np.int64))
+        size = 4 * math.prod(tensor.shape)
         if size <= left and all(len(layer.axes) == 1 for layer in tensor.layers):
             left -= size
             found.append(Inside(tensor.name, tuple(_kept_along(tensor, a, alive) for a in range(tensor.rank))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -115,7 +116,7 @@ def plan_text(plan: Plan, model: Model) -> str:
         shape = list(model.graph.constants[sources[name]][1])
         for axis in plan.initializers[name]:
             kept = int(axis.keep.shape[-1])
-            count = int(np.prod(shape)) // shape[axis.axis] * (axis.size - kept)
+            count = math.prod(shape) // shape[axis.axis] * (axis.size - kept)
             shape[axis.axis] = kept
             total += count
             node = readers[sources[name]][0][0]

@@ -5,6 +5,7 @@ Y = sum over k of X[.., k, ..] * W[k, n]: the weight's input axis carries the la
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,8 @@ def _flat(op: Op, tensor: Tensor, axis: int) -> Labels:
     first = layer.labels[tuple(slice(None) if a == axis else slice(0, 1) for a in range(tensor.rank))]
     if len(layer.axes) > 1:
         op.say.equate(layer.labels, first, "its channels are summed over")
-    return np.asarray(np.broadcast_to(first.reshape(-1), tensor.shape[axis]))
+    flat = first.reshape(-1)
+    return flat if len(flat) == tensor.shape[axis] else np.asarray(np.broadcast_to(flat, tensor.shape[axis]))
 
 
 def _hold_kernel(op: Op, x: Tensor, w: Tensor) -> None:
@@ -103,7 +105,9 @@ def _per_block(w: Tensor, group: int) -> Labels:
     if layer is None:
         return np.full((group, 1, w.shape[1]), FIXED, np.int64)
     flat = layer.labels.reshape(layer.labels.shape[0], -1)
-    return np.broadcast_to(flat, w.shape[:2]).reshape(group, -1, w.shape[1])
+    if len(flat) == 1:  # all rows are alike: one is enough
+        return np.broadcast_to(flat, (group, w.shape[1])).reshape(group, 1, -1)
+    return flat.reshape(group, -1, w.shape[1])
 
 
 @blocks("Conv")
@@ -202,7 +206,7 @@ def _auto_padded(node: Node) -> bool:
 
 
 def _numel(shape: Shape) -> int:
-    return int(np.prod(shape, dtype=np.int64))
+    return math.prod(shape)
 
 
 # --- matrix products ------------------------------------------------------------------------------------------------

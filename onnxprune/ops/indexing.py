@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -129,4 +130,4 @@ def einsum_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -
         for letter, size in zip(term, shape, strict=True)
     }
     del outputs
-    return int(np.prod(list(sizes.values()), dtype=np.int64))
+    return math.prod(sizes.values())

@@ -6,6 +6,7 @@ Where an operator mentions a size, its rewrite stands below its rule.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -91,7 +92,7 @@ def _reshaped(op: Op, layer: Layer, x: Tensor, y: Tensor, parts: list[Segment]) 
         if len(merged) > 1 and layer.columns in merged[:-1]:
             # The columns would not stay together in their rows: let them go whole.
             _hold_rows(op, layer, layer.columns, "its channels are shuffled")
-    if int(np.prod(source)) != int(np.prod(target)) or int(np.prod(source)) > _MAX_LABELS:
+    if math.prod(source) != math.prod(target) or math.prod(source) > _MAX_LABELS:
         op.pin(layer, "is reshaped in a way that does not keep channels apart")
         return None
     labels = np.broadcast_to(layer.labels, source).reshape(target)

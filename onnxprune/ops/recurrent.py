@@ -6,6 +6,7 @@ layout 1 the batch comes first. Both directions keep the same hidden units.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -76,4 +77,4 @@ def recurrent_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]
     """Every step takes both weights once: T * N * (numel(W) + numel(R))."""
     del node, outputs
     steps, batch, _ = inputs[0]
-    return int(steps * batch * (np.prod(inputs[1]) + np.prod(inputs[2])))
+    return steps * batch * (math.prod(inputs[1]) + math.prod(inputs[2]))
