@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 from onnx import numpy_helper as nph
+
+from onnxprune.elements import to_tensor
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,14 @@ class Edits:
     """Changes to a model. Node positions are those of ``Graph.nodes``; names are those of the graph.
 
     ``constants`` replaces values (initializers or Constant nodes) and may change shapes; ``added`` are new
-    initializers; ``attrs`` sets attributes of a node (None removes one); ``inputs`` and ``outputs`` rewire positions
-    of a node; ``removed`` drops nodes; ``shapes`` corrects declared dims as {tensor: {axis: size}}.
+    initializers, of an element type in ``types`` where numpy's is not it; ``attrs`` sets attributes of a node (None
+    removes one); ``inputs`` and ``outputs`` rewire positions of a node; ``removed`` drops nodes; ``shapes`` corrects
+    declared dims as {tensor: {axis: size}}.
     """
 
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
     added: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
+    types: Mapping[str, int] = field(default_factory=dict, repr=False)
     attrs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     inputs: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
     outputs: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
@@ -50,7 +53,9 @@ def apply(source: ModelProto, edits: Edits) -> ModelProto:
             _fill(graph.initializer.add(), tensor, edits.constants[tensor.name])
         elif tensor.name not in unread:
             graph.initializer.add().CopyFrom(tensor)
-    graph.initializer.extend(nph.from_array(np.asarray(v, order="C"), n) for n, v in edits.added.items())
+    for name, value in edits.added.items():
+        kind = edits.types.get(name) or helper.np_dtype_to_tensor_dtype(value.dtype)
+        graph.initializer.append(to_tensor(value, name, kind))
     _edit_declarations(graph, source.graph, edits)
     return out
 
@@ -73,10 +78,9 @@ def _read_names(graph: GraphProto) -> set[str]:
 
 def _fill(target: TensorProto, like: TensorProto, value: NDArray[Any]) -> None:
     """``target`` := ``value``, with the name, doc string and data type of ``like``."""
-    target.CopyFrom(nph.from_array(np.asarray(value, order="C"), like.name))
+    target.CopyFrom(to_tensor(value, like.name, like.data_type))
     if like.doc_string:
         target.doc_string = like.doc_string
-    target.data_type = like.data_type
 
 
 def _edit_node(node: NodeProto, index: int, edits: Edits) -> None:

@@ -26,6 +26,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, external_data_helper, 
 from onnx import numpy_helper as nph
 
 from onnxprune.edits import Edits, apply, captured
+from onnxprune.elements import dtype_of, item_bytes, to_tensor
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.graph import Graph, Node, Shape, TensorInfo
 
@@ -43,9 +44,10 @@ _SMALL = 4096
 
 @dataclass(frozen=True)
 class Gate:
-    """What sets channels to zero: a 0/1 mask of the tensor's type, or a boolean one and the name of a zero point."""
+    """What zeroes channels where ``mask`` is false: a factor of type ``elem_type``, or the name of a zero point."""
 
-    mask: NDArray[Any] = field(repr=False)
+    mask: NDArray[np.bool_] = field(repr=False)
+    elem_type: int
     zero: str = ""
 
 
@@ -119,8 +121,10 @@ class Model:
             for name in names:
                 if name not in done:
                     done.add(name)
-                    mask, zero = gates[name].mask, gates[name].zero
-                    out.graph.initializer.append(nph.from_array(np.asarray(mask, order="C"), f"{name}__gate"))
+                    zero = gates[name].zero
+                    kind = TensorProto.BOOL if zero else gates[name].elem_type
+                    mask = gates[name].mask.astype(dtype_of(kind))
+                    out.graph.initializer.append(to_tensor(mask, f"{name}__gate", kind))
                     op, inputs = ("Where", [f"{name}__gate", name, zero]) if zero else ("Mul", [name, f"{name}__gate"])
                     out.graph.node.append(helper.make_node(op, inputs, [f"{name}__gated"]))
             copy = out.graph.node.add()
@@ -162,8 +166,7 @@ class Model:
 
 def weight_bytes(proto: ModelProto) -> int:
     """Bytes of the initializers by their dims: unlike ByteSize, this does not serialize the model."""
-    sizes = (helper.tensor_dtype_to_np_dtype(t.data_type).itemsize * element_count(t) for t in proto.graph.initializer)
-    return int(sum(sizes))
+    return sum(item_bytes(t.data_type) * element_count(t) for t in proto.graph.initializer)
 
 
 def element_count(tensor: TensorProto) -> int:
@@ -287,7 +290,7 @@ def _load_external(proto: ModelProto, path: Path) -> bool:
             raise ModelError(f"cannot read external data: {location}: {error}", where=where, hint=_AGAIN) from None
         tensor.ClearField("data_location")
         del tensor.external_data[:]
-        expected = element_count(tensor) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        expected = element_count(tensor) * item_bytes(tensor.data_type)
         if len(tensor.raw_data) < expected and tensor.data_type not in _PACKED:
             raise ModelError(f"external data is too short: {location}", where=where, hint=_AGAIN)
     return found

@@ -401,6 +401,7 @@ class _Writer:
         self.run, self.kept, self.graph = run, kept, run.graph
         self.constants: dict[str, NDArray[Any]] = {}
         self.added: dict[str, NDArray[Any]] = {}
+        self.types: dict[str, int] = {}
         self.inputs: dict[int, dict[int, str]] = {}
         self.report: dict[str, tuple[Kept, ...]] = {}
         self.names = {*self.graph.constants, *self.graph.producer, *(i.name for i in self.graph.inputs)}
@@ -420,7 +421,7 @@ class _Writer:
             for n in run.touched
         }
         removed = self._unread()
-        return Edits(self.constants, self.added, run.attrs, self.inputs, {}, removed, shapes)
+        return Edits(self.constants, self.added, self.types, run.attrs, self.inputs, {}, removed, shapes)
 
     def _free_name(self, stem: str) -> str:
         number = 1
@@ -454,6 +455,7 @@ class _Writer:
             if key:
                 clone = self._free_name(name)
                 self.added[clone] = cut_array(array, parts[key])
+                self.types[clone] = self.graph.constants[name][0]
                 self.report[clone] = parts[key]
                 for node_index, position in places:
                     self.inputs.setdefault(node_index, {})[position] = clone

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, ValueInfoProto, helper
+from onnx import ModelProto, ValueInfoProto
 
+from onnxprune.elements import dtype_of
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.graph import Shape, TensorInfo
 from onnxprune.model import PROTO_LIMIT, Model, weight_bytes
@@ -69,7 +70,7 @@ def seeded_feeds(inputs: Iterable[TensorInfo], shapes: Mapping[str, Shape], seed
     rng = np.random.default_rng(seed)
     feeds: Feeds = {}
     for info in inputs:
-        dtype = helper.tensor_dtype_to_np_dtype(info.elem_type)
+        dtype = dtype_of(info.elem_type)
         shape = shapes[info.name]
         if dtype.kind in "iub":
             feeds[info.name] = rng.integers(0, 2, shape).astype(dtype)

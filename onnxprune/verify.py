@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from onnxprune import ops, runtime
 from onnxprune.errors import CheckError, ModelError
@@ -148,8 +148,7 @@ def masked(trace: Trace, dead: NDArray[np.int64]) -> Model:
         if not mask.all():
             reads.setdefault(read.node, []).append(read.position)
             zero = node.inputs[read.zero] if read.zero is not None and read.zero < len(node.inputs) else ""
-            dtype = np.bool_ if zero else helper.tensor_dtype_to_np_dtype(_type(trace, tensor.name))
-            gates[tensor.name] = Gate(mask.astype(dtype), zero)
+            gates[tensor.name] = Gate(mask, _type(trace, tensor.name), zero)
     return Model(trace.model.gated(gates, reads), trace.model.path)
 
 

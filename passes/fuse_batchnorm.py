@@ -47,6 +47,7 @@ class FuseBatchNorm:
             return PassResult(model)
         constants: dict[str, Array] = {}
         added: dict[str, Array] = {}
+        types: dict[str, int] = {}
         inputs: dict[int, dict[int, str]] = {}
         taken = {*model.graph.constants, *model.graph.producer}
         for fold in folds:
@@ -56,10 +57,12 @@ class FuseBatchNorm:
             else:
                 name = _free(f"{fold.node.inputs[1]}_bias", taken)
                 added[name] = fold.bias
+                types[name] = model.graph.constants[fold.node.inputs[1]][0]
                 inputs[fold.node.index] = {2: name}
         edits = Edits(
             constants=constants,
             added=added,
+            types=types,
             inputs=inputs,
             outputs={f.node.index: {0: f.norm.outputs[0]} for f in folds},
             removed=frozenset(f.norm.index for f in folds) | _orphans(model.graph, folds),

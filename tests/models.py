@@ -13,9 +13,10 @@ from collections.abc import Mapping
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import ModelProto, helper, numpy_helper, parser, shape_inference
+from onnx import ModelProto, parser, shape_inference
 
 from onnxprune import runtime
+from onnxprune.elements import dtype_of, to_tensor
 from onnxprune.errors import ModelError
 from onnxprune.graph import Shape
 from onnxprune.model import Model, from_proto
@@ -32,9 +33,9 @@ def build(text: str, opset: int = 17, ir: int = 8) -> ModelProto:
     made = {name for node in graph.node for name in node.output}
     for info in [v for v in graph.value_info if v.name not in made]:
         shape = [d.dim_value for d in info.type.tensor_type.shape.dim]
-        dtype = helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+        dtype = dtype_of(info.type.tensor_type.elem_type)
         values = noise(info.name, shape) * (1 if dtype.kind in "fV" else 20)
-        graph.initializer.append(numpy_helper.from_array(values.astype(dtype), info.name))
+        graph.initializer.append(to_tensor(values.astype(dtype), info.name, info.type.tensor_type.elem_type))
         graph.value_info.remove(info)
     return declared(model)
 

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto
 from onnx.reference import ReferenceEvaluator
 
 from onnxprune import plan as plans
 from onnxprune import runtime, verify
+from onnxprune.elements import to_tensor
 from onnxprune.errors import ModelError
 from onnxprune.graph import Node, Shape
 from onnxprune.groups import Groups, Slice, group
@@ -212,8 +213,9 @@ def assert_equals_masked(removal: Removal) -> None:
 
 def assert_equal(removal: Removal, reference: ModelProto) -> None:
     """The pruned model computes what ``reference`` does, to rounding."""
-    types = {t for t, _ in removal.trace.model.graph.constants.values()} | set(removal.trace.shapes.elem_type.values())
-    rtol = max(tolerance for kind, tolerance in RTOL.items() if kind in types)
+    computed = [t.name for t in removal.trace.tensors.values() if not t.constant]
+    types = {removal.trace.shapes.elem_type.get(name) for name in computed}
+    rtol = max(tolerance for kind, tolerance in RTOL.items() if kind in types | {TensorProto.DOUBLE})
     names = [o.name for o in removal.original.graph.output]
     wanted, found = removal.outputs(reference), removal.outputs(removal.pruned)
     for name, want, have in zip(names, wanted, found, strict=True):
@@ -270,7 +272,8 @@ def _constant_behind(trace: Trace, node: Node, position: int) -> Use | None:
 def _give(proto: ModelProto, use: Use, array: NDArray[Any], name: str) -> None:
     """Let a use of a constant, or all that share their labels, read ``array``."""
     constant, node, position = use
-    proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    kind = Model(proto).graph.constants[constant][0]
+    proto.graph.initializer.append(to_tensor(array, name, kind))
     places = [(node, position)] if node >= 0 else [(n, p) for n in range(len(proto.graph.node)) for p in range(99)]
     for n, p in places:
         inputs = proto.graph.node[n].input

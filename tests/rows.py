@@ -634,6 +634,10 @@ def weights() -> Iterator[Row]:
     yield Row("vector in a Constant node", sandwich(f"{floats}\nr = Reshape(b, s)\ng = Add(h, r)"), 8)
     half = "w = Cast<to=1>(w1)\ng = Conv(h, w)"
     yield Row("weight through Cast", sandwich(half, "float16[4,8,1,1] w1", reads=4), 12)
+    yield Row("bfloat16 weight", sandwich(half, "bfloat16[4,8,1,1] w1", reads=4), 12)
+    bias = "c = Cast<to=1>(b)\ng1 = Conv(h, w1, c)\nd = Cast<to=1>(b)\ng2 = Conv(h, w2, d)\ng = Concat<axis=1>(g1, g2)"
+    shared = sandwich(bias, "float[6,8,1,1] w1", "float[6,8,1,1] w2", "bfloat16[6] b", reads=12)
+    yield Row("bfloat16 bias that two layers share, cut differently", shared, 20)
     yield Row("weight through Identity", sandwich("w = Identity(w1)\ng = Conv(h, w)", "float[4,8,1,1] w1", reads=4), 12)
     yield Row("weight through Transpose", mlp("t = Transpose(w1)\ng = MatMul(h, t)", "float[4,8] w1", reads=4), 12)
     yield Row(
