@@ -12,6 +12,9 @@ from onnx import numpy_helper as nph
 
 from onnxprune.elements import to_tensor
 
+#: Before this IR version an initializer had to be a graph input too, and inputs stay as they are.
+_IR_INITIALIZERS = 4
+
 
 @dataclass(frozen=True)
 class Edits:
@@ -48,16 +51,26 @@ def apply(source: ModelProto, edits: Edits) -> ModelProto:
             copy.CopyFrom(node)
             _edit_node(copy, index, edits)
     unread = _read_names(source.graph) - _read_names(graph)  # the edits took their last reader
+    unread -= {i.name for i in source.graph.input}  # without its default it would have to be given
     for tensor in source.graph.initializer:
         if tensor.name in edits.constants and tensor.name not in unread:
             _fill(graph.initializer.add(), tensor, edits.constants[tensor.name])
         elif tensor.name not in unread:
             graph.initializer.add().CopyFrom(tensor)
-    for name, value in edits.added.items():
-        kind = edits.types.get(name) or helper.np_dtype_to_tensor_dtype(value.dtype)
-        graph.initializer.append(to_tensor(value, name, kind))
+    added = [to_tensor(v, n, edits.types.get(n) or _type_of(v)) for n, v in edits.added.items()]
+    if source.ir_version < _IR_INITIALIZERS:
+        nodes = [helper.make_node("Constant", [], [t.name], value=t) for t in added]
+        nodes.extend(graph.node)
+        del graph.node[:]
+        graph.node.extend(nodes)
+    else:
+        graph.initializer.extend(added)
     _edit_declarations(graph, source.graph, edits)
     return out
+
+
+def _type_of(array: NDArray[Any]) -> int:
+    return int(helper.np_dtype_to_tensor_dtype(array.dtype))
 
 
 def _copy_fields(source: Any, target: Any, leave: set[str]) -> None:

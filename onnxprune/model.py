@@ -140,7 +140,8 @@ class Model:
         they may hold symbols; without, all declarations are as they are.
         """
         source = self.proto.graph
-        out = ModelProto(ir_version=self.proto.ir_version, functions=self.proto.functions)
+        # Before IR 4 every initializer had to be a graph input too, which large ones are here and others need not be.
+        out = ModelProto(ir_version=max(self.proto.ir_version, 4), functions=self.proto.functions)
         out.opset_import.extend(self.proto.opset_import)
         out.graph.name = source.name or "graph"
         large = [n for n, t in self.constant_protos.items() if element_count(t) > _SMALL]
@@ -149,9 +150,11 @@ class Model:
             out.graph.output.extend(source.output)
             out.graph.value_info.extend(source.value_info)
         else:
+            out.graph.input.extend(i for i in source.input if not i.type.HasField("tensor_type"))
             for info in self.graph.inputs:
-                dims = input_shapes.get(info.name, info.dims)
-                out.graph.input.append(helper.make_tensor_value_info(info.name, info.elem_type, dims))
+                if info.elem_type:
+                    dims = input_shapes.get(info.name, info.dims)
+                    out.graph.input.append(helper.make_tensor_value_info(info.name, info.elem_type, dims))
             for info in self.graph.outputs:
                 out.graph.output.append(helper.make_tensor_value_info(info.name, info.elem_type, None))
         for name in large:

@@ -36,6 +36,7 @@ from onnxprune.plan import Plan
 from onnxprune.progress import Progress, silent
 from onnxprune.report import Report, SizeReport
 from onnxprune.rewrite import Rewrite
+from onnxprune.severed import Severed, sever
 from onnxprune.trace import Pinned, Trace
 from onnxprune.verify import Proof, prove
 
@@ -101,9 +102,10 @@ def _in_range(where: str, value: float) -> None:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A model that was run on labels, and its groups; ``pins``: units held by options."""
+    """A model that was run on labels, what of it can be run on numbers, and its groups; ``pins``: held by options."""
 
     trace: Trace
+    severed: Severed
     groups: Groups
     pins: Mapping[int, Pinned] = field(repr=False)
 
@@ -147,13 +149,14 @@ class Stopwatch:
 
 def analyse(model: Model, options: Options) -> Analysis:
     """Run the model on labels and group its channels. Raises ModelError and OptionError."""
-    input_shapes = runtime.choose_shapes(model, options.input_shapes)
+    part = sever(model).part
+    input_shapes = runtime.choose_shapes(model, options.input_shapes, part)
     shapes = shaping.resolve(
-        model, input_shapes, lambda names: runtime.probe_shapes(model, names, input_shapes, options.seed)
+        model, input_shapes, lambda names: runtime.probe_shapes(part, names, input_shapes, options.seed)
     )
     trace = dormant.mark(tracing.trace(model, shapes))
     pins = _excluded(trace, options.exclude)
-    return Analysis(trace, grouping.group(trace, pins), pins)
+    return Analysis(trace, sever(model, shapes), grouping.group(trace, pins), pins)
 
 
 def _matches(trace: Trace, glob: str, where: str) -> set[str]:
@@ -243,9 +246,9 @@ def prune(
             dead, result = plans.apply(trace, plan, where)
             choice = Choice(dead, result, analysis.groups, {})
     with watch.stage("rewrite"):
-        done = run_passes(model, _steps(choice, options))
+        done = run_passes(model, _steps(choice, options, analysis.severed))
     with watch.stage("prove"):
-        proof = _proved(trace, choice.dead, done.model, options, progress)
+        proof = _proved(analysis, choice.dead, done.model, options, progress)
     made = plan or plans.make(trace, choice.rewrite, options.to_json())
     return Result(
         done.model,
@@ -263,18 +266,22 @@ def _calibration(trace: Trace, options: Options, watch: Stopwatch) -> Calibratio
         return calibration.load(model=trace.model, shapes=trace.shapes.inputs, progress=watch.announce, **reading)
 
 
-def _steps(choice: Choice, options: Options) -> list[Pass]:
+def _steps(choice: Choice, options: Options, severed: Severed) -> list[Pass]:
     """What is done to the model: nothing at all where nothing can be pruned."""
     if not len(choice.groups):
         return []
-    return [RemoveChannels(choice.rewrite), *([FuseBatchNorm()] if options.fuse_bn else [])]
+    fuse = [FuseBatchNorm(frozenset(n.outputs for n in severed.gone))] if options.fuse_bn else []
+    return [RemoveChannels(choice.rewrite), *fuse]
 
 
-def _proved(trace: Trace, dead: NDArray[np.int64], pruned: Model, options: Options, progress: Progress) -> Proof | None:
+def _proved(
+    analysis: Analysis, dead: NDArray[np.int64], pruned: Model, options: Options, progress: Progress
+) -> Proof | None:
     if options.check_n == 0:
         return None
     proof = prove(
-        trace,
+        analysis.trace,
+        analysis.severed,
         dead,
         pruned,
         samples=options.check_n,
@@ -329,7 +336,7 @@ def _report(
         groups=report.group_reports(choice.groups, removed, asked, choice.notes),
         proof=proof,
         changes=changes,
-        notes=(*(data.notes if data else ()), *_notes(choice, proof)),
+        notes=(*(data.notes if data else ()), *_notes(choice, proof, analysis.severed)),
         versions=versions(),
         seconds=watch.seconds,
     )
@@ -340,13 +347,19 @@ def _shapes_after(trace: Trace, result: Rewrite, pruned: Model) -> dict[str, Sha
     return {**trace.shapes.shape, **result.shapes, **constants}
 
 
-def _notes(choice: Choice, proof: Proof | None) -> tuple[str, ...]:
+def _notes(choice: Choice, proof: Proof | None, severed: Severed) -> tuple[str, ...]:
     """What a reader must not miss."""
     notes = [] if len(choice.groups) else ["nothing in this model can be pruned: onnxprune inspect says why"]
     for error in proof.rewrite if proof else ():
         if error.compared < 1:
             share = f"{100 * (1 - error.compared):.0f} % of output '{error.name}'"
             notes.append(f"{share} is NaN or infinite on these inputs, in both models: it could not be compared")
+    if proof is not None and severed.gone:
+        first = severed.gone[0].label
+        count = "it was" if len(severed.gone) == 1 else f"{len(severed.gone)} nodes from it on were"
+        notes.append(f"'{first}' cannot be run here: {count} left as in the model, and what it reads was compared")
+    if proof is not None and proof.engine != "onnxruntime":
+        notes.append(f"proven with {proof.engine}: onnxruntime has no kernel for some of the types in the model")
     return tuple(notes)
 
 

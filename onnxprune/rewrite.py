@@ -189,11 +189,11 @@ class _Run:
                 self.tensors[tensor.name] = tensor
             return
         rule = ops.find(node)
-        if rule is None:
+        if rule is None or any(t is None for t, n in zip(before, node.inputs, strict=True) if n):
             if moved or any(n in self.value and self._moved(n) for n in node.captured):
                 self._freeze(node, moved)
             if cut:
-                raise _RefusedError(f"{node.op} has no rule")
+                raise _RefusedError(f"{node.op} has no rule" if rule is None else "has an input of unknown shape")
             self.tensors.update({t.name: t for t in expected})
             return
         self._apply(node, rule, before, inputs, expected, moved)

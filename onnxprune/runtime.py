@@ -1,17 +1,21 @@
-"""Running models in onnxruntime: sessions, seeded inputs, and the shapes to run at."""
+"""Running models: sessions, seeded inputs, and the shapes to run at.
+
+onnxruntime runs them, or, where its CPU kernels lack a type (Conv in float64, all of bfloat16), onnx's reference.
+"""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from onnxprune.elements import dtype_of
 from onnxprune.errors import ModelError, OptionError
@@ -25,11 +29,54 @@ _SIDES = (224, 256, 64, 320, 512, 640, 48, 32)
 _LENGTH = 16  # of other dynamic dimensions but the first, which is the batch
 
 
+#: What onnxruntime says of an operator that it knows, and has no kernel for.
+NO_KERNEL = "NOT_IMPLEMENTED"
+
+#: Element types that onnxruntime's Python interface neither takes nor gives.
+_NO_ARRAYS = {t for n, t in TensorProto.DataType.items() if n.startswith(("BFLOAT", "FLOAT8", "FLOAT4"))}
+
+
+class _Reference:
+    """onnx's reference evaluator, behind the two methods of a session that are used here."""
+
+    def __init__(self, proto: ModelProto, outputs: Iterable[str]) -> None:
+        from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 (heavy: only where models run)
+
+        self.names = [*(o.name for o in proto.graph.output), *outputs]
+        self.evaluator = ReferenceEvaluator(proto)
+
+    def get_outputs(self) -> list[ValueInfoProto]:
+        return [ValueInfoProto(name=n) for n in self.names]
+
+    def run(self, _: None, feeds: Feeds) -> list[Any]:
+        return list(self.evaluator.run(self.names, feeds))
+
+
 @contextmanager
 def session(proto: ModelProto, where: str, *, optimize: bool = True, outputs: Iterable[str] = ()) -> Iterator[Any]:
-    """An onnxruntime CPU session that gives ``outputs`` too. Raises ModelError where onnxruntime refuses the model."""
+    """A session that gives ``outputs`` too. Raises ModelError where nothing here runs the model."""
+    outputs = list(outputs)
+    with ExitStack() as opened:
+        try:
+            active: Any = opened.enter_context(_onnxruntime(proto, where, optimize=optimize, outputs=outputs))
+        except ModelError as refused:
+            if NO_KERNEL not in refused.what:
+                raise
+            try:
+                active = _Reference(proto, outputs)
+            except Exception as error:  # noqa: BLE001 (it has no base class for its errors)
+                what = f"{refused.what}; nor does onnx's reference run it: {_first_line(error)}"
+                hint = "--input-shape for every dynamic input and --check-n 0 prune it without proof"
+                raise ModelError(what, where=where, hint=hint) from None
+        yield active
+
+
+@contextmanager
+def _onnxruntime(proto: ModelProto, where: str, *, optimize: bool, outputs: Iterable[str]) -> Iterator[Any]:
     import onnxruntime as ort  # noqa: PLC0415 (heavy: only where models run)
 
+    if {i.type.tensor_type.elem_type for i in (*proto.graph.input, *proto.graph.output)} & _NO_ARRAYS:
+        raise ModelError(f"{NO_KERNEL}: inputs or outputs of a type that Python cannot hand over", where=where)
     options = ort.SessionOptions()
     options.log_severity_level = 4
     if not optimize:
@@ -50,6 +97,11 @@ def session(proto: ModelProto, where: str, *, optimize: bool = True, outputs: It
         except Exception as error:  # noqa: BLE001 (onnxruntime raises many types, with no common base)
             raise ModelError(f"onnxruntime refuses the model: {_first_line(error)}", where=where) from None
         yield run
+
+
+def engine_of(active: Any) -> str:
+    """What a session runs models with."""
+    return "onnx's reference" if isinstance(active, _Reference) else "onnxruntime"
 
 
 def run(active: Any, feeds: Feeds, where: str) -> dict[str, NDArray[Any]]:
@@ -79,12 +131,14 @@ def seeded_feeds(inputs: Iterable[TensorInfo], shapes: Mapping[str, Shape], seed
     return feeds
 
 
-def choose_shapes(model: Model, given: Mapping[str, Shape]) -> dict[str, Shape]:
+def choose_shapes(model: Model, given: Mapping[str, Shape], part: Model | None = None) -> dict[str, Shape]:
     """A concrete shape for every input: as declared, as ``given``, or, where both are silent, one that the model takes.
+
+    ``part``: what can be run of it, where that is not all.
 
     Raises OptionError for names and ranks that do not fit, ModelError where onnxruntime takes none of the shapes tried.
     """
-    inputs = {i.name: i for i in model.graph.inputs}
+    inputs = {i.name: i for i in model.graph.inputs if i.elem_type}
     for name, shape in given.items():
         if name not in inputs:
             raise OptionError(
@@ -103,9 +157,10 @@ def choose_shapes(model: Model, given: Mapping[str, Shape]) -> dict[str, Shape]:
         return {n: given.get(n, tuple(d or 1 for d in i.dims or ())) for n, i in inputs.items()}
     where = str(model.path or "model")
     failure: ModelError | None = None
-    with session(model.proto, where) as active:
-        for side in _SIDES:
-            shapes = {n: given.get(n) or _guess(i, side) for n, i in inputs.items()}
+    with session((part or model).proto, where) as active:
+        guesses = [{n: _guess(i, side) for n, i in inputs.items()} for side in _SIDES]
+        for guess in [*guesses, *_with_zeros(model, guesses[0])]:
+            shapes = {**guess, **given}
             try:
                 run(active, seeded_feeds(inputs.values(), shapes, 0), where)
             except ModelError as error:
@@ -127,13 +182,41 @@ def _guess(info: TensorInfo, side: int) -> Shape:
     return tuple(guessed)
 
 
+def _with_zeros(model: Model, guess: Mapping[str, Shape]) -> list[dict[str, Shape]]:
+    """The guess with size 0 where the file says so: some exporters write 0 for dynamic dimensions, others mean it."""
+    sizes = {
+        i.name: [d.HasField("dim_value") and d.dim_value == 0 for d in i.type.tensor_type.shape.dim]
+        for i in model.proto.graph.input
+    }
+    if not any(map(any, sizes.values())):
+        return []
+    return [{n: tuple(0 if z else s for s, z in zip(shape, sizes[n], strict=True)) for n, shape in guess.items()}]
+
+
 def probe_shapes(model: Model, names: Iterable[str], shapes: Mapping[str, Shape], seed: int) -> dict[str, Shape]:
-    """Shapes of ``names``, by running the model once with them as outputs."""
+    """Shapes of ``names``, by running the model once with them as outputs; of none where it cannot be run."""
     present = {o.name for o in model.graph.outputs}
     where = str(model.path or "model")
-    with session(model.proto, where, optimize=False, outputs=[n for n in names if n not in present]) as active:
-        results = run(active, seeded_feeds(model.graph.inputs, shapes, seed), where)
+    more = [n for n in names if n not in present and n in model.graph.producer]
+    try:
+        with session(model.proto, where, optimize=False, outputs=more) as active:
+            results = run(active, seeded_feeds(model.graph.inputs, shapes, seed), where)
+    except ModelError:  # the proof, if there is one, says why
+        return {}
     return {n: tuple(a.shape) for n, a in results.items() if isinstance(a, np.ndarray)}
+
+
+@cache
+def _operators() -> frozenset[tuple[str, str]]:
+    """All (domain, operator) that onnxruntime knows."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415 (heavy: only where models run)
+
+    return frozenset((s.domain, s.name) for s in state.get_all_operator_schema())
+
+
+def has_operator(domain: str, op: str) -> bool:
+    """Whether onnxruntime knows the operator; that it has a kernel for its types is not said."""
+    return domain in ("", "ai.onnx") or (domain, op) in _operators()
 
 
 def _first_line(error: Exception) -> str:

@@ -70,9 +70,19 @@ def resolve(
     walk.run()
     if missing := [o for n in model.graph.nodes for o in n.outputs if o and o not in walk.shape]:
         known.update({name: (0, shape) for name, shape in probe(missing).items()})
+        known.update(_declared(model, missing))
         walk = _Walk(model, known, symbolic)
         walk.run()
     return Shapes(dict(input_shapes), walk.shape, walk.elem_type, walk.value)
+
+
+def _declared(model: Model, names: list[str]) -> dict[str, tuple[int, Shape]]:
+    """What the file says of tensors that nothing infers; nothing where inputs are dynamic, as it may not fit these."""
+    if any(_is_open(i.dims) for i in model.graph.inputs if i.elem_type):
+        return {}
+    kinds = {v.name: v.type.tensor_type for v in (*model.proto.graph.value_info, *model.proto.graph.output)}
+    shapes = {n: tuple(d.dim_value for d in kinds[n].shape.dim) for n in names if n in kinds}
+    return {n: (kinds[n].elem_type, shape) for n, shape in shapes.items() if kinds[n].HasField("shape") and all(shape)}
 
 
 def evaluate(node: Node, model: Model, inputs: Sequence[Value | None]) -> list[Value] | None:

@@ -257,7 +257,10 @@ class _Run:
             self.tensors[out.name] = Tensor(out.name, out.shape, out.full, own, constant)
 
     def _opaque(self, node: Node, inputs: list[Tensor | None]) -> None:
-        why = f"{node.op} has no rule" if not node.captured else f"is read inside {node.op}"
+        if node.captured:
+            why = f"is read inside {node.op}"
+        else:
+            why = f"{node.op} has no rule" if ops.find(node) is None else "meets a tensor whose shape nobody knows"
         for tensor in (*inputs, *(self.tensors.get(n) for n in node.captured)):
             for layer in tensor.layers if tensor else ():
                 self.pin(layer.labels, why if tensor and not tensor.constant else "")

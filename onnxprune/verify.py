@@ -27,6 +27,7 @@ from onnxprune.model import Gate, Model, check
 from onnxprune.progress import Progress, silent
 from onnxprune.rewrite import alive_of
 from onnxprune.runtime import Feeds
+from onnxprune.severed import Severed
 from onnxprune.trace import Trace
 
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear"}
@@ -62,7 +63,7 @@ class OutputError:
 
 @dataclass(frozen=True)
 class Proof:
-    """Rewrite error and pruning error by output, over ``samples`` seeded inputs of ``shapes``."""
+    """Rewrite error and pruning error by output, over ``samples`` seeded inputs of ``shapes``, run by ``engine``."""
 
     samples: int
     shapes: Mapping[str, tuple[int, ...]]
@@ -71,6 +72,7 @@ class Proof:
     rewrite: tuple[OutputError, ...]
     inside: tuple[OutputError, ...]  # rewrite errors of tensors inside the network
     pruning: tuple[OutputError, ...]
+    engine: str
 
     @property
     def rewrite_error(self) -> float:
@@ -166,6 +168,7 @@ def default_rtol(trace: Trace) -> float:
 
 def prove(
     trace: Trace,
+    severed: Severed,
     dead: NDArray[np.int64],
     pruned: Model,
     *,
@@ -180,22 +183,25 @@ def prove(
     ``rtol``: None for the limit that fits the model's precision, where rounding that weighs more is allowed for.
     Raises nothing for a large error.
     """
-    original = trace.model
+    original = severed.part
     where = str(original.path or "model")
-    feeds = [runtime.seeded_feeds(original.graph.inputs, trace.shapes.inputs, seed + i) for i in range(samples)]
+    shapes = {**trace.shapes.inputs, **severed.fed}
+    feeds = [runtime.seeded_feeds(original.graph.inputs, shapes, seed + i) for i in range(samples)]
     progress("running the original")
-    plain = _outputs(original, feeds, where)
+    plain, engine = _outputs(original, feeds, where)
     progress("running the original with the removed channels at zero")
-    reference = masked(trace, dead)
+    reference = severed.again(masked(trace, dead))
+    names, pruned = severed.renamed(pruned), severed.again(pruned)
     points = inside(trace, dead, pruned)
-    zeroed = _outputs(reference, feeds, f"{where} with the removed channels at zero", points, cut=True)
+    zeroed, _ = _outputs(reference, feeds, f"{where} with the removed channels at zero", points, cut=True)
     progress("running the pruned model")
     try:
-        new = _outputs(pruned, feeds, "the pruned model", points)
+        results, _ = _outputs(pruned, feeds, "the pruned model", points)
     except ModelError as error:
         raise CheckError(
             f"onnxruntime does not run what was written: {error.what}", hint="please report this as a bug"
         ) from None
+    new = [{**found, **{b: found[a] for a, b in names.items()}} for found in results]
     proof = Proof(
         samples,
         dict(trace.shapes.inputs),
@@ -204,14 +210,15 @@ def prove(
         _compare_all(zeroed, new, plain[0]),
         _compare_all(zeroed, new, [p.name for p in points]),
         _compare_all(plain, new, plain[0]),
+        engine,
     )
     if rtol is not None or not proof.failures():
         return proof
     progress("measuring how much rounding weighs")
     nudged = [{n: _nudged(a) for n, a in feed.items()} for feed in feeds]
     others = [
-        _outputs(reference, feeds, where, points, cut=True, optimize=False),
-        _outputs(reference, nudged, where, points, cut=True),
+        _outputs(reference, feeds, where, points, cut=True, optimize=False)[0],
+        _outputs(reference, nudged, where, points, cut=True)[0],
     ]
     noise = [{e.name: e.max_abs for e in _compare_all(zeroed, other, zeroed[0])} for other in others]
 
@@ -255,8 +262,8 @@ def _outputs(
     *,
     cut: bool = False,
     optimize: bool = True,
-) -> list[Feeds]:
-    """Outputs for each input, and the tensors at ``points``, ``cut`` to what the pruned model has of them."""
+) -> tuple[list[Feeds], str]:
+    """Outputs for each input, tensors at ``points``, ``cut`` to what the pruned model has of them, and the engine."""
     # onnxruntime fuses quantize and dequantize pairs into integer kernels, but not around a gate: keep all in float.
     optimize = optimize and not any(node.op in _QUANTIZED for node in model.graph.nodes)
     found = []
@@ -265,7 +272,7 @@ def _outputs(
             results = _arrays(runtime.run(active, feed, where))
             results.update({p.name: p.cut(results[p.name]) for p in points if cut})
             found.append(results)
-    return found
+        return found, runtime.engine_of(active)
 
 
 def _arrays(results: Mapping[str, object]) -> Feeds:

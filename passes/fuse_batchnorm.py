@@ -36,13 +36,15 @@ class _Fold:
 
 @dataclass(frozen=True)
 class FuseBatchNorm:
-    """Fold every BatchNormalization that allows it."""
+    """Fold every BatchNormalization that allows it; ``keep``: outputs of nodes that stay as they are."""
 
+    keep: frozenset[tuple[str, ...]] = frozenset()
     name: str = "fuse-batchnorm"
 
     def run(self, model: Model) -> PassResult:
         """Model without the foldable BatchNormalization nodes."""
-        folds = [f for node in model.graph.nodes if (f := _fold(model, node)) is not None]
+        norms = [node for node in model.graph.nodes if node.outputs not in self.keep]
+        folds = [f for node in norms if (f := _fold(model, node)) is not None]
         if not folds:
             return PassResult(model)
         constants: dict[str, Array] = {}

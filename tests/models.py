@@ -20,6 +20,7 @@ from onnxprune.elements import dtype_of, to_tensor
 from onnxprune.errors import ModelError
 from onnxprune.graph import Shape
 from onnxprune.model import Model, from_proto
+from onnxprune.severed import sever
 
 #: Opset 23 and IR 11 came with this one.
 TAKES_ALL = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 22)
@@ -53,13 +54,14 @@ def declared(model: ModelProto) -> ModelProto:
 
 
 def _rank(model: ModelProto, name: str) -> int | None:
-    inputs = Model(model).graph.inputs
-    shapes = {i.name: tuple(d or 2 for d in i.dims or ()) for i in inputs}
+    part = sever(Model(model)).part
+    shapes = {i.name: tuple(d or 2 for d in i.dims or ()) for i in part.graph.inputs}
     try:
-        with runtime.session(model, "test", optimize=False) as active:
-            return int(runtime.run(active, runtime.seeded_feeds(inputs, shapes, 0), "test")[name].ndim)
+        with runtime.session(part.proto, "test", optimize=False) as active:
+            found = runtime.run(active, runtime.seeded_feeds(part.graph.inputs, shapes, 0), "test")
     except ModelError:
         return None
+    return int(found[name].ndim) if name in found else None
 
 
 def too_new(model: ModelProto, shapes: Mapping[str, Shape] | None = None) -> str | None:
@@ -67,7 +69,7 @@ def too_new(model: ModelProto, shapes: Mapping[str, Shape] | None = None) -> str
     if TAKES_ALL:
         return None
     try:
-        loaded = from_proto(model)
+        loaded = sever(from_proto(model)).part
         feeds = runtime.seeded_feeds(loaded.graph.inputs, runtime.choose_shapes(loaded, shapes or {}), 0)
         for optimize in (True, False):
             with runtime.session(loaded.proto, "as it is", optimize=optimize) as active:

@@ -665,11 +665,35 @@ def sizes() -> Iterator[Row]:
     yield Row("Div by the number of channels", sandwich(mean), 8)
 
 
+def foreign() -> Iterator[Row]:
+    """Operators that nothing here can run, and what follows from them: the rest is pruned."""
+    weights = "float[8,3,3,3] w0, float[8,8,1,1] w1, float[8,8,1,1] w2, float[5,8,1,1] w9"
+    head, tail = "a = Conv(x, w0)\nb = Relu(a)\nh = Conv(b, w1)", "y = Conv(g, w9)"
+
+    def text(middle: str, more: str = "") -> str:
+        return f"(float[2,3,8,8] x) => (float[2,5,6,6] y) <{weights}{more}> {{ {head}\n{middle}\n{tail} }}"
+
+    nowhere = "meets a tensor whose shape nobody knows"
+    yield Row("foreign operator", text("g = custom.Foreign(h)"), 8, "Foreign has no rule")
+    declared = text("u = custom.Foreign(x)\nr = Mul(h, u)\ng = Conv(r, w2)", ", float[2,8,6,6] u")
+    yield Row("foreign operator of a declared shape", declared, 16, FIXED)
+    yield Row("foreign operator of an unknown shape", declared.replace(", float[2,8,6,6] u", ""), 8, nowhere)
+    reshaped = "t = custom.Foreign(x)\nv = Reshape(t, s)\nr = Conv(h, w2)\ng = Mul(r, v)"
+    yield Row("foreign operator, reshaped", text(reshaped, ", int64[4] s = {2,8,6,6}"), 16, nowhere)
+    sized = "n = Shape(h)\nc = Slice(n, one, two)\nq = Concat<axis=0>(c, all)\nt = custom.Foreign(x)\nz = Reshape(t, q)"
+    sizes = ", int64[1] one = {1}, int64[1] two = {2}, int64[1] all = {-1}"
+    told = text(f"{sized}\ng = Conv(h, w2)", sizes).replace("] y)", "] y, float[8,?] z)")
+    yield Row("number of channels, read beside a foreign operator", told, 16, "has an input of unknown shape")
+    sequence = text("q = SequenceConstruct(h, h)\ng = SequenceAt(q, i)", ", int64 i = {1}")
+    yield Row("sequence", sequence, 8, "SequenceConstruct has no rule")
+
+
 def opaque() -> Iterator[Row]:
     """What has no rule holds what reaches it."""
     mystery = '\n<domain: "custom", opset_import: ["" : 17]> Mystery (X) => (Y) { Y = Relu(X) }'
     unknown = sandwich("g = custom.Mystery(h)", G) + mystery
     yield Row("operator of a custom domain", unknown, 0, "Mystery has no rule")
+    yield from foreign()
     branch = (
         "g = If(c)<then_branch = t () => (float[2,8,6,6] a) { a = Relu(h) }, "
         "else_branch = e () => (float[2,8,6,6] b) { b = Neg(h) }>"

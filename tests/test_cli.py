@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from fixtures.build import unet
 from onnxprune import __version__, cli, model, pipeline, runtime
@@ -417,6 +417,22 @@ def test_check_n_zero_proves_nothing_and_says_so(run: Run, chain: Path, monkeypa
     outcome = run(chain, "--check-n", 0)
     assert outcome.code == 0
     assert "not checked" in outcome.out
+
+
+def test_what_nothing_here_can_run_is_refused_or_pruned_without_proof(run: Run, tmp_path: Path) -> None:
+    """onnxruntime has kernels of this operator for GPUs alone."""
+    proto = build(CHAIN)
+    proto.graph.node.add(op_type="GroupNorm", domain="com.microsoft", input=["x", "s", "s"], output=["z"])
+    proto.graph.node[-1].attribute.append(helper.make_attribute("groups", 1))
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones(8, np.float32), "s"))
+    proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [None] * 4))
+    onnx.save(proto, tmp_path / "m.onnx")
+    refused = run(tmp_path / "m.onnx")
+    assert refused.code == 2
+    assert_one_line(refused.err, "m.onnx", "GroupNorm", "nor does onnx's reference", "--check-n 0")
+    assert run("inspect", tmp_path / "m.onnx").code == 0
+    assert run(tmp_path / "m.onnx", "--check-n", 0).code == 0
+    assert widths(tmp_path / "m.pruned.onnx") != widths(tmp_path / "m.onnx")
 
 
 def corrupted(trace: Trace, dead: np.ndarray[Any, np.dtype[np.int64]]) -> Rewrite | Refusal:
