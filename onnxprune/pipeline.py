@@ -27,10 +27,11 @@ from onnxprune import trace as tracing
 from onnxprune.allocate import Allocation, allocate
 from onnxprune.calibration import CalibrationSet, Data
 from onnxprune.errors import CheckError, ModelError, OptionError
+from onnxprune.functions import Inlined, inline
 from onnxprune.graph import Shape
 from onnxprune.groups import Groups
 from onnxprune.model import Model
-from onnxprune.passes import FuseBatchNorm, Pass, RemoveChannels
+from onnxprune.passes import FuseBatchNorm, Pass, RemoveChannels, RestoreCalls
 from onnxprune.passes import run as run_passes
 from onnxprune.plan import Plan
 from onnxprune.progress import Progress, silent
@@ -102,8 +103,12 @@ def _in_range(where: str, value: float) -> None:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A model that was run on labels, what of it can be run on numbers, and its groups; ``pins``: held by options."""
+    """A model that was run on labels, what of it can be run on numbers, and its groups; ``pins``: held by options.
 
+    ``inlined``: the model as given, and with its functions written out, as it was run.
+    """
+
+    inlined: Inlined
     trace: Trace
     severed: Severed
     groups: Groups
@@ -149,6 +154,8 @@ class Stopwatch:
 
 def analyse(model: Model, options: Options) -> Analysis:
     """Run the model on labels and group its channels. Raises ModelError and OptionError."""
+    inlined = inline(model)
+    model = inlined.written
     part = sever(model).part
     input_shapes = runtime.choose_shapes(model, options.input_shapes, part)
     shapes = shaping.resolve(
@@ -156,7 +163,7 @@ def analyse(model: Model, options: Options) -> Analysis:
     )
     trace = dormant.mark(tracing.trace(model, shapes))
     pins = _excluded(trace, options.exclude)
-    return Analysis(trace, sever(model, shapes), grouping.group(trace, pins), pins)
+    return Analysis(inlined, trace, sever(model, shapes), grouping.group(trace, pins), pins)
 
 
 def _matches(trace: Trace, glob: str, where: str) -> set[str]:
@@ -232,12 +239,12 @@ def prune(
     """Prune ``model`` and prove it. Raises OnnxPruneError; CheckError where the result is not what it must be."""
     watch = Stopwatch(progress)
     importance = scores.resolve(options.importance)
-    if (name := model.not_a_number()) is not None:
-        where_ = f"{model.path or 'model'}, tensor '{name}'"
-        raise ModelError("has NaN weights", where=where_, hint="repair or export the model again")
     with watch.stage("analyse"):
         analysis = analyse(model, options)
     trace = analysis.trace
+    if (name := trace.model.not_a_number()) is not None:
+        where_ = f"{model.path or 'model'}, tensor '{name}'"
+        raise ModelError("has NaN weights", where=where_, hint="repair or export the model again")
     data = _calibration(trace, options, watch)
     with watch.stage("choose"):
         if plan is None:
@@ -246,14 +253,20 @@ def prune(
             dead, result = plans.apply(trace, plan, where)
             choice = Choice(dead, result, analysis.groups, {})
     with watch.stage("rewrite"):
-        done = run_passes(model, _steps(choice, options, analysis.severed))
+        done = run_passes(trace.model, _steps(choice, options, analysis.severed))
+        called = run_passes(done.model, [RestoreCalls(analysis.inlined)])
+        written = called.model if len(choice.groups) else model
     with watch.stage("prove"):
-        proof = _proved(analysis, choice.dead, done.model, options, progress)
+        # Nodes that cannot be run are known by their own names, which a call hides.
+        proof = _proved(analysis, choice.dead, done.model if analysis.severed.gone else written, options, progress)
+    changes = done.changes + called.changes
     made = plan or plans.make(trace, choice.rewrite, options.to_json())
     return Result(
-        done.model,
+        written,
         made,
-        _report(analysis, choice, options, done.model, done.changes, proof, watch, planned=plan is not None, data=data),
+        _report(
+            analysis, choice, options, done.model, written, changes, proof, watch, planned=plan is not None, data=data
+        ),
     )
 
 
@@ -304,6 +317,7 @@ def _report(
     choice: Choice,
     options: Options,
     pruned: Model,
+    written: Model,
     changes: tuple[str, ...],
     proof: Proof | None,
     watch: Stopwatch,
@@ -311,20 +325,20 @@ def _report(
     planned: bool,
     data: CalibrationSet | None,
 ) -> Report:
-    trace, model = analysis.trace, analysis.trace.model
+    trace, given = analysis.trace, analysis.inlined.model
     gone = np.zeros(trace.units, np.bool_)
     gone[choice.dead] = True
     removed = {g.index: int(gone[g.units].sum()) for g in choice.groups}
     own = _ratio_of(trace, choice.groups, options)
     asked = {g.index: removed[g.index] / g.width if planned else own.get(g.index, options.ratio) for g in choice.groups}
     width = choice.groups.width
-    before = cost.cost(model.graph, trace.shapes.shape)
+    before = cost.cost(trace.model.graph, trace.shapes.shape)
     after = cost.cost(pruned.graph, _shapes_after(trace, choice.rewrite, pruned))
     total = sum(removed.values())
     return Report(
-        model=str(model.path or ""),
+        model=str(given.path or ""),
         output="",
-        sha256=model.sha256,
+        sha256=given.sha256,
         options=options.to_json(),
         asked=sum(asked[g.index] * g.width for g in choice.groups) / width if width else 0.0,
         achieved=total / width if width else 0.0,
@@ -332,7 +346,7 @@ def _report(
         channels=SizeReport(width, width - total),
         parameters=SizeReport(before.parameters, after.parameters),
         macs=SizeReport(before.macs, after.macs),
-        file_bytes=SizeReport(model.byte_size, pruned.byte_size),
+        file_bytes=SizeReport(given.byte_size, written.byte_size),
         groups=report.group_reports(choice.groups, removed, asked, choice.notes),
         proof=proof,
         changes=changes,
@@ -378,6 +392,7 @@ def inspect(model: Model, options: Options) -> report.Inspection:
     trial = Options(ratio=0.5, importance="random", exclude=options.exclude, input_shapes=options.input_shapes)
     groups = choose(analysis, trial, scores.resolve("random")).groups
     trace = analysis.trace
+    model = trace.model
     macs = cost.macs_by_node(model.graph, trace.shapes.shape)
     return report.Inspection(
         str(model.path or ""),

@@ -28,6 +28,7 @@ from onnxprune import plan as plans
 from onnxprune import runtime, verify
 from onnxprune.elements import to_tensor
 from onnxprune.errors import ModelError
+from onnxprune.functions import restore
 from onnxprune.graph import Node, Shape
 from onnxprune.groups import Groups, Slice, group
 from onnxprune.model import Model, from_proto, write
@@ -67,8 +68,9 @@ MOVES = {"Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsq
 
 @dataclass(frozen=True)
 class Removal:
-    """A model, what was removed of it, and what came out."""
+    """A model, what was removed of it, and what came out; ``given`` and ``written`` are these with their functions."""
 
+    given: ModelProto = field(repr=False)
     original: ModelProto = field(repr=False)
     analysis: Analysis = field(repr=False)
     groups: Groups = field(repr=False)  # without what a node could not follow
@@ -76,6 +78,11 @@ class Removal:
     rewrite: Rewrite = field(repr=False)
     pruned: ModelProto = field(repr=False)
     refusals: tuple[Pinned, ...] = ()
+
+    @cached_property
+    def written(self) -> ModelProto:
+        """What came out, with calls of the functions that it left as they were."""
+        return restore(self.analysis.inlined, Model(self.pruned))[0].proto
 
     @property
     def removed(self) -> int:
@@ -167,9 +174,9 @@ def remove(
     model: ModelProto, dead_of: DeadOf | None = None, input_shapes: Mapping[str, Shape] | None = None
 ) -> Removal:
     """ModelProto -> Model -> labels -> groups -> a choice -> rewrite; what cannot follow is pinned, as in a run."""
-    original = stamped(model)
-    before = original.SerializeToString(deterministic=True)
-    analysis = analyse(from_proto(original), Options(input_shapes=input_shapes or {}))
+    given = stamped(model)
+    before = given.SerializeToString(deterministic=True)
+    analysis = analyse(from_proto(given), Options(input_shapes=input_shapes or {}))
     trace, groups = analysis.trace, analysis.groups
     pins: dict[int, Pinned] = {}
     refusals: list[Pinned] = []
@@ -180,8 +187,8 @@ def remove(
         refusals.append(result.reason)
         groups = group(trace, pins)
     pruned = trace.model.apply(result.edits).proto
-    assert original.SerializeToString(deterministic=True) == before, "the input was changed"
-    return Removal(original, analysis, groups, dead, result, pruned, tuple(refusals))
+    assert given.SerializeToString(deterministic=True) == before, "the input was changed"
+    return Removal(given, trace.model.proto, analysis, groups, dead, result, pruned, tuple(refusals))
 
 
 def stamped(model: ModelProto) -> ModelProto:
@@ -205,6 +212,7 @@ def check(removal: Removal) -> None:
     onnx.checker.check_model(removal.pruned, full_check=True)
     assert_equals_masked(removal)
     assert_rest_unchanged(removal)
+    assert_calls_stay(removal)
     assert_plan_repeats(removal)
 
 
@@ -370,6 +378,26 @@ def _assert_constants_unchanged(removal: Removal) -> None:
     assert not {n for n in read if n in old and n not in new}, "a constant went that is read"
 
 
+def assert_calls_stay(removal: Removal) -> None:
+    """Functions that are left are what they were and are called; the model with calls computes what it does without."""
+    before, after = removal.given, removal.written
+    if not before.functions:
+        assert after == removal.pruned
+        return
+    onnx.checker.check_model(after, full_check=True)
+    fields = ("graph", "functions", "opset_import")
+    assert _without(before, *fields) == _without(after, *fields), "the model around the graph changed"
+    assert [o for o in after.opset_import if o in before.opset_import] == list(before.opset_import)
+    assert [f for f in before.functions if f in after.functions] == list(after.functions), "a function changed"
+    if not removal.removed:
+        assert before == after
+    if removal.analysis.severed.gone:
+        return
+    whole = removal.outputs(removal.pruned)
+    for name, array in removal.outputs(after).items():
+        np.testing.assert_allclose(array, whole[name], rtol=1e-5, atol=1e-6)
+
+
 def _dies(removal: Removal, labels: NDArray[np.int64]) -> bool:
     return bool(np.isin(removal.trace.unit[labels], removal.dead).any())
 
@@ -385,7 +413,7 @@ def assert_plan_repeats(removal: Removal) -> None:
         write({path: plan.to_json()})
         loaded = plans.load(path)
     assert loaded.to_json() == plan.to_json()
-    again = analyse(from_proto(removal.original), Options(input_shapes=removal.trace.shapes.inputs))
+    again = analyse(from_proto(removal.given), Options(input_shapes=removal.trace.shapes.inputs))
     _, result = plans.apply(again.trace, loaded, "plan")
     repeated = again.trace.model.apply(result.edits).proto
     assert repeated.SerializeToString(deterministic=True) == removal.pruned.SerializeToString(deterministic=True)

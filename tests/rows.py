@@ -665,6 +665,34 @@ def sizes() -> Iterator[Row]:
     yield Row("Div by the number of channels", sandwich(mean), 8)
 
 
+def functions() -> Iterator[Row]:
+    """Model-local functions: pruned through where their bodies name no size, written out where they do."""
+    own = '\n<domain: "custom", opset_import: ["" : 17, "custom" : 1]> '
+    weights = ("float[8,8,1,1] w1", "float[8] b1", "float[6,8,3,3] w2", "float[6] b2")
+    block = own + "Block (X, W, B) => (Y) { C = Conv(X, W, B)\nY = Relu(C) }"
+    call = "a = custom.Block(h, w1, b1)\ng = custom.Block(a, w2, b2)"
+    yield Row("function of weights", sandwich(call, *weights, reads=6) + block, 22)
+    grouped = own + "Block <group> (X, W) => (Y) { C = Conv<group: int = @group>(X, W)\nY = Relu(C) }"
+    call = "a = custom.Block<group=8>(h, w1)\ng = custom.Block<group=1>(a, w2)"
+    depthwise = sandwich(call, "float[8,1,1,1] w1", weights[2], reads=6)
+    yield Row("function with an attribute that is a size", depthwise + grouped, 14)
+    inner = own + "Act <alpha: float = 0.1> (X) => (Y) { Y = LeakyRelu<alpha: float = @alpha>(X) }"
+    outer = own + "Outer (X, W) => (Y) { A = custom.Act(X)\nC = Conv(A, W)\nY = custom.Act<alpha=0.3>(C) }"
+    yield Row("functions in functions", sandwich("g = custom.Outer(h, w1)", weights[0]) + outer + inner, 16)
+    shuffle = own + "Shuffle (X) => (Y) { s = Constant<value_ints=[2,2,4,36]>()\nR = Reshape(X, s)\n"
+    shuffle += "T = Transpose<perm=[0,2,1,3]>(R)\nz = Constant<value_ints=[2,8,6,6]>()\nY = Reshape(T, z) }"
+    yield Row("function that names a size", sandwich("g = custom.Shuffle(h)") + shuffle, 4)
+    call = "p = custom.Shuffle(h)\nt = Concat<axis=1>(z, z)\nq = custom.Shuffle(t)\ng = Add(p, q)"
+    fixed = sandwich(call, inputs=", float[2,4,6,6] z") + shuffle
+    yield Row("function that names a size, of fixed channels", fixed, 0, FIXED)
+    several = own + "Pair (X, Z) => (Y, V) { Y = Add(X, Z)\nV = Identity(Y) }"
+    yield Row("function of two outputs", pair("g, unread = custom.Pair(h, h2)") + several, 8)
+    absent = own + "Clamp (X, L) => (Y) { Y = Clip(X, L) }"
+    yield Row("function without its last input", sandwich("g = custom.Clamp(h)") + absent, 8)
+    newer = own.replace("17", "18") + "Newer (X) => (Y) { Y = Relu(X) }"
+    yield Row("function of another opset", sandwich("g = custom.Newer(h)", G) + newer, 0, "Newer has no rule")
+
+
 def foreign() -> Iterator[Row]:
     """Operators that nothing here can run, and what follows from them: the rest is pruned."""
     weights = "float[8,3,3,3] w0, float[8,8,1,1] w1, float[8,8,1,1] w2, float[5,8,1,1] w9"
@@ -692,8 +720,9 @@ def opaque() -> Iterator[Row]:
     """What has no rule holds what reaches it."""
     mystery = '\n<domain: "custom", opset_import: ["" : 17]> Mystery (X) => (Y) { Y = Relu(X) }'
     unknown = sandwich("g = custom.Mystery(h)", G) + mystery
-    yield Row("operator of a custom domain", unknown, 0, "Mystery has no rule")
+    yield Row("function of a custom domain", unknown, 8)
     yield from foreign()
+    yield from functions()
     branch = (
         "g = If(c)<then_branch = t () => (float[2,8,6,6] a) { a = Relu(h) }, "
         "else_branch = e () => (float[2,8,6,6] b) { b = Neg(h) }>"

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from onnxprune.edits import captured
 from onnxprune.graph import Shape
 from tests.models import declared, noise
 
@@ -550,6 +551,28 @@ STEPS: tuple[Callable[[Builder], None], ...] = (
 OPSETS = (11, 13, 17, 18, 21)
 
 
+def with_function(builder: Builder, nodes: list[NodeProto]) -> tuple[list[NodeProto], list[FunctionProto]]:
+    """Some nodes that follow each other become a function, which is called in their place."""
+    if not builder.flag() or not builder.flag():
+        return nodes, []
+    start = builder.number(0, len(nodes) - 1)
+    end = builder.number(start + 1, min(len(nodes), start + 6))
+    body, rest = nodes[start:end], [*nodes[:start], *nodes[end:]]
+    made = [o for n in body for o in n.output if o]
+    inputs = [i for i in dict.fromkeys(r for n in body for r in reads(n)) if i not in made]
+    outside = {r for n in rest for r in reads(n)} | {o.name for o in builder.outputs}
+    outputs = [o for o in made if o in outside] or made[-1:]
+    opsets = [helper.make_opsetid("", builder.opset)]
+    function = helper.make_function("local", "Part", inputs, outputs, body, opsets)
+    call = helper.make_node("Part", inputs, outputs, "part", domain="local")
+    return [*nodes[:start], call, *nodes[end:]], [function]
+
+
+def reads(node: NodeProto) -> list[str]:
+    """What a node and its subgraphs read from around them."""
+    return [*filter(None, node.input), *captured(node)]
+
+
 @st.composite
 def models(draw: st.DrawFn, max_steps: int = 12, *, dormant: bool | None = None) -> tuple[ModelProto, dict[str, Shape]]:
     """A valid model, and shapes of its inputs. ``dormant``: whether some weights have zeros; None for either."""
@@ -571,6 +594,8 @@ def models(draw: st.DrawFn, max_steps: int = 12, *, dormant: bool | None = None)
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)]
     outputs = [helper.make_tensor_value_info(o.name, TensorProto.FLOAT, o.shape) for o in builder.outputs]
     initializers = [numpy_helper.from_array(np.asarray(a, order="C"), n) for n, a in builder.weights.items()]
-    graph = helper.make_graph(builder.nodes, "random", inputs, outputs, initializers)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", builder.opset)], ir_version=8)
+    nodes, functions = with_function(builder, builder.nodes)
+    graph = helper.make_graph(nodes, "random", inputs, outputs, initializers)
+    opsets = [helper.make_opsetid("", builder.opset), helper.make_opsetid("local", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=functions)
     return declared(model), {"x": shape}

@@ -423,7 +423,7 @@ def test_what_nothing_here_can_run_is_refused_or_pruned_without_proof(run: Run, 
     """onnxruntime has kernels of this operator for GPUs alone."""
     proto = build(CHAIN)
     proto.graph.node.add(op_type="GroupNorm", domain="com.microsoft", input=["x", "s", "s"], output=["z"])
-    proto.graph.node[-1].attribute.append(helper.make_attribute("groups", 1))
+    proto.graph.node[-1].attribute.extend(helper.make_attribute(n, v) for n, v in (("groups", 1), ("activation", 0)))
     proto.graph.initializer.append(numpy_helper.from_array(np.ones(8, np.float32), "s"))
     proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [None] * 4))
     onnx.save(proto, tmp_path / "m.onnx")

@@ -21,7 +21,16 @@ LAYERS = ("onnxprune.__main__", "onnxprune.cli", "onnxprune.pipeline", "onnxprun
 
 #: Fields of ModelProto, GraphProto and AttributeProto that plain values stand for everywhere else.
 PROTO_FIELDS = {"initializer", "value_info", "op_type", "raw_data", "opset_import", "metadata_props", "proto"}
-PROTO_DOORS = {"model.py", "edits.py", "runtime.py", "verify.py", "shapes.py", "rewrite.py", "severed.py"}
+PROTO_DOORS = {
+    "model.py",
+    "edits.py",
+    "functions.py",
+    "runtime.py",
+    "severed.py",
+    "verify.py",
+    "shapes.py",
+    "rewrite.py",
+}
 
 #: Where the graph is read, run on labels, evaluated, proven or fused; and what a node is called.
 KNOW_OPERATORS = {*PROTO_DOORS, "trace.py", "labels.py", "graph.py", "fuse_batchnorm.py"}
