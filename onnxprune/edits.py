@@ -140,11 +140,12 @@ def captured(node: NodeProto) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for attr in node.attribute:
         for graph in (*([attr.g] if attr.type == AttributeProto.GRAPH else []), *attr.graphs):
-            found.update(dict.fromkeys(_free_names(graph)))
+            found.update(dict.fromkeys(free_names(graph)))
     return tuple(found)
 
 
-def _free_names(graph: GraphProto) -> Iterator[str]:
+def free_names(graph: GraphProto) -> Iterator[str]:
+    """Names that ``graph`` reads from outside of itself."""
     bound = {i.name for i in graph.input} | {t.name for t in graph.initializer}
     for node in graph.node:
         yield from (n for n in (*node.input, *captured(node)) if n and n not in bound)

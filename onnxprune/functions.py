@@ -111,11 +111,12 @@ def _all_nodes(nodes: Sequence[NodeProto]) -> Iterator[NodeProto]:
     """Nodes, and those in their subgraphs."""
     for node in nodes:
         yield node
-        for graph in _graphs(node):
+        for graph in graphs_of(node):
             yield from _all_nodes(graph.node)
 
 
-def _graphs(node: NodeProto) -> list[GraphProto]:
+def graphs_of(node: NodeProto) -> list[GraphProto]:
+    """The graphs in the attributes of a node."""
     return [g for a in node.attribute for g in (*([a.g] if a.type == AttributeProto.GRAPH else []), *a.graphs)]
 
 
@@ -131,14 +132,36 @@ def _domain(name: str) -> str:
     return "" if name == "ai.onnx" else name
 
 
+class Prefixes:
+    """Prefixes of names in a model, so that new ones are like none of them."""
+
+    def __init__(self, names: Sequence[str], nodes: Sequence[NodeProto]) -> None:
+        self.taken: set[str] = set()
+        self.take(names, nodes)
+
+    def free(self, stem: str) -> str:
+        """A prefix that no name has."""
+        name, number = stem, 1
+        while name in self.taken:
+            number += 1
+            name = f"{stem}_{number}"
+        self.taken.add(name)
+        return name
+
+    def take(self, names: Sequence[str], nodes: Sequence[NodeProto]) -> None:
+        """Note what prefixes names have, those of nodes and of what is in their subgraphs too."""
+        for name in (*names, *(n for node in _all_nodes(nodes) for n in (node.name, *node.output))):
+            parts = name.split("/")
+            self.taken.update("/".join(parts[:end]) for end in range(1, len(parts)))
+
+
 class _Inliner:
     """The functions of a model, the operator sets so far, and the names that are taken."""
 
     def __init__(self, proto: ModelProto) -> None:
         self.functions = {_key_of(f): f for f in proto.functions}
         self.opsets = {o.domain: o.version for o in proto.opset_import}
-        self.taken: set[str] = set()
-        self._take([i.name for i in (*proto.graph.input, *proto.graph.initializer)], proto.graph.node)
+        self.prefixes = Prefixes([i.name for i in (*proto.graph.input, *proto.graph.initializer)], proto.graph.node)
 
     def expanded(self, nodes: Sequence[NodeProto]) -> tuple[list[NodeProto], list[Call]]:
         """``nodes`` with calls written out, and these calls."""
@@ -168,34 +191,19 @@ class _Inliner:
 
     def _body(self, call: NodeProto, function: FunctionProto) -> list[NodeProto]:
         """The nodes of one call, with names of their own."""
-        prefix = self._free(call.name or f"{call.op_type}:{next(filter(None, call.output), '')}")
+        prefix = self.prefixes.free(call.name or f"{call.op_type}:{next(filter(None, call.output), '')}")
         given = dict(zip(function.input, [*call.input, *[""] * len(function.input)], strict=False))
         returned = dict(zip(function.output, [*call.output, *[""] * len(function.output)], strict=False))
         names = {"": "", **{inner: outer for inner, outer in returned.items() if outer}, **given}
         attrs = {a.name: a for a in (*function.attribute_proto, *call.attribute)}
         nodes = [_renamed(n, names, prefix, attrs) for n in function.node]
-        self._take([], nodes)
+        self.prefixes.take([], nodes)
         made = {o for n in nodes for o in n.output}
         for inner, outer in zip(function.output, call.output, strict=False):
             if outer and outer not in made:  # an input, or a value that is given twice
                 source = names.get(inner) or f"{prefix}/{inner}"
                 nodes.append(helper.make_node("Identity", [source], [outer], f"{prefix}/{outer}"))
         return nodes
-
-    def _free(self, stem: str) -> str:
-        """A prefix that no name in the model has."""
-        name, number = stem, 1
-        while name in self.taken:
-            number += 1
-            name = f"{stem}_{number}"
-        self.taken.add(name)
-        return name
-
-    def _take(self, names: Sequence[str], nodes: Sequence[NodeProto]) -> None:
-        """Note what prefixes names have, those of nodes and of what is in their subgraphs too."""
-        for name in (*names, *(n for node in _all_nodes(nodes) for n in (node.name, *node.output))):
-            parts = name.split("/")
-            self.taken.update("/".join(parts[:end]) for end in range(1, len(parts)))
 
 
 def _renamed(node: NodeProto, names: Mapping[str, str], prefix: str, attrs: Mapping[str, AttributeProto]) -> NodeProto:

@@ -25,13 +25,14 @@ from onnxprune import rewrite as rewriting
 from onnxprune import shapes as shaping
 from onnxprune import trace as tracing
 from onnxprune.allocate import Allocation, allocate
+from onnxprune.branches import Flat, flatten
 from onnxprune.calibration import CalibrationSet, Data
 from onnxprune.errors import CheckError, ModelError, OptionError
 from onnxprune.functions import Inlined, inline
 from onnxprune.graph import Shape
 from onnxprune.groups import Groups
 from onnxprune.model import Model
-from onnxprune.passes import FuseBatchNorm, Pass, RemoveChannels, RestoreCalls
+from onnxprune.passes import FuseBatchNorm, Pass, RemoveChannels, RestoreBranches, RestoreCalls
 from onnxprune.passes import run as run_passes
 from onnxprune.plan import Plan
 from onnxprune.progress import Progress, silent
@@ -105,10 +106,11 @@ def _in_range(where: str, value: float) -> None:
 class Analysis:
     """A model that was run on labels, what of it can be run on numbers, and its groups; ``pins``: held by options.
 
-    ``inlined``: the model as given, and with its functions written out, as it was run.
+    ``inlined``: the model as given, and with its functions written out; ``flat``: with its branches too, as it was run.
     """
 
     inlined: Inlined
+    flat: Flat
     trace: Trace
     severed: Severed
     groups: Groups
@@ -155,15 +157,20 @@ class Stopwatch:
 def analyse(model: Model, options: Options) -> Analysis:
     """Run the model on labels and group its channels. Raises ModelError and OptionError."""
     inlined = inline(model)
-    model = inlined.written
-    part = sever(model).part
+    severed = sever(inlined.written)
+    part = severed.part
+    flat = flatten(inlined.written, wanted=not severed.gone)  # what cannot be run is pinned as a whole
+    model = flat.written
     input_shapes = runtime.choose_shapes(model, options.input_shapes, part)
     shapes = shaping.resolve(
-        model, input_shapes, lambda names: runtime.probe_shapes(part, names, input_shapes, options.seed)
+        model,
+        input_shapes,
+        lambda names: runtime.probe_shapes(part, names, input_shapes, options.seed),
+        inlined.written,
     )
     trace = dormant.mark(tracing.trace(model, shapes))
     pins = _excluded(trace, options.exclude)
-    return Analysis(inlined, trace, sever(model, shapes), grouping.group(trace, pins), pins)
+    return Analysis(inlined, flat, trace, sever(inlined.written, shapes), grouping.group(trace, pins), pins)
 
 
 def _matches(trace: Trace, glob: str, where: str) -> set[str]:
@@ -253,12 +260,13 @@ def prune(
             dead, result = plans.apply(trace, plan, where)
             choice = Choice(dead, result, analysis.groups, {})
     with watch.stage("rewrite"):
-        done = run_passes(trace.model, _steps(choice, options, analysis.severed))
-        called = run_passes(done.model, [RestoreCalls(analysis.inlined)])
+        done = run_passes(trace.model, _steps(choice, options, analysis))
+        whole = run_passes(done.model, [RestoreBranches(analysis.flat)]).model
+        called = run_passes(whole, [RestoreCalls(analysis.inlined)])
         written = called.model if len(choice.groups) else model
     with watch.stage("prove"):
         # Nodes that cannot be run are known by their own names, which a call hides.
-        proof = _proved(analysis, choice.dead, done.model if analysis.severed.gone else written, options, progress)
+        proof = _proved(analysis, choice.dead, whole if analysis.severed.gone else written, options, progress)
     changes = done.changes + called.changes
     made = plan or plans.make(trace, choice.rewrite, options.to_json())
     return Result(
@@ -279,11 +287,12 @@ def _calibration(trace: Trace, options: Options, watch: Stopwatch) -> Calibratio
         return calibration.load(model=trace.model, shapes=trace.shapes.inputs, progress=watch.announce, **reading)
 
 
-def _steps(choice: Choice, options: Options, severed: Severed) -> list[Pass]:
+def _steps(choice: Choice, options: Options, analysis: Analysis) -> list[Pass]:
     """What is done to the model: nothing at all where nothing can be pruned."""
     if not len(choice.groups):
         return []
-    fuse = [FuseBatchNorm(frozenset(n.outputs for n in severed.gone))] if options.fuse_bn else []
+    keep = analysis.flat.inner() | {n.outputs for n in analysis.severed.gone}
+    fuse = [FuseBatchNorm(keep)] if options.fuse_bn else []
     return [RemoveChannels(choice.rewrite), *fuse]
 
 
@@ -295,6 +304,7 @@ def _proved(
     proof = prove(
         analysis.trace,
         analysis.severed,
+        analysis.flat,
         dead,
         pruned,
         samples=options.check_n,

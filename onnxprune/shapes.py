@@ -57,14 +57,20 @@ class Shapes:
 
 
 def resolve(
-    model: Model, input_shapes: Mapping[str, Shape], probe: Callable[[Iterable[str]], dict[str, Shape]]
+    model: Model, input_shapes: Mapping[str, Shape], probe: Callable[[Iterable[str]], dict[str, Shape]], whole: Model
 ) -> Shapes:
     """Shapes at ``input_shapes``; ``probe`` runs the model and gives the shapes of tensors that inference cannot.
 
+    ``whole``: the model with the branches of If in place, where inference sees through it.
+
     Raises ModelError where the shapes contradict the graph.
     """
-    inferred = _infer(model.skeleton(input_shapes), model)
-    symbolic = _infer(model.skeleton({}), model) if any(_is_open(i.dims) for i in model.graph.inputs) else inferred
+    forms = [whole] if whole is model else [whole, model]
+    inferred: dict[str, tuple[int, Shape]] = {}
+    symbolic: dict[str, tuple[int, Shape]] = {}
+    for form in forms:
+        inferred = {**_infer(form.skeleton(input_shapes), form), **inferred}
+        symbolic = {**_infer(form.skeleton({}), form), **symbolic} if _has_open(model) else inferred
     known = {name: found for name, found in inferred.items() if -1 not in found[1]}
     walk = _Walk(model, known, symbolic)
     walk.run()
@@ -78,7 +84,7 @@ def resolve(
 
 def _declared(model: Model, names: list[str]) -> dict[str, tuple[int, Shape]]:
     """What the file says of tensors that nothing infers; nothing where inputs are dynamic, as it may not fit these."""
-    if any(_is_open(i.dims) for i in model.graph.inputs if i.elem_type):
+    if _has_open(model):
         return {}
     kinds = {v.name: v.type.tensor_type for v in (*model.proto.graph.value_info, *model.proto.graph.output)}
     shapes = {n: tuple(d.dim_value for d in kinds[n].shape.dim) for n in names if n in kinds}
@@ -133,6 +139,10 @@ def is_shape_source(node: Node) -> bool:
 
 def _is_open(dims: tuple[int | None, ...] | None) -> bool:
     return dims is None or None in dims
+
+
+def _has_open(model: Model) -> bool:
+    return any(_is_open(i.dims) for i in model.graph.inputs if i.elem_type)
 
 
 def _infer(skeleton: onnx.ModelProto, model: Model) -> dict[str, tuple[int, Shape]]:

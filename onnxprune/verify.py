@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxprune import ops, runtime
+from onnxprune.branches import Flat
 from onnxprune.errors import CheckError, ModelError
 from onnxprune.labels import Alive, Tensor
 from onnxprune.model import Gate, Model, check
@@ -169,6 +170,7 @@ def default_rtol(trace: Trace) -> float:
 def prove(
     trace: Trace,
     severed: Severed,
+    flat: Flat,
     dead: NDArray[np.int64],
     pruned: Model,
     *,
@@ -183,14 +185,13 @@ def prove(
     ``rtol``: None for the limit that fits the model's precision, where rounding that weighs more is allowed for.
     Raises nothing for a large error.
     """
-    original = severed.part
-    where = str(original.path or "model")
+    original, where = severed.part, str(trace.model.path or "model")
     shapes = {**trace.shapes.inputs, **severed.fed}
     feeds = [runtime.seeded_feeds(original.graph.inputs, shapes, seed + i) for i in range(samples)]
     progress("running the original")
     plain, engine = _outputs(original, feeds, where)
     progress("running the original with the removed channels at zero")
-    reference = severed.again(masked(trace, dead))
+    reference = severed.again(flat.restore(masked(trace, dead)))
     names, pruned = severed.renamed(pruned), severed.again(pruned)
     points = inside(trace, dead, pruned)
     zeroed, _ = _outputs(reference, feeds, f"{where} with the removed channels at zero", points, cut=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from onnx import ModelProto
 
@@ -665,6 +666,41 @@ def sizes() -> Iterator[Row]:
     yield Row("Div by the number of channels", sandwich(mean), 8)
 
 
+def branches() -> Iterator[Row]:
+    """If, whose branches are one graph with what is around them, and must agree on what they give."""
+
+    def text(then: str, other: str, *weights: str, shape: str = "2,8,6,6", **given: Any) -> str:
+        bodies = f"then_branch = t () => (float[{shape}] a) {{ {then} }}, "
+        bodies += f"else_branch = e () => (float[{shape}] b) {{ {other} }}"
+        return sandwich(f"g = If(c)<{bodies}>", *weights, inputs=", bool c", **given)
+
+    yield Row("If that captures a map", text("a = Relu(h)", "b = Neg(h)"), 8)
+    yield Row("If of names that are used twice", text("r = Relu(h)\na = Neg(r)", "r = Neg(h)\nb = Relu(r)"), 8)
+    weights = ("float[6,8,1,1] w1", "float[4,8,1,1] w2", "float[6,4,1,1] w3")
+    chains = ("a = Conv(h, w1)", "m = Conv(h, w2)\nr = Relu(m)\nb = Conv(r, w3)")
+    yield Row("If with weights on both sides", text(*chains, *weights, shape="2,6,6,6", reads=6), 18)
+    inside = "u = Constant<value_floats = [0.5,1.0,1.5,2.0,2.5,3.0,3.5,4.0]>()\ns = Constant<value_ints = [8,1,1]>()\n"
+    yield Row("If with a constant of its own", text(inside + "v = Reshape(u, s)\na = Mul(h, v)", "b = Neg(h)"), 8)
+    sized = "s = Constant<value_ints = [2,8,36]>()\nt = Reshape(h, s)\n"
+    sized += "z = Constant<value_ints = [2,8,6,6]>()\na = Reshape(t, z)"
+    yield Row("If with sizes inside", text(sized, "b = Neg(h)"), 8)
+    depthwise = text("a = Conv<group = 8>(h, w1)", "b = Identity(h)", "float[8,1,1,1] w1")
+    yield Row("If around a depthwise Conv", depthwise, 8)
+    fixed = text("a = Relu(h)", "b = Identity(z)").replace("bool c", "bool c, float[2,8,6,6] z")
+    yield Row("If that is fixed on one side", fixed, 0, "has fixed channels in the other branch")
+    nested = "a = If(c)<then_branch = t2 () => (float[2,8,6,6] p) { p = Relu(h) }, "
+    nested += "else_branch = e2 () => (float[2,8,6,6] q) { q = Abs(h) }>"
+    yield Row("If in an If", text(nested, "b = Neg(h)"), 8)
+    squeeze = "i = Constant<value_ints = [0]>()\na = Squeeze(h, i)"
+    other = text(squeeze, "b = Relu(h)", "bool c = {0}").replace("(float[2,8,6,6] a)", "(float[8,6,6] a)")
+    other = other.replace(", bool c)", ")").replace("(float y)", "(float[N,5,6,6] y)").replace("[2,", "[N,")
+    shapes = {"x": (2, 3, 8, 8)}
+    yield Row("If with a branch that cannot be taken", other, 0, "whose shape nobody knows", shapes=shapes)
+    mean = "b = ReduceMean<axes = [0]>(h)"
+    two = text("a = Relu(h)", mean).replace("(float[2,8,6,6] b)", "(float[1,8,6,6] b)")
+    yield Row("If whose branches give two shapes", two, 0, "another shape in the other branch")
+
+
 def functions() -> Iterator[Row]:
     """Model-local functions: pruned through where their bodies name no size, written out where they do."""
     own = '\n<domain: "custom", opset_import: ["" : 17, "custom" : 1]> '
@@ -723,11 +759,7 @@ def opaque() -> Iterator[Row]:
     yield Row("function of a custom domain", unknown, 8)
     yield from foreign()
     yield from functions()
-    branch = (
-        "g = If(c)<then_branch = t () => (float[2,8,6,6] a) { a = Relu(h) }, "
-        "else_branch = e () => (float[2,8,6,6] b) { b = Neg(h) }>"
-    )
-    yield Row("If that captures a map", sandwich(branch, inputs=", bool c"), 0, "is read inside If")
+    yield from branches()
     loop = (
         "g = Loop(n, , h)<body = l (int64 i, bool c, float[2,8,6,6] a) => (bool d, float[2,8,6,6] b) "
         "{ d = Identity(c)\nb = Add(a, h) }>"

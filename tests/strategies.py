@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.edits import captured
 from onnxprune.graph import Shape
@@ -508,18 +508,49 @@ class Builder:
         x, by = self.pick(), self.pick(lambda t: t.rank >= 1)
         self._scaled(x, by, self.number(0, by.rank - 1))
 
+    def choice(self) -> None:
+        """Two branches that each compute something of one shape, of what they capture and of constants of their own."""
+        x = self.pick(lambda t: t.rank >= 1)
+        z = self.pick(lambda t: t.shape == x.shape)
+        if not self.flag():
+            raise UnsuitedError
+        then, other = (self._branch(t, z) for t in (x, z))
+        self.read.update((x.name, z.name))
+        self.add("If", [self.const(self.flag(), np.bool_)], x.shape, then_branch=then, else_branch=other)
+
+    def _branch(self, x: Live, z: Live) -> GraphProto:
+        nodes, constants, name = [], [], x.name
+        for _ in range(self.number(1, 3)):
+            out = self.name("inner")
+            way = self.one(["unary", "binary", "constant"])
+            if way == "constant":
+                constant = self.name("own")
+                shape = [s if self.flag() else 1 for s in x.shape]
+                constants.append(numpy_helper.from_array(noise(constant, shape).astype(np.float32), constant))
+                nodes.append(helper.make_node("Mul", [name, constant], [out]))
+            elif way == "binary":
+                nodes.append(helper.make_node("Add", [name, z.name], [out]))
+            else:
+                nodes.append(helper.make_node(self.one(["Relu", "Neg", "Sigmoid"]), [name], [out]))
+            name = out
+        info = helper.make_tensor_value_info(name, TensorProto.FLOAT, x.shape if self.flag() else None)
+        return helper.make_graph(nodes, name, [], [info], constants)
+
     def opaque(self) -> None:
-        """Something that a subgraph reads."""
+        """Something that the body of a Loop reads."""
         x = self.pick()
         if not self.rarely():
             raise UnsuitedError
-        branches = []
-        for op in ("Relu", "Neg"):
-            out = self.name("inner")
-            info = helper.make_tensor_value_info(out, TensorProto.FLOAT, None)
-            branches.append(helper.make_graph([helper.make_node(op, [x.name], [out])], out, [], [info]))
+        count, going, kept, out = (self.name(n) for n in ("i", "c", "k", "inner"))
+        info = helper.make_tensor_value_info
+        body = helper.make_graph(
+            [helper.make_node("Identity", [going], [kept]), helper.make_node("Relu", [x.name], [out])],
+            "body",
+            [info(count, TensorProto.INT64, []), info(going, TensorProto.BOOL, [])],
+            [info(kept, TensorProto.BOOL, []), info(out, TensorProto.FLOAT, None)],
+        )
         self.read.add(x.name)
-        self.add("If", [self.const(self.flag(), np.bool_)], x.shape, then_branch=branches[0], else_branch=branches[1])
+        self.add("Loop", [self.const(1), ""], [1, *x.shape], body=body)
 
     # --- the whole --------------------------------------------------------------------------------------------------
 
@@ -544,7 +575,7 @@ STEPS: tuple[Callable[[Builder], None], ...] = (
     Builder.transpose, Builder.reshape, Builder.reshape, Builder.flatten, Builder.squeeze, Builder.unsqueeze,
     Builder.pad, Builder.resize, Builder.depth_to_space, Builder.space_to_depth, Builder.repeat, Builder.filled,
     Builder.reduce, Builder.along, Builder.pool, Builder.norm, Builder.residual, Builder.gate, Builder.shuffle,
-    Builder.attention, Builder.scaled, Builder.opaque, Builder.einsum, Builder.recurrent,
+    Builder.attention, Builder.scaled, Builder.opaque, Builder.choice, Builder.einsum, Builder.recurrent,
 )  # fmt: skip
 
 #: Each opset is where some operator takes another form.

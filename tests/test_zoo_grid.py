@@ -35,7 +35,7 @@ def test_grid(analysed: tuple[Model, pipeline.Analysis], ratio: float, align: in
     options = pipeline.Options(ratio=ratio, align=align, scope=scope, check_n=1)
 
     choice = pipeline.choose(analysis, options, scores.resolve("l2"))
-    pruned = run_passes(loaded, pipeline._steps(choice, options, analysis.severed)).model
+    pruned = run_passes(loaded, pipeline._steps(choice, options, analysis)).model
 
     model.check(pruned.skeleton(), "the pruned model", full=True)
     gone = np.zeros(analysis.trace.units, np.bool_)
@@ -45,7 +45,7 @@ def test_grid(analysed: tuple[Model, pipeline.Analysis], ratio: float, align: in
     assert_ratio_is_met(groups, gone, options)
     if is_proved(ratio, align, scope):
         proof = verify.prove(
-            analysis.trace, analysis.severed, choice.dead, pruned, samples=1, seed=0, rtol=None, atol=0.0
+            analysis.trace, analysis.severed, analysis.flat, choice.dead, pruned, samples=1, seed=0, rtol=None, atol=0.0
         )
         assert not proof.failures()
 

@@ -3,6 +3,7 @@
 from onnxprune.ops import (
     attention,
     contracting,
+    control,
     elementwise,
     indexing,
     movement,
@@ -19,6 +20,7 @@ __all__ = [
     "Rule",
     "attention",
     "contracting",
+    "control",
     "elementwise",
     "find",
     "indexing",
