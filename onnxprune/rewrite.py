@@ -470,6 +470,11 @@ class _Writer:
             return
         clone = self._free_name(name or f"{self.graph.nodes[node].label}_input{position}")
         self.added[clone] = value
+        made = self.graph.nodes[node].outputs[0]
+        kind = self.graph.constants[name][0] if name in self.graph.constants else 0
+        if not kind and value.dtype.kind not in "iub":  # a bias where there was none
+            kind = self.run.trace.shapes.elem_type.get(made, 0)
+        self.types[clone] = kind
         self.inputs.setdefault(node, {})[position] = clone
 
     def _unread(self) -> frozenset[int]:

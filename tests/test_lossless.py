@@ -418,8 +418,9 @@ def test_a_wrong_fold_is_found() -> None:
     removal = remove(row_named("a sigmoid of zero").model(), all_lossless)
     (bias,) = [t for t in removal.pruned.graph.initializer if "input2" in t.name]
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) * 1.01, bias.name))
+    forms = (removal.analysis.severed, removal.analysis.flat)
     proof = verify.prove(
-        removal.trace, removal.dead, from_proto(removal.pruned), samples=1, seed=0, rtol=None, atol=0.0
+        removal.trace, *forms, removal.dead, from_proto(removal.pruned), samples=1, seed=0, rtol=None, atol=0.0
     )
     assert proof.failures()
 
