@@ -16,9 +16,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.groups import Block, Group, Groups
-
-Scores = NDArray[np.float64]
+from onnxprune.groups import Groups
+from onnxprune.widths import Family, Item, Scores, family_of, item_of
 
 #: Above this table size the rounding is chosen greedily.
 _MAX_TABLE = 50_000_000
@@ -28,43 +27,11 @@ DEFAULT_MAX_RATIO = 0.9
 
 
 @dataclass(frozen=True)
-class Item:
-    """A block to allocate: ``loss[k]`` is the score lost when each row keeps k of its n channels."""
-
-    group: int
-    rows: int
-    width: int
-    step: int
-    ratio: float
-    most: int  # the largest count that may stay
-    loss: NDArray[np.float64] = field(repr=False)
-    order: NDArray[np.int64] = field(repr=False)  # [rows, n]: units, least important first
-
-    def keeps(self, k: int) -> int:
-        """Channels kept over all rows."""
-        return k * self.rows
-
-
-@dataclass(frozen=True)
 class Allocation:
     """The units that go, and by group index why a group is as wide as it is, where that is not what was asked."""
 
     dead: NDArray[np.int64] = field(repr=False)
     notes: Mapping[int, str]
-
-
-def step_of(group: Group, block: Block, align: int) -> int:
-    """The smallest count per row whose multiples make every width that the block is part of a multiple of ``align``."""
-    step = 1
-    if align == 1:
-        return step
-    inside = np.unique(block.units[:, 0])
-    for part in group.slices:
-        if part.role in ("out", "in") and part.units.ndim == 1:
-            per_unit = int(np.isin(part.units, inside).sum())
-            if per_unit:
-                step = math.lcm(step, align // math.gcd(align, per_unit))
-    return step
 
 
 def allocate(
@@ -83,50 +50,85 @@ def allocate(
     ``all_lossless``: as many lossless units go as widths allow, even where the ratio asks for fewer.
     """
     cap = max_ratio if max_ratio is not None else max(DEFAULT_MAX_RATIO, ratio)
+    own_cap = max_ratio if max_ratio is not None else 1.0
     items: list[Item] = []
+    families: list[Family] = []
     notes: dict[int, str] = {}
     for group, score in zip(groups, scores, strict=True):
         asked = ratio_of.get(group.index, ratio)
-        blocks = [_item(group, block, score, groups.lossless, align, asked) for block in group.blocks]
+        limit = own_cap if group.index in ratio_of else cap
+        blocks = [
+            item_of(group, index, score, groups.lossless, align, asked, limit) for index in range(len(group.blocks))
+        ]
+        whole = [family_of(group, heads, align, len(items)) for heads in group.heads]
         if align > 1 and not _can_shrink(blocks):
-            blocks = [replace(item, step=item.width) for item in blocks]
+            blocks = [replace(item, fixed=True) for item in blocks]
             notes.update({group.index: f"cannot be narrower and a multiple of {align}: left as it is"} if asked else {})
-        items.extend(
-            _without_lossless(item, groups.lossless, max_ratio) for item in blocks
-        ) if all_lossless else items.extend(blocks)
-    own = [i for i in items if i.group in ratio_of]
-    rest = [i for i in items if i.group not in ratio_of]
-    kept = dict(zip(map(id, own), _by_group(own, cap if max_ratio is not None else 1.0), strict=True))
-    chosen = _by_group(rest, cap) if scope == "group" else _over_network(rest, ratio, cap)
-    kept.update(zip(map(id, rest), chosen, strict=True))
-    dead = [item.order[:, : item.width - kept[id(item)]].reshape(-1) for item in items]
+            whole = []
+        items += [_without_lossless(item, groups.lossless, max_ratio) for item in blocks] if all_lossless else blocks
+        families += whole
+    own = [i for i, item in enumerate(items) if item.group in ratio_of]
+    rest = [i for i, item in enumerate(items) if item.group not in ratio_of]
+    ranked = frozenset(rest) if scope == "global" else frozenset()
+    dead = [_heads_by_ratio(items, f) for f in families if f.items[0] not in ranked]
+    kept = {i: item.most for i, item in enumerate(items)}
+    for part in (own, [] if ranked else rest):
+        kept.update(zip(part, _by_group([items[i] for i in part]), strict=True))
+    dead += _over_network(items, kept, sorted(ranked), [f for f in families if f.items[0] in ranked], ratio)
+    dead += [item.units[:, : item.width - kept[i]].reshape(-1) for i, item in enumerate(items)]
     return Allocation(np.sort(np.concatenate(dead)) if dead else np.zeros(0, np.int64), notes)
 
 
-def _item(group: Group, block: Block, scores: Scores, lossless: NDArray[np.int64], align: int, ratio: float) -> Item:
-    # Below every score: these come first in their block, and their block first in a ranking over the network.
-    first = min(float(scores.min(initial=0.0)), 0.0) - 1.0
-    value = np.where(np.isin(block.units, lossless), first, scores[np.searchsorted(group.units, block.units)])
-    order = np.argsort(value, axis=1, kind="stable")
-    ranked = np.take_along_axis(value, order, axis=1)
-    lost = np.concatenate([[0.0], np.cumsum(ranked.sum(axis=0))])  # by how many go
-    return Item(
-        group.index,
-        block.rows,
-        block.width,
-        step_of(group, block, align),
-        ratio,
-        block.width,
-        lost[::-1],
-        np.take_along_axis(block.units, order, axis=1),
-    )
+def _heads_by_ratio(items: list[Item], family: Family) -> NDArray[np.int64]:
+    """Take the heads off ``items`` that cost less score than as many channels spread over all heads would.
+
+    Returns their units. What is left of each item has the ratio that is still to be met.
+    """
+    own = [items[i] for i in family.items]
+    worth = np.sum([np.bincount(i.head, i.value.sum(axis=1)) for i in own], axis=0)
+    order = np.argsort(worth, kind="stable")
+    best, chosen = (math.inf, math.inf), (own, order[:0])
+    for count in range(len(order)):
+        gone = order[:count]
+        left = [_left(item, gone) for item in own]
+        if min(i.ratio for i in left) < 0:
+            break
+        if count and not family.fits(left, [i.width for i in left], gone):
+            continue
+        gap, loss = np.sum([_interpolated(item) for item in left], axis=0)
+        price = (round(float(gap), 6), float(loss + worth[gone].sum()))
+        if price < best:
+            best, chosen = price, (left, gone)
+    for index, item in zip(family.items, chosen[0], strict=True):
+        items[index] = item
+    return _units_of(own, family, chosen[1])
+
+
+def _left(item: Item, gone: NDArray[np.int64]) -> Item:
+    """The item without some heads, and with the ratio that the rest must lose."""
+    left = item.without(gone)
+    ratio = 1 - (1 - item.ratio) * item.units.size / left.units.size
+    return replace(left, ratio=0.0 if abs(ratio) < 1e-9 else ratio)
+
+
+def _interpolated(item: Item) -> tuple[float, float]:
+    """How far the widths allowed are from what is asked, and the score lost, between two widths in proportion."""
+    allowed = np.unique([*range(item.floor, item.width + 1, item.step), item.width])
+    wanted = (1 - item.ratio) * item.width
+    loss = np.interp(wanted, allowed, item.loss[allowed])
+    return max(0.0, allowed[0] - wanted) * item.rows, float(loss)
+
+
+def _units_of(items: Sequence[Item], family: Family, gone: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All units of heads ``gone``."""
+    found = [i.units[np.isin(i.head, gone)].reshape(-1) for i in items] + [family.places[h] for h in gone]
+    return np.concatenate(found)
 
 
 def _without_lossless(item: Item, lossless: NDArray[np.int64], max_ratio: float | None) -> Item:
     """The item with no more left than widths allow once its lossless units have gone: as many of each row."""
-    count = int(np.isin(item.order, lossless).sum(axis=1).min())
-    most = math.ceil((item.width - count) / item.step) * item.step
-    return replace(item, most=min(item.width, max(most, _floor(item, 1.0 if max_ratio is None else max_ratio))))
+    spare = int(np.isin(item.units, lossless).sum(axis=1).min())
+    return replace(item, spare=spare, bottom=0.0 if max_ratio is None else (1 - max_ratio) * item.units.size)
 
 
 def _can_shrink(blocks: Sequence[Item]) -> bool:
@@ -135,19 +137,12 @@ def _can_shrink(blocks: Sequence[Item]) -> bool:
     return any(i.width > i.step for i in blocks) and (alone or all(i.width % i.step == 0 for i in blocks))
 
 
-def _floor(item: Item, cap: float) -> int:
-    """The least count that may stay: at least a step, and not less than the cap leaves."""
-    least = math.ceil((1 - cap) * item.width - 1e-9)
-    return min(item.width, max(item.step, math.ceil(least / item.step) * item.step))
-
-
-def _by_group(items: Sequence[Item], cap: float) -> list[int]:
+def _by_group(items: Sequence[Item]) -> list[int]:
     """Each block near its own ratio: one of the two widths around it, so that the total is met."""
     low, high = [], []
     for item in items:
         wanted = (1 - item.ratio) * item.width
-        floor = _floor(item, cap)
-        below = max(floor, math.floor(wanted / item.step + 1e-9) * item.step)
+        below = max(item.floor, math.floor(wanted / item.step + 1e-9) * item.step)
         above = below if below >= wanted - 1e-9 else min(item.width, below + item.step)
         if item.width - below < 1e-9 or item.ratio == 0:
             below = above = item.width
@@ -213,27 +208,81 @@ def _knapsack(
     return chosen
 
 
-def _over_network(items: Sequence[Item], ratio: float, cap: float) -> list[int]:
-    """One ranking: take steps off the block where a channel costs the least score, until the ratio is met."""
-    kept = [i.most for i in items]
-    total = sum(i.keeps(i.width) for i in items)
-    left = ratio * total - (total - sum(i.keeps(n) for i, n in zip(items, kept, strict=True)))
-    heap: list[tuple[float, int, int]] = []
+@dataclass(frozen=True, order=True)
+class Move:
+    """One step of a ranking: ``item`` keeps ``after`` of each row, or a head goes (``after`` is -1)."""
+
+    price: float  # score lost by channel
+    item: int
+    after: int
+    size: int  # channels
+    head: int = -1
+
+
+def _over_network(
+    items: list[Item], kept: dict[int, int], ranked: Sequence[int], families: Sequence[Family], ratio: float
+) -> list[NDArray[np.int64]]:
+    """One ranking: take a step or a head where a channel costs the least score, until the ratio is met.
+
+    Changes ``kept``, and ``items`` that lose heads; returns the units of these heads.
+    """
+    left = sum(ratio * i.units.size - i.keeps(i.width - i.most) for i in (items[n] for n in ranked))
+    families_of = {i: f for f in families for i in f.items}
+    gone: dict[int, list[int]] = {f.items[0]: [] for f in families}
+    whole = list(items)
+    heap: list[Move] = []
 
     def offer(index: int) -> None:
-        item, now = items[index], kept[index]
-        after = (now - 1) // item.step * item.step
-        if after >= _floor(item, cap):
-            price = (item.loss[after] - item.loss[now]) / item.keeps(now - after)
-            heapq.heappush(heap, (float(price), index, after))
+        """The cheapest move of an item, or of all items of a family; what leaving is nearer to the ratio is none."""
+        family = families_of.get(index)
+        moves = [m for i in (family.items if family else (index,)) if (m := _step_off(items[i], kept[i], i))]
+        if family and (move := _head_off(items, kept, family, gone[family.items[0]])):
+            moves.append(move)
+        if fitting := [m for m in moves if m.size <= 2 * left]:
+            heapq.heappush(heap, min(fitting))
 
-    for index in range(len(items)):
-        offer(index)
-    while heap and left > 0:
-        _, index, after = heapq.heappop(heap)
-        size = items[index].keeps(kept[index] - after)
-        if size <= 2 * left:  # else leaving it is nearer to what was asked
-            kept[index] = after
-            left -= size
+    for index in ranked:
+        if index not in families_of or index == families_of[index].items[0]:
             offer(index)
-    return kept
+    while heap and left > 0:
+        move = heapq.heappop(heap)
+        if move.size <= 2 * left:
+            left -= move.size
+            if move.head >= 0:
+                family = families_of[move.item]
+                gone[family.items[0]].append(move.head)
+                for i in family.items:
+                    items[i] = items[i].without(np.asarray([move.head]))
+            else:
+                kept[move.item] = move.after
+        offer(move.item)
+    return [
+        _units_of([whole[i] for i in f.items], f, np.asarray(gone[f.items[0]], np.int64))
+        for f in families
+        if gone[f.items[0]]
+    ]
+
+
+def _step_off(item: Item, now: int, index: int) -> Move | None:
+    """The next narrower width of an item."""
+    after = (now - 1) // item.step * item.step
+    if after < item.floor:
+        return None
+    size = item.keeps(now - after)
+    return Move(float((item.loss[after] - item.loss[now]) / size), index, after, size)
+
+
+def _head_off(items: Sequence[Item], kept: Mapping[int, int], family: Family, gone: Sequence[int]) -> Move | None:
+    """The head that costs the least, where widths allow it to go and another stays."""
+    own = [items[i] for i in family.items]
+    counts = [kept[i] for i in family.items]
+    present = np.unique(own[0].head)
+    if len(present) < 2:
+        return None
+    worth = [np.bincount(i.head, i.value[:, i.width - k :].sum(axis=1)) for i, k in zip(own, counts, strict=True)]
+    head = int(present[np.argmin(np.sum(worth, axis=0)[present])])
+    left = [i.without(np.asarray([head])) for i in own]
+    if not family.fits(left, counts, np.asarray([*gone, head])):
+        return None
+    size = sum((i.rows - rest.rows) * k for i, rest, k in zip(own, left, counts, strict=True))
+    return Move(float(np.sum(worth, axis=0)[head] / size), family.items[0], -1, size, head)

@@ -4,13 +4,13 @@ A *unit* is one channel with every weight slice that it touches: it goes or stay
 dimension of a weight's output form a *group* (a component of a networkx graph over these dimensions): a Conv's
 outputs, a whole residual stage. Within a group, units that occur in the same dimensions are interchangeable as far as
 widths go: they form a *block*, and what is chosen is how many of each block stay. Rows that must keep equal counts
-(group convolution, heads) are the rows of one block.
+(group convolution, heads) are the rows of one block. Rows that may go as a whole, with rows of other blocks, are heads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import networkx as nx
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.graph import Node
+from onnxprune.heads import Constraint, Heads, find_heads
 from onnxprune.labels import Labels, Layer
 from onnxprune.trace import ROLES, Pinned, Trace, Use
 
@@ -69,11 +70,17 @@ class Group:
     blocks: tuple[Block, ...] = field(repr=False)
     slices: tuple[Slice, ...] = field(repr=False)
     nodes: tuple[str, ...] = field(repr=False)
+    heads: tuple[Heads, ...] = ()
 
     @property
     def width(self) -> int:
         """Number of units."""
         return len(self.units)
+
+    @property
+    def places(self) -> Units:
+        """The places of all heads: units that are no channels, and are not counted as such."""
+        return np.concatenate([np.zeros(0, np.int64), *(p for h in self.heads for p in h.places)])
 
 
 @dataclass(frozen=True)
@@ -120,9 +127,16 @@ def group(trace: Trace, extra: Mapping[int, Pinned] | None = None) -> Groups:
     for s in slices:
         made[s.units] |= s.role != "in" and s.constant in trace.model.graph.constants
     free &= made  # a channel that no weight makes has nothing to prune
+    free &= ~trace.heads.place  # these go with their heads
     blocks = _blocks(trace, slices, free, pins)
     lossless = trace.lossless[free[trace.lossless]]
-    return Groups(_groups(trace, slices, blocks, free), _held(trace, slices, free, pins), lossless)
+    constraints = [Constraint(trace.unit[r.labels], r.whole) for r in trace.intact]
+    heads = find_heads(trace.heads, constraints, [b.units for b in blocks], pins)
+    for places in (p for h in heads for p in h.places):
+        free[places] = True
+    for place in np.flatnonzero(trace.heads.place & ~free):
+        pins.setdefault(int(place), (Pinned("", "stands for heads that stay"),))
+    return Groups(_groups(trace, slices, blocks, heads, free), _held(trace, slices, free, pins), lossless)
 
 
 def _slices(trace: Trace) -> list[Slice]:
@@ -148,7 +162,7 @@ def _blocks(
     trace: Trace, slices: list[Slice], free: NDArray[np.bool_], pins: dict[int, tuple[Pinned, ...]]
 ) -> list[Block]:
     """Interchangeable units, tied across rows that must keep equal counts. Rows that cannot be tied are pinned."""
-    rows = [(trace.unit[r], reason) for r, reason in trace.intact]
+    rows = [(trace.unit[r.flat], r.reason) for r in trace.intact]
     while True:
         cell = _cells(trace, slices, [r for r, _ in rows], free)
         ties = nx.Graph()
@@ -215,11 +229,15 @@ def _tie(rows: Units, cell: NDArray[np.int64], free: NDArray[np.bool_]) -> list[
     return [(a, b) for f in left[1:] for (a, _), (b, _) in zip(left[0], f, strict=True)]
 
 
-def _groups(trace: Trace, slices: list[Slice], blocks: list[Block], free: NDArray[np.bool_]) -> tuple[Group, ...]:
+def _groups(
+    trace: Trace, slices: list[Slice], blocks: list[Block], heads: list[Heads], free: NDArray[np.bool_]
+) -> tuple[Group, ...]:
     block_of = np.full(trace.units, -1, np.int64)
     for index, block in enumerate(blocks):
         block_of[block.units] = index
-    linked = _linked(slices, block_of, free)
+    linked = _linked(slices, block_of, free & ~trace.heads.place)
+    for family in heads:
+        linked.add_edges_from(pairwise(family.blocks))
     components = sorted((sorted(c) for c in nx.connected_components(linked)), key=lambda c: c[0])
     group_of = np.full(trace.units, -1, np.int64)
     members = []
@@ -227,12 +245,26 @@ def _groups(trace: Trace, slices: list[Slice], blocks: list[Block], free: NDArra
         units = np.unique(np.concatenate([blocks[b].units.reshape(-1) for b in component]))
         group_of[units] = index
         members.append(units)
+    position = {block: (index, at) for index, c in enumerate(components) for at, block in enumerate(c)}
+    within: list[list[Heads]] = [[] for _ in components]
+    for family in heads:
+        index = position[family.blocks[0]][0]
+        within[index].append(replace(family, blocks=tuple(position[b][1] for b in family.blocks)))
+        group_of[np.concatenate(family.places)] = index
     own: list[list[Slice]] = [[] for _ in components]
     for place, index in _met([s.units for s in slices], group_of):
         own[index].append(slices[place])
     nodes = _nodes(trace, group_of, len(components))
     return tuple(
-        Group(i, _name(trace, own[i]), members[i], tuple(blocks[b] for b in component), tuple(own[i]), nodes[i])
+        Group(
+            i,
+            _name(trace, own[i]),
+            members[i],
+            tuple(blocks[b] for b in component),
+            tuple(own[i]),
+            nodes[i],
+            tuple(within[i]),
+        )
         for i, component in enumerate(components)
     )
 

@@ -11,6 +11,7 @@ Rules see an `Op`: the inputs with their layers, and a recorder for what they ha
     equate     positions of two layers are the same channel
     pin        these channels stay, and why
     intact     these axes keep their length, so the rest must keep equal counts in each of their rows
+    together   a row of one layer goes as a whole, and then with that of another: an attention head in Q, K and V
     read       an operator sums over the channels: where they end
 
 The same rules run twice: over all labels, recording (`trace.py`), and over the kept ones, checking (`rewrite.py`).
@@ -133,7 +134,13 @@ class Recorder(Protocol):
         """[rows, n]: each row keeps the same number of its channels, and at least one."""
 
     def split(self, blocks: Labels) -> None:
-        """[rows, n]: a reshape made these rows; whole rows go, or whole columns, or equal counts of each row."""
+        """[*rows, n]: a reshape made these rows; whole rows go, or whole columns, or equal counts of each row."""
+
+    def together(self, a: Labels, b: Labels) -> None:
+        """[rows, m] and [rows, n]: row h of ``a`` is gone if and only if row h of ``b`` is; those that stay are equal.
+
+        A row of one label stands for its row in the other: a head's place in the attention matrix, or its temperature.
+        """
 
     def fresh(self, out: Tensor, axis: int) -> Layer:
         """New channels along ``axis`` of an output, which the node makes without a weight."""
@@ -214,16 +221,23 @@ def settle(say: Recorder, layers: Sequence[Layer], out: Tensor) -> tuple[Layer, 
     What does not fit is pinned and dropped: no layer means that all stays.
     """
     result = []
-    for layer in layers:
-        crowded = any(other is not layer and set(other.axes) & set(layer.axes) for other in layers)
-        if crowded or out.full[layer.columns] == 1:
-            say.pin(
-                layer.labels,
-                "is laid out in a way that does not keep channels apart" if crowded else "is used as a scalar",
-            )
+    for layer in _uncrowded(say, layers, out):
+        if out.full[layer.columns] == 1:
+            say.pin(layer.labels, "is used as a scalar")
         else:
             result.append(replace(layer, axes=tuple(a for a in layer.axes if out.full[a] > 1)))
     return tuple(result)
+
+
+def _uncrowded(say: Recorder, layers: Sequence[Layer], out: Tensor) -> list[Layer]:
+    """Of layers that share an axis the one with the most positions; all of the others stay."""
+    result: list[Layer] = []
+    for layer in sorted(layers, key=lambda la: -int(np.prod([out.full[a] for a in la.axes]))):
+        if any(set(known.axes) & set(layer.axes) for known in result):
+            say.pin(layer.labels, "is laid out in a way that does not keep channels apart")
+        else:
+            result.append(layer)
+    return [layer for layer in layers if any(layer is known for known in result)]
 
 
 def cut_shape(tensor: Tensor, alive: Alive) -> Shape:
@@ -284,15 +298,46 @@ def merge(
 
 
 def _absorb(op: Op, result: list[Layer], layer: Layer, why: str) -> None:
-    """Add ``layer`` to ``result``, equating it with those that share an axis."""
-    for index, known in enumerate(result):
-        if set(known.axes) & set(layer.axes):
+    """Add ``layer`` to ``result``, joining it with those that share an axis."""
+    sharing = [index for index, known in enumerate(result) if set(known.axes) & set(layer.axes)]
+    if not sharing:
+        result.append(layer)
+        return
+    index = sharing[0]
+    joined = _joined(op, result[index], layer, why, alone=len(sharing) == 1)
+    if set(joined.axes) <= set(result[index].axes):
+        result[index] = joined
+        return
+    del result[index]
+    _absorb(op, result, joined, why)
+
+
+def _joined(op: Op, known: Layer, layer: Layer, why: str, *, alone: bool) -> Layer:
+    """One layer of two that share an axis. What only one of them tells apart, the other lets go as a whole.
+
+    Along a single axis of rows, a position goes with the whole row that it stands for.
+    """
+    shared = tuple(a for a in known.axes if a in layer.axes)
+    small, large = sorted((known, layer), key=lambda la: len(la.axes))
+    if small.axes == shared == large.axes:
+        op.say.equate(known.labels, layer.labels, why)
+        return known
+    if small.axes == shared:
+        if len(shared) == 1 and large.columns not in shared:
+            op.say.together(small.labels.reshape(-1, 1), rows_of(large, shared))
+        else:
             op.say.equate(known.labels, layer.labels, why)
-            if set(layer.axes) <= set(known.axes):
-                return
-            axes = tuple(sorted({*known.axes, *layer.axes}))
-            shape = np.broadcast_shapes(known.labels.shape, layer.labels.shape)
-            del result[index]
-            _absorb(op, result, Layer(np.broadcast_to(known.labels, shape), axes, layer.columns), why)
-            return
-    result.append(layer)
+        return large
+    op.say.equate(known.labels, layer.labels, why)
+    if alone:
+        return whole(op.say, known, shared, why)
+    axes = tuple(sorted({*known.axes, *layer.axes}))
+    shape = np.broadcast_shapes(known.labels.shape, layer.labels.shape)
+    return Layer(np.broadcast_to(known.labels, shape), axes, layer.columns)
+
+
+def whole(say: Recorder, layer: Layer, axes: tuple[int, ...], why: str) -> Layer:
+    """The layer along ``axes`` alone, each position of which goes as a whole."""
+    first = layer.labels[tuple(slice(None) if a in axes else slice(0, 1) for a in range(layer.labels.ndim))]
+    say.equate(layer.labels, first, why)
+    return Layer(first, axes, layer.columns if layer.columns in axes else axes[-1])

@@ -423,6 +423,6 @@ def _parameters(model: Model, group: grouping.Group) -> int:
         share = 1.0
         for part in group.slices:
             if part.constant == name:
-                share *= 1 - float(np.isin(part.units, group.units).mean())
+                share *= 1 - float(np.isin(part.units, [*group.units, *group.places]).mean())
         total += round(math.prod(shape) * (1 - share))
     return total

@@ -160,7 +160,7 @@ def apply(trace: Trace, plan: Plan, where: str) -> tuple[NDArray[np.int64], Rewr
         if use is None or use not in trace.uses:
             raise PlanError(f"the model has no initializer '{name}'", where=where, hint=_other(plan))
         dead.extend(_dead(trace, use, axis, name, plan, where) for axis in axes)
-    units = np.unique(np.concatenate(dead)) if dead else np.zeros(0, np.int64)
+    units = trace.heads.completed(np.concatenate(dead)) if dead else np.zeros(0, np.int64)
     held = next(((int(u), trace.pinned[int(u)]) for u in units if int(u) in trace.pinned), None)
     if held is not None:
         raise PlanError(f"removes channels that must stay: {held[1][0]}", where=where, hint=_other(plan))

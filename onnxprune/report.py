@@ -124,6 +124,7 @@ class InspectGroup:
     nodes: tuple[str, ...]
     initializers: tuple[dict[str, Any], ...]
     equal_rows: int
+    heads: int  # that may go as a whole, of the first family of them
 
 
 @dataclass(frozen=True)
@@ -163,5 +164,12 @@ def inspect_group(group: Group, parameters: int, macs: int) -> InspectGroup:
         for s in group.slices
     )
     return InspectGroup(
-        group.name, group.width, parameters, macs, group.nodes, parts, max(b.rows for b in group.blocks)
+        group.name,
+        group.width,
+        parameters,
+        macs,
+        group.nodes,
+        parts,
+        max(b.rows for b in group.blocks),
+        next((h.count for h in group.heads), 0),
     )

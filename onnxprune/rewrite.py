@@ -19,7 +19,7 @@ from onnx import helper
 from onnxprune import ops
 from onnxprune.edits import Edits
 from onnxprune.graph import Node, Shape
-from onnxprune.labels import FIXED, Alive, Labels, Layer, Op, Tensor, cut_layer, cut_shape, settle
+from onnxprune.labels import FIXED, Alive, Labels, Layer, Op, Tensor, cut_layer, cut_shape, line, settle
 from onnxprune.ops.table import Change, Cut
 from onnxprune.shapes import Value, evaluate, is_shape_source, shape_value
 from onnxprune.trace import Fold, Pinned, Trace, Use, is_data, known_values, use_of
@@ -64,7 +64,9 @@ def alive_of(trace: Trace, dead: NDArray[np.int64]) -> Alive:
 
 def rewrite(trace: Trace, dead: NDArray[np.int64]) -> Rewrite | Refusal:
     """Remove the units ``dead``, or say which node cannot follow."""
-    run = _Run(trace, alive_of(trace, dead))
+    if len(torn := trace.heads.torn(dead)):
+        return Refusal(Pinned("", "would go without the rest of its head"), torn)
+    run = _Run(trace, dead)
     for node in trace.model.graph.nodes:
         refusal = run.refusal_of(node)
         if refusal is not None:
@@ -88,8 +90,8 @@ def cut_array(array: NDArray[Any], kept: Sequence[Kept]) -> NDArray[Any]:
 
 
 class _Run:
-    def __init__(self, trace: Trace, alive: Alive) -> None:
-        self.trace, self.alive = trace, alive
+    def __init__(self, trace: Trace, dead: NDArray[np.int64]) -> None:
+        self.trace, self.dead, self.alive = trace, dead, alive_of(trace, dead)
         self.model, self.graph = trace.model, trace.model.graph
         self.tensors = {i.name: trace.tensors[i.name] for i in self.graph.inputs if i.name in trace.tensors}
         self.uses: dict[Use, Tensor] = {}
@@ -116,11 +118,13 @@ class _Run:
     def split(self, blocks: Labels) -> None:
         """Shapes that fit are all that is asked."""
 
+    def together(self, a: Labels, b: Labels) -> None:
+        if not self.trace.heads.meet(self.trace.unit[np.concatenate([a, b], axis=1)]):
+            raise _RefusedError("rows meet that do not go together")
+
     def fresh(self, out: Tensor, axis: int) -> Layer:
-        layer = out.along(axis)
-        if layer is None:
-            raise _RefusedError("makes channels that were not there")
-        return cut_layer(layer, self.alive)
+        layer = out.along(axis)  # None: the first run pinned them
+        return cut_layer(layer, self.alive) if layer else line(np.full(out.shape[axis], FIXED), axis, out.rank)
 
     def read(self, position: int, zero: int | None = None) -> None:
         """Where channels end is known from the first run."""
@@ -246,7 +250,7 @@ class _Run:
             self.touched.add(before.name)
 
     def blame(self, node: Node) -> NDArray[np.int64]:
-        """The units that pass through ``node`` and would go."""
+        """The units that pass through ``node`` and would go: places of heads first, whose channels may still go."""
         names = [n for n in (*node.inputs, *node.outputs, *node.captured) if n in self.trace.tensors]
         tensors = [self.trace.tensors[n] for n in names]
         tensors += [t for i in range(len(node.inputs)) if (t := self.trace.input(node, i)) is not None]
@@ -254,7 +258,9 @@ class _Run:
             if name in self.trace.shapes.value:
                 tensors += self._behind(name)
         found = [self.trace.unit[la.labels].reshape(-1) for t in tensors if self._dies(t) for la in t.layers]
-        return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+        units = np.unique(np.concatenate([*found, self.dead[:0]]))
+        places = np.intersect1d(units[self.trace.heads.place[units]], self.dead)
+        return places if len(places) else units
 
     # --- shape arithmetic -------------------------------------------------------------------------------------------
 

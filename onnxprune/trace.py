@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from onnxprune import ops
 from onnxprune.graph import Node, Shape
@@ -22,6 +20,7 @@ from onnxprune.labels import FIXED, Labels, Layer, Op, Tensor, line, settle
 from onnxprune.model import Model
 from onnxprune.ops.table import Blocks
 from onnxprune.shapes import Shapes
+from onnxprune.units import HeadUnits, heads_of, join
 
 #: Constants of these types are indices, sizes or text: they carry no channels.
 _UNLABELLED = {TensorProto.INT64, TensorProto.STRING}
@@ -73,6 +72,23 @@ class Read:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """[*rows, n] labels or units: each row keeps the same number of its own.
+
+    ``whole``: of rows of heads, whole ones may go too.
+    """
+
+    labels: Labels = field(repr=False)
+    reason: Pinned
+    whole: bool
+
+    @property
+    def flat(self) -> Labels:
+        """As [rows, n]."""
+        return self.labels.reshape(-1, self.labels.shape[-1])
+
+
+@dataclass(frozen=True)
 class Trace:
     """What the first run found. ``unit[label]`` is the channel a label stands for; unit 0 is what always stays."""
 
@@ -83,7 +99,8 @@ class Trace:
     unit: NDArray[np.int64] = field(repr=False)
     role: NDArray[np.int8] = field(repr=False)  # of each label, an index into ROLES
     pinned: dict[int, tuple[Pinned, ...]] = field(repr=False)  # by unit
-    intact: list[tuple[Labels, Pinned]] = field(repr=False)  # [rows, n]: equal counts
+    intact: list[Rows] = field(repr=False)  # of labels
+    heads: HeadUnits
     reads: list[Read] = field(repr=False)
     lossless: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)  # units, sorted
 
@@ -149,8 +166,8 @@ class _Run:
         self.labels = 1  # the next fresh one
         self.pairs: list[tuple[Labels, Labels]] = []
         self.pins: list[tuple[Labels, Pinned]] = []
-        self.intacts: list[tuple[Labels, Pinned]] = []
-        self.splits: list[tuple[Labels, Pinned]] = []
+        self.intacts: list[Rows] = []
+        self.heads: list[tuple[Labels, Labels]] = []  # rows that go together
         self.reads: list[Read] = []
         self.roles: list[tuple[Labels, str]] = []
         self.here: Node | None = None
@@ -176,10 +193,15 @@ class _Run:
         self.pins.append((labels.reshape(-1), self._reason(why)))
 
     def intact(self, rows: Labels) -> None:
-        self.intacts.append((rows, self._reason("needs equal counts in each of its blocks")))
+        self.intacts.append(Rows(rows, self._reason("needs equal counts in each of its blocks"), whole=False))
 
     def split(self, blocks: Labels) -> None:
-        self.splits.append((blocks, self._reason("needs equal counts in each of its rows")))
+        self.intacts.append(Rows(blocks, self._reason("needs equal counts in each of its rows"), whole=True))
+
+    def together(self, a: Labels, b: Labels) -> None:
+        self.heads.append((a, b))
+        self.split(a)
+        self.split(b)
 
     def fresh(self, out: Tensor, axis: int) -> Layer:
         size = out.shape[axis]
@@ -274,11 +296,8 @@ class _Run:
 
     def close(self) -> Trace:
         """Join labels into units and name what is pinned."""
-        first = [np.concatenate([p[i] for p in self.pairs]) if self.pairs else np.zeros(0, np.int64) for i in (0, 1)]
-        edges = coo_matrix((np.ones(len(first[0]), np.int8), (first[0], first[1])), shape=(self.labels, self.labels))
-        _, raw = connected_components(edges, directed=False)
-        _, index, inverse = np.unique(raw, return_index=True, return_inverse=True)
-        unit = np.argsort(np.argsort(index))[inverse.reshape(-1)].astype(np.int64)
+        unit, stay = join(self.pairs, self.heads, [r.flat for r in self.intacts if r.whole], self.labels)
+        self.pins.append((stay, Pinned("", "")))
         pinned: dict[int, dict[Pinned, None]] = {}
         for labels, reason in self.pins:
             for u in dict.fromkeys(unit[labels].tolist()):
@@ -286,7 +305,6 @@ class _Run:
         role = np.zeros(self.labels, np.int8)
         for labels, name in sorted(self.roles, key=lambda r: -ROLES.index(r[1])):  # of several, the first of ROLES
             role[labels.reshape(-1)] = ROLES.index(name)
-        intact = self.intacts + [(rows, why) for rows, why in self.splits if not _whole(unit[rows])]
         return Trace(
             self.model,
             self.shapes,
@@ -295,11 +313,12 @@ class _Run:
             unit,
             role,
             {u: tuple(r) for u, r in pinned.items()},
-            intact,
+            [rows for rows in self.intacts if not (rows.whole and _rectangular(unit[rows.flat]))],
+            heads_of([(unit[a], unit[b]) for a, b in self.heads], int(unit.max(initial=0)) + 1),
             self.reads,
         )
 
 
-def _whole(rows: NDArray[np.int64]) -> bool:
+def _rectangular(rows: NDArray[np.int64]) -> bool:
     """Whether only whole rows or only whole columns can go, so that what is left is a rectangle by itself."""
     return bool((rows == rows[:1]).all()) or bool((rows == rows[:, :1]).all())

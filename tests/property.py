@@ -31,6 +31,7 @@ from onnxprune.errors import ModelError
 from onnxprune.functions import restore
 from onnxprune.graph import Node, Shape
 from onnxprune.groups import Groups, Slice, group
+from onnxprune.heads import Heads
 from onnxprune.model import Model, from_proto, write
 from onnxprune.pipeline import Analysis, Options, analyse
 from onnxprune.rewrite import Rewrite, rewrite
@@ -57,6 +58,9 @@ SIZES = {
     "value_floats",
     "hidden_size",
     "scale",
+    "num_heads",
+    "q_num_heads",
+    "kv_num_heads",
 }
 
 #: Element types of sizes and positions.
@@ -127,20 +131,26 @@ class Removal:
 def some(seed: int = 0, most: float = 0.6, skip: float = 0, *, lossless_first: bool = False) -> DeadOf:
     """Seeded random channels: of each block up to a share of ``most``, the same number in each row, one always left.
 
-    ``skip``: the share of blocks that are left as they are.
+    Where whole heads can go, some do, in about half of the cases. ``skip``: the share of blocks that are left as they
+    are, and of heads that all stay.
     """
 
     def dead_of(groups: Groups) -> Units:
         rng = np.random.default_rng(seed)
         found = [np.zeros(0, np.int64)]
-        for block in (b for g in groups for b in g.blocks):
-            count = min(block.width - 1, int(np.ceil(rng.uniform(0.2, 1) * most * block.width)))
-            count = 0 if rng.uniform() < skip else count
-            for row in block.units:
-                order = rng.permutation(row)
-                if lossless_first:
-                    order = order[np.argsort(~np.isin(order, groups.lossless), kind="stable")]
-                found.append(order[:count])
+        for g in groups:
+            gone = {h: _some_heads(rng, h, most) for h in g.heads if rng.uniform() >= max(skip, 0.5)}
+            found += [heads.places[h] for heads, chosen in gone.items() for h in chosen]
+            for index, block in enumerate(g.blocks):
+                whole = _rows_of(index, gone)
+                found += list(block.units[whole])
+                count = min(block.width - 1, int(np.ceil(rng.uniform(0.2, 1) * most * block.width)))
+                count = 0 if rng.uniform() < skip else count
+                for row in np.delete(block.units, whole, axis=0):
+                    order = rng.permutation(row)
+                    if lossless_first:
+                        order = order[np.argsort(~np.isin(order, groups.lossless), kind="stable")]
+                    found.append(order[:count])
         return np.sort(np.concatenate(found))
 
     return dead_of
@@ -161,6 +171,23 @@ def assert_lossless(model: ModelProto, input_shapes: Mapping[str, Shape] | None 
     removal = assert_exact(model, all_lossless, input_shapes)
     assert_equal(removal, removal.original)
     return removal
+
+
+def _some_heads(rng: np.random.Generator, heads: Heads, most: float) -> Units:
+    """At least one head, at most a share of ``most``; one always stays."""
+    count = min(heads.count - 1, int(np.ceil(rng.uniform(0.2, 1) * most * heads.count)))
+    return np.sort(rng.permutation(heads.count)[:count])
+
+
+def _rows_of(block: int, gone: Mapping[Heads, Units]) -> Units:
+    """The rows of a block that go with their heads."""
+    rows = [
+        own[chosen].reshape(-1)
+        for heads, chosen in gone.items()
+        for at, own in zip(heads.blocks, heads.rows, strict=True)
+        if at == block
+    ]
+    return np.concatenate([np.zeros(0, np.int64), *rows])
 
 
 def assert_exact(
@@ -272,7 +299,7 @@ def _zeros_cover(trace: Trace, read: Read, parts: list[Slice], noticed: Units, d
     tensor = trace.input(node, read.position)
     units = [trace.unit[layer.labels].reshape(-1) for layer in tensor.layers] if tensor else []
     others = [_constant_behind(trace, node, p) for p in range(len(node.inputs)) if p != read.position]
-    zeros = [np.intersect1d(part.units, noticed) for part in parts if part.use in others]
+    zeros = [np.intersect1d(part.units, noticed) for part in parts if part.use in others and part.role == "in"]
     wanted = np.setdiff1d(np.intersect1d(np.concatenate([*units, dead[:0]]), dead), read.silent)
     return read.zero is None and bool(np.isin(wanted, np.concatenate([*zeros, dead[:0]])).all())
 

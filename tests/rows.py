@@ -6,7 +6,7 @@ A new rule comes with its row here, and joins `tests/strategies.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onnx import ModelProto
@@ -219,8 +219,6 @@ def products() -> Iterator[Row]:
     batched += "g = com.microsoft.FusedMatMul<transBatchB=1>(s, h)"
     declared = ("float[6,8] w1", "float[3,2,2] s", "float[3,2,8] g")
     yield Row("FusedMatMul with the batch second", mlp(batched, *declared, rows="2,3"), 8)
-    yield Row("attention of 2 heads", attention(2, 4), 16)
-    yield Row("attention of 1 head", attention(1, 8), 16)
 
 
 def attention(heads: int, dim: int, scale: str = "") -> str:
@@ -231,15 +229,88 @@ def attention(heads: int, dim: int, scale: str = "") -> str:
         for n, p in (("q", "0,2,1,3"), ("k", "0,2,3,1"), ("v", "0,2,1,3"))
     )
     weights = ", ".join(f"float[6,{width}] w{n}" for n in "qkv")
+    return attended(split, weights, f"int64[4] split = {{0,0,{heads},{dim}}}", width=width, scale=scale)
+
+
+def attended(split: str, *weights: str, width: int = 8, scale: str = "", key: str = "kt") -> str:
+    """x [2,3,6] -> ``split`` -> qt, kt, vt -> ``scale`` (s to z) -> softmax -> heads merged -> MatMul -> y."""
+    named = ", ".join([*weights, f"float[{width},5] w9", f"int64[3] merge = {{0,0,{width}}}"])
     return (
-        f"(float[2,3,6] x) => (float y) <{weights}, float[{width},5] w9, "
-        f"int64[4] split = {{0,0,{heads},{dim}}}, int64[3] merge = {{0,0,{width}}}> {{\n"
-        f"{split}\ns = MatMul(qt, kt)\n{scale}\np = Softmax<axis=-1>({'z' if scale else 's'})\no = MatMul(p, vt)\n"
+        f"(float[2,3,6] x) => (float y) <{named}> {{\n{split}\ns = MatMul(qt, {key})\n{scale}\n"
+        f"p = Softmax<axis=-1>({'z' if scale else 's'})\no = MatMul(p, vt)\n"
         "ot = Transpose<perm=[0,2,1,3]>(o)\nm = Reshape(ot, merge)\ny = MatMul(m, w9)\n}"
     )
 
 
 SCALE = "n = Shape<start=-1>(qt)\nf = Cast<to=1>(n)\nr = Sqrt(f)\nz = Div(s, r)"
+
+
+PACKED = "float[6,24] w, float[24] b, int64[5] split = {0,0,3,2,4}"
+INTO = "m0 = MatMul(x, w)\na0 = Add(m0, b)\nr0 = Reshape(a0, split)\n"
+GATHERED = (
+    INTO + "t0 = Transpose<perm=[2,0,3,1,4]>(r0)\nqt = Gather(t0, i0)\nk = Gather(t0, i1)\nvt = Gather(t0, i2)\n"
+    "kt = Transpose<perm=[0,1,3,2]>(k)"
+)
+INDICES = "int64 i0 = {0}, int64 i1 = {1}, int64 i2 = {2}"
+
+
+def heads() -> Iterator[Row]:
+    """Attention in basic operators: whole heads, and the same number of dimensions of each."""
+    yield Row("attention of 2 heads", attention(2, 4), 16)
+    yield Row("attention of 4 heads", attention(4, 2), 16)
+    yield Row("attention of 1 head", attention(1, 8), 16)
+    yield Row("attention with packed Q, K, V", attended(GATHERED, PACKED, INDICES), 16)
+    parts = (
+        "t0 = Transpose<perm=[0,3,2,1,4]>(r0)\nqs, ks, vs = Split<axis=2, num_outputs=3>(t0)\nqt = Squeeze(qs, two)\n"
+    )
+    parts += "ks1 = Squeeze(ks, two)\nvt = Squeeze(vs, two)\nkt = Transpose<perm=[0,1,3,2]>(ks1)"
+    yield Row("attention with packed Q, K, V split", attended(INTO + parts, PACKED, "int64[1] two = {2}"), 16, opset=18)
+    inner = "m0 = MatMul(x, w)\nr0 = Reshape(m0, split)\nt0 = Transpose<perm=[0,2,1,3]>(r0)\n"
+    inner += "qt, k, vt = Split<axis=3>(t0, sizes)\nkt = Transpose<perm=[0,1,3,2]>(k)"
+    sizes = ("float[6,16] w", "int64[4] split = {0,0,2,8}", "int64[3] sizes = {2,2,4}")
+    yield Row("attention with Q, K, V packed in each head", attended(inner, *sizes), 12)
+    for name, shape in (("temperature", "2,1,1"), ("bias table", "2,3,3"), ("bias of all heads", "3,3")):
+        scale = f"z = {'Mul' if name == 'temperature' else 'Add'}(s, c)"
+        yield Row(f"attention with a {name}", attended(GATHERED, PACKED, INDICES, f"float[{shape}] c", scale=scale), 16)
+    window = "g0 = Gather(table, index)\ng1 = Reshape(g0, square)\ng2 = Transpose<perm=[2,0,1]>(g1)\n"
+    window += "g3 = Unsqueeze(g2, zero)\nz = Add(s, g3)"
+    table = (
+        "float[5,2] table",
+        "int64[9] index = {2,3,4,1,2,3,0,1,2}",
+        "int64[3] square = {3,3,-1}",
+        "int64[1] zero = {0}",
+    )
+    yield Row(
+        "attention with a table of relative positions", attended(GATHERED, PACKED, INDICES, *table, scale=window), 16
+    )
+    fixed = attended(GATHERED, PACKED, INDICES, scale="z = Add(s, c)").replace(
+        "(float[2,3,6] x)", "(float[2,3,6] x, float[2,2,3,3] c)"
+    )
+    yield Row("attention with a mask of heads that is given", fixed, 16)
+    gate = "f = MatMul(x, wf)\nft = Transpose<perm=[0,2,1]>(f)\nfu = Unsqueeze(ft, three)\nz = Mul(s, fu)"
+    gated = attended(GATHERED, PACKED, INDICES, "float[6,2] wf", "int64[1] three = {3}", scale=gate)
+    yield Row("attention with gated heads", gated, 16)
+    normed = "n = ReduceL2<axes=[3]>(qt)\nq2 = Div(qt, n)\ns2 = MatMul(q2, kt)\nz = Add(s, s2)"
+    yield Row("attention with normalised Q", attended(GATHERED, PACKED, INDICES, scale=normed), 2)
+    shared = (
+        "".join(f"{n} = MatMul(x, w{n})\n" for n in "qkv") + "qr = Reshape(q, s4)\nqt = Transpose<perm=[0,2,1,3]>(qr)\n"
+    )
+    for n, perm in (("k", "0,2,3,1"), ("v", "0,2,1,3")):
+        shared += f"{n}r = Reshape({n}, s5)\n{n}e = Expand({n}r, e5)\n{n}f = Reshape({n}e, s4)\n"
+        shared += f"{n}t = Transpose<perm=[{perm}]>({n}f)\n"
+    weights = (
+        "float[6,8] wq",
+        "float[6,4] wk",
+        "float[6,4] wv",
+        "int64[4] s4 = {0,0,4,-1}",
+        "int64[5] s5 = {0,0,2,1,2}",
+    )
+    yield Row("attention with keys for two heads each", attended(shared, *weights, "int64[5] e5 = {1,1,1,2,1}"), 8)
+    across = GATHERED.replace("[2,0,3,1,4]", "[2,0,3,4,1]")
+    text = attended(across, PACKED, INDICES, "float[2,1,1] c", scale="z = Mul(s, c)").replace(
+        "ot = Transpose<perm=[0,2,1,3]>(o)", "ot = Transpose<perm=[0,3,1,2]>(o)"
+    )
+    yield Row("attention across channels", text, 2)
 
 
 # --- movement -------------------------------------------------------------------------------------------------------
@@ -595,14 +666,37 @@ def integers() -> Iterator[Row]:
 
 def fused() -> Iterator[Row]:
     """Fused attention and what comes with it."""
-    weights = ", ".join(f"float[6,8] w{n}" for n in "qkv")
-    nodes = "q = MatMul(x, wq)\nk = MatMul(x, wk)\nv = MatMul(x, wv)\n"
-    nodes += "a = Attention<q_num_heads=2, kv_num_heads=2>(q, k, v)\ny = MatMul(a, w9)"
-    text = f"(float[2,3,6] x) => (float[2,3,5] y) <{weights}, float[2,3,8] a, float[8,5] w9> {{ {nodes} }}"
-    yield Row("Attention", text, 16, opset=23, ir=11)
+    projected = "q = MatMul(x, wq)\nk = MatMul(x, wk)\nv = MatMul(x, wv)\n"
+
+    def of_three(name: str, node: str, *more: str, width: int = 8, prunable: int = 16, opset: int = 17) -> Row:
+        weights = ", ".join([f"float[6,{width}] wq, float[6,{width}] wk, float[6,8] wv, float[8,5] w9", *more])
+        text = f"(float[2,3,6] x) => (float[2,3,5] y) <{weights}> {{ {projected}{node}\ny = MatMul(a, w9) }}"
+        return Row(name, text, prunable, opset=opset, ir=11 if opset > 22 else 8)
+
+    attend = "a = Attention<q_num_heads=2, kv_num_heads=2>"
+    declared = "float[2,3,8] a"
+    yield of_three("Attention", f"{attend}(q, k, v)", declared, opset=23)
+    yield of_three(
+        "Attention with other sizes of Q and V", f"{attend}(q, k, v)", declared, width=6, prunable=14, opset=23
+    )
+    yield of_three("Attention with a mask of heads", f"{attend}(q, k, v, m)", declared, "float[1,2,3,3] m", opset=23)
+    four = "".join(f"{n}r = Reshape({n}, s)\n{n}t = Transpose<perm=[0,2,1,3]>({n}r)\n" for n in "qkv")
+    four += "b = Attention(qt, kt, vt)\nbt = Transpose<perm=[0,2,1,3]>(b)\na = Reshape(bt, u)"
+    shapes = ("float[2,2,3,4] b", "int64[4] s = {0,0,2,4}", "int64[3] u = {0,0,-1}")
+    yield of_three("Attention in four dimensions", four, *shapes, opset=23)
+    many = "a = com.microsoft.MultiHeadAttention<num_heads=2>"
+    yield of_three("MultiHeadAttention", f"{many}(q, k, v)", declared)
+    biased = ("float[24] b", "float[1,2,3,3] r")
+    yield of_three("MultiHeadAttention with biases", f"{many}(q, k, v, b,, r)", declared, *biased)
+    cached = "".join(f"{n}r = Reshape({n}, s)\n{n}t = Transpose<perm=[0,2,1,3]>({n}r)\n" for n in "kv")
+    cached += f"{many}(q, kt, vt)"
+    row = of_three("MultiHeadAttention of keys by heads", cached, declared, "int64[4] s = {0,0,2,4}", prunable=0)
+    yield replace(row, held_because="in an unusual layout")
     packed = "g = com.microsoft.Attention<num_heads=2>(h, w1, b)"
-    shapes = ("float[8,24] w1", "float[24] b", "float[2,3,8] g")
-    yield Row("Attention with packed weights", mlp(packed, *shapes, rows="2,3"), 24)
+    sizes = ("float[8,24] w1", "float[24] b", "float[2,3,8] g")
+    yield Row("Attention with packed weights", mlp(packed, *sizes, rows="2,3"), 24)
+    table = packed.replace("b)", "b,,, r)")
+    yield Row("Attention with packed weights and a table", mlp(table, *sizes, "float[2,2,3,3] r", rows="2,3"), 24)
     for op in ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"):
         text = mlp(f"g = com.microsoft.{op}(h, h, scale)", "float[8] scale", "float[2,3,8] g", rows="2,3")
         yield Row(op, text, 0, "is normalised over its channels")
@@ -775,6 +869,7 @@ ROWS: tuple[Row, ...] = tuple(
         quantized,
         convolutions,
         products,
+        heads,
         concats,
         slices,
         layouts,

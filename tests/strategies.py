@@ -25,10 +25,20 @@ T = TypeVar("T")
 
 UNARY = (
     "Relu", "Sigmoid", "Tanh", "Neg", "Abs", "LeakyRelu", "Elu", "Selu", "Softplus", "HardSigmoid", "Erf", "Identity",
-    "Sin", "Softsign", "Dropout",
+    "Sin", "Softsign", "Dropout", "Cos", "Atan", "Asinh", "Clip",
 )  # fmt: skip
 BINARY = ("Add", "Sub", "Mul", "Max", "Min", "Sum", "Mean")
-REDUCE = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2")
+MICROSOFT = "com.microsoft"
+REDUCE = (
+    "ReduceMean",
+    "ReduceSum",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceSumSquare",
+    "ReduceLogSumExp",
+)
 WIDTHS = (4, 2, 6, 3, 8, 1)
 MAX_ELEMENTS, MAX_RANK, MAX_CHANNELS = 3000, 6, 12
 
@@ -188,6 +198,26 @@ class Builder:
             b = self._transpose(b, [*range(b.rank - 2), b.rank - 1, b.rank - 2])
         self.add("MatMul", [a.name, b.name], [*a.shape[:-1], b.shape[-1]])
 
+    def fused_matmul(self) -> None:
+        """Either side transposed, or with its batch second."""
+        x = self.pick(lambda t: 2 <= t.rank <= 4)
+        batch, rows, inner, width = x.shape[:-2], x.shape[-2], x.shape[-1], self.one(WIDTHS)
+        flip = int(self.flag())
+        shape = [*batch, width, inner] if flip else [*batch, inner, width]
+        second = int(bool(batch) and self.flag())
+        if second:  # [M, ..., K]: its first axis stands before the batch
+            x = self._transpose(x, [x.rank - 2, *range(x.rank - 2), x.rank - 1])
+        weight = self.weight(shape)
+        attrs = {"transBatchA": second, "transB": flip, "alpha": 0.5}
+        self.add("FusedMatMul", [x.name, weight], [*batch, rows, width], domain=MICROSOFT, **attrs)
+
+    def fused_conv(self) -> None:
+        x = self.pick(lambda t: t.rank == 4)
+        width = self.one(WIDTHS)
+        inputs = [x.name, self.weight([width, x.shape[1], 1, 1]), self.weight([width], "b")]
+        shape = [x.shape[0], width, *x.shape[2:]]
+        self.add("FusedConv", inputs, shape, domain=MICROSOFT, activation="Relu")
+
     def einsum(self) -> None:
         x = self.pick(lambda t: 2 <= t.rank <= 4 and self.opset > 11)
         letters = "abcd"[: x.rank]
@@ -244,6 +274,25 @@ class Builder:
         shape = [s if self.flag() else 1 for s in x.shape]
         condition = self.const(noise(self.name("m"), shape) > 0, np.bool_)
         self.add("Where", [condition, x.name, y.name], x.shape)
+
+    def compared(self) -> None:
+        """One of two, by comparison with a constant."""
+        x = self.pick()
+        y = self.pick(lambda t: t.shape == x.shape)
+        limit = self.weight([s if self.flag() else 1 for s in x.shape], "b")
+        op = self.one(["Less", "Greater", "LessOrEqual", "GreaterOrEqual"])
+        if self.opset < 12 and op.endswith("Equal"):
+            raise UnsuitedError
+        (condition,) = self.node(op, [x.name, limit])
+        if self.flag():
+            (condition,) = self.node("Not", [condition])
+        self.add("Where", [condition, x.name, y.name], x.shape)
+
+    def contrib_gelu(self) -> None:
+        x = self.pick(lambda t: t.rank >= 1)
+        op = self.one(["Gelu", "FastGelu", "QuickGelu", "BiasGelu"])
+        bias = [self.weight([x.shape[-1]], "b")] if op == "BiasGelu" else []
+        self.add(op, [x.name, *bias], x.shape, domain=MICROSOFT)
 
     def prelu(self) -> None:
         x = self.pick(lambda t: t.rank >= 2)
@@ -312,6 +361,26 @@ class Builder:
         index = self.one([index, index, np.arange(size)[::-1], index[0]])
         shape = [*x.shape[:axis], *np.shape(index), *x.shape[axis + 1 :]]
         self.add("Gather", [x.name, self.const(index)], shape, axis=axis)
+
+    def gather_elements(self) -> None:
+        x = self.pick(lambda t: t.rank >= 1 and self.opset >= 11)
+        axis = self.number(0, x.rank - 1)
+        index = np.broadcast_to(np.arange(x.shape[axis])[::-1].reshape([-1] + [1] * (x.rank - 1 - axis)), x.shape)
+        if self.flag():
+            self.add("GatherElements", [x.name, self.const(index)], x.shape, axis=axis)
+        else:
+            y = self.pick(lambda t: t.shape == x.shape)
+            self.add("ScatterElements", [x.name, self.const(index), y.name], x.shape, axis=axis)
+
+    def gather_nd(self) -> None:
+        x = self.pick(lambda t: t.rank >= 2)
+        index = [[self.number(0, x.shape[0] - 1)] for _ in range(self.number(1, 2))]
+        shape = [len(index), *x.shape[1:]]
+        if self.flag():
+            self.add("GatherND", [x.name, self.const(index)], shape)
+        else:
+            updates = self.weight([1, *x.shape[1:]], "b")
+            self.add("ScatterND", [x.name, self.const(index[:1]), updates], x.shape)
 
     def _transpose(self, x: Live, perm: Sequence[int]) -> Live:
         return self.add("Transpose", [x.name], [x.shape[p] for p in perm], perm=perm)
@@ -462,6 +531,16 @@ class Builder:
         elif int(np.prod(x.shape[2:])) > 1:
             self.add("InstanceNormalization", [x.name, *vectors], x.shape, epsilon=0.1)
 
+    def group_norm(self) -> None:
+        x = self.pick(lambda t: t.rank >= 3 and t.shape[1] > 1 and math.prod(t.shape[2:]) > 1 and self.opset >= 21)
+        groups = self.one([g for g in range(1, x.shape[1] + 1) if x.shape[1] % g == 0])
+        vectors = [self.weight([x.shape[1]], "b") for _ in range(2)]
+        self.add("GroupNormalization", [x.name, *vectors], x.shape, num_groups=groups, epsilon=0.1)
+
+    def across_channels(self) -> None:
+        x = self.pick(lambda t: t.rank == 4)
+        self.add("LRN", [x.name], x.shape, size=3)
+
     # --- steps: whole idioms ----------------------------------------------------------------------------------------
 
     def residual(self) -> None:
@@ -482,19 +561,98 @@ class Builder:
         self._reshape(self._transpose(rows, [0, 2, 1, 3, 4]), x.shape)
 
     def attention(self) -> None:
+        """Q, K and V of each head, in any layout; across positions or, as in XCiT, across channels."""
         x = self.pick(lambda t: t.rank == 3 and t.shape[-1] > 1 and t.shape[1] <= 8)
-        heads, dim = self.number(1, 3), self.number(1, 4)
-        n, length, width = x.shape
-        parts = [
-            self.add("MatMul", [x.name, self.weight([width, heads * dim])], [n, length, heads * dim]) for _ in range(3)
-        ]
-        q, k, v = (self._transpose(self._reshape(p, [n, length, heads, dim]), [0, 2, 1, 3]) for p in parts)
-        scores = self.add("MatMul", [q.name, self._transpose(k, [0, 1, 3, 2]).name], [n, heads, length, length])
-        if self.flag():
-            scores = self._scaled(scores, q, -1)
+        heads, dim = self.number(1, 4), self.number(1, 4)
+        q, k, v = self.one([self._separate, self._packed, self._packed_in_heads])(x, heads, dim)
+        if self.rarely():
+            norm = self._axes("ReduceL2", q, [3], [*q.shape[:3], 1], 18)
+            q = self.add("Div", [q.name, norm.name], q.shape)
+        across = k.shape == v.shape and self.flag() and self.flag()
+        if across:
+            q, k, v = (self._transpose(t, [0, 1, 3, 2]) for t in (q, k, v))
+        scores = self.add("MatMul", [q.name, self._transpose(k, [0, 1, 3, 2]).name], [*q.shape[:3], k.shape[2]])
+        for _ in range(self.number(0, 2)):
+            scores = self._biased(scores, x, q)
         p = self.add("Softmax", [scores.name], scores.shape, axis=3)
-        out = self.add("MatMul", [p.name, v.name], [n, heads, length, dim])
-        self._reshape(self._transpose(out, [0, 2, 1, 3]), [n, length, heads * dim])
+        out = self.add("MatMul", [p.name, v.name], [*p.shape[:3], v.shape[3]])
+        out = self._transpose(out, [0, 3, 1, 2] if across else [0, 2, 1, 3])
+        self._reshape(out, [*out.shape[:2], out.shape[2] * out.shape[3]])
+
+    def _separate(self, x: Live, heads: int, dim: int) -> list[Live]:
+        """A weight each; V of another size, or K and V with fewer heads."""
+        n, length, width = x.shape
+        shared = heads % 2 == 0 and self.rarely()
+        found = []
+        for which, size in enumerate((dim, dim, self.one([dim, 2]))):
+            own = heads // 2 if shared and which else heads
+            wide = self.add("MatMul", [x.name, self.weight([width, own * size])], [n, length, own * size])
+            part = self._reshape(wide, [n, length, own, size])
+            if own < heads:
+                part = self._reshape(part, [n, length, own, 1, size])
+                counts = self.const([1, 1, 1, 2, 1])
+                part = self.add("Expand", [part.name, counts], [n, length, own, 2, size])
+                part = self._reshape(part, [n, length, heads, size])
+            found.append(self._transpose(part, [0, 2, 1, 3]))
+        return found
+
+    def _packed(self, x: Live, heads: int, dim: int) -> list[Live]:
+        """[.., 3, heads, dim], taken apart by Gather or Split."""
+        n, length, width = x.shape
+        wide = self.add("MatMul", [x.name, self.weight([width, 3 * heads * dim])], [n, length, 3 * heads * dim])
+        if self.flag():
+            wide = self.add("Add", [wide.name, self.weight([3 * heads * dim], "b")], wide.shape)
+        t = self._transpose(self._reshape(wide, [n, length, 3, heads, dim]), [2, 0, 3, 1, 4])
+        if self.flag():
+            return [self.add("Gather", [t.name, self.const(i)], t.shape[1:], axis=0) for i in range(3)]
+        parts = [Live(name, (1, *t.shape[1:])) for name in self.node("Split", [t.name], 3, axis=0, **self._in(3))]
+        return [self._axes("Squeeze", part, [0], t.shape[1:]) for part in parts]
+
+    def _packed_in_heads(self, x: Live, heads: int, dim: int) -> list[Live]:
+        """[.., heads, 3 * dim], taken apart by Split."""
+        n, length, width = x.shape
+        wide = self.add("MatMul", [x.name, self.weight([width, 3 * heads * dim])], [n, length, 3 * heads * dim])
+        t = self._transpose(self._reshape(wide, [n, length, heads, 3 * dim]), [0, 2, 1, 3])
+        return [Live(name, (*t.shape[:3], dim)) for name in self.node("Split", [t.name], 3, axis=3, **self._in(3))]
+
+    def _in(self, parts: int) -> dict[str, int]:
+        return {"num_outputs": parts} if self.opset >= 18 else {}
+
+    def _biased(self, scores: Live, x: Live, q: Live) -> Live:
+        """Attention before its softmax, with what networks do to it there."""
+        n, heads, a, b = scores.shape
+        way = self.one(["root", "temperature", "bias", "table", "gate"])
+        if way == "root":
+            return self._scaled(scores, q, -1)
+        if way == "temperature":
+            return self.add("Mul", [scores.name, self.weight([heads, 1, 1], "b")], scores.shape)
+        if way == "bias":
+            shape = self.one([[heads, a, b], [1, heads, a, b], [a, b], [1, 1, b]])
+            return self.add("Add", [scores.name, self.weight(shape, "b")], scores.shape)
+        if way == "table":
+            index = self.const(np.arange(a * b) * 3 % 5)
+            rows = self.add("Gather", [self.weight([5, heads], "b"), index], [a * b, heads], axis=0)
+            table = self._transpose(self._reshape(rows, [a, b, heads]), [2, 0, 1])
+            return self.add("Add", [scores.name, table.name], scores.shape)
+        gate = self.add("MatMul", [x.name, self.weight([x.shape[-1], heads])], [*x.shape[:2], heads])
+        gate = self._transpose(self._axes("ReduceMean", gate, [1], [n, 1, heads], 18), [0, 2, 1])
+        gate = self._axes("Unsqueeze", gate, [3], [n, heads, 1, 1])
+        return self.add("Mul", [scores.name, gate.name], scores.shape)
+
+    def fused_attention(self) -> None:
+        """In onnxruntime's own operators."""
+        x = self.pick(lambda t: t.rank == 3 and t.shape[-1] > 1 and t.shape[1] <= 8)
+        heads, dim = self.number(1, 4), self.number(1, 4)
+        n, length, width = x.shape
+        table = self.weight([1, heads, length, length], "b") if self.flag() else ""
+        shape = [n, length, heads * dim]
+        if self.flag():
+            inputs = [x.name, self.weight([width, 3 * heads * dim]), self.weight([3 * heads * dim], "b"), "", "", table]
+            self.add("Attention", inputs, shape, domain=MICROSOFT, num_heads=heads)
+            return
+        parts = [self.add("MatMul", [x.name, self.weight([width, heads * dim])], shape).name for _ in range(3)]
+        bias = self.weight([3 * heads * dim], "b") if self.flag() else ""
+        self.add("MultiHeadAttention", [*parts, bias, "", table], shape, domain=MICROSOFT, num_heads=heads)
 
     def _scaled(self, x: Live, by: Live, axis: int) -> Live:
         """Divided by the root of a size of another tensor."""
@@ -575,7 +733,9 @@ STEPS: tuple[Callable[[Builder], None], ...] = (
     Builder.transpose, Builder.reshape, Builder.reshape, Builder.flatten, Builder.squeeze, Builder.unsqueeze,
     Builder.pad, Builder.resize, Builder.depth_to_space, Builder.space_to_depth, Builder.repeat, Builder.filled,
     Builder.reduce, Builder.along, Builder.pool, Builder.norm, Builder.residual, Builder.gate, Builder.shuffle,
-    Builder.attention, Builder.scaled, Builder.opaque, Builder.choice, Builder.einsum, Builder.recurrent,
+    Builder.attention, Builder.attention, Builder.fused_attention, Builder.scaled, Builder.opaque, Builder.choice,
+    Builder.einsum, Builder.recurrent, Builder.fused_matmul, Builder.fused_conv, Builder.compared,
+    Builder.contrib_gelu, Builder.gather_elements, Builder.gather_nd, Builder.group_norm, Builder.across_channels,
 )  # fmt: skip
 
 #: Each opset is where some operator takes another form.
@@ -627,6 +787,7 @@ def models(draw: st.DrawFn, max_steps: int = 12, *, dormant: bool | None = None)
     initializers = [numpy_helper.from_array(np.asarray(a, order="C"), n) for n, a in builder.weights.items()]
     nodes, functions = with_function(builder, builder.nodes)
     graph = helper.make_graph(nodes, "random", inputs, outputs, initializers)
-    opsets = [helper.make_opsetid("", builder.opset), helper.make_opsetid("local", 1)]
+    domains = (("", builder.opset), (MICROSOFT, 1), ("local", 1))
+    opsets = [helper.make_opsetid(name, version) for name, version in domains]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=functions)
     return declared(model), {"x": shape}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxprune.allocate import Allocation, Scores, allocate, step_of
+from onnxprune.allocate import Allocation, allocate
 from onnxprune.groups import Block, Group, Groups, Slice
+from onnxprune.heads import Heads
+from onnxprune.widths import Scores, step_of
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,99 @@ def test_blocks_of_one_weight_add_up_to_a_multiple(scope: str, widths: Sequence[
     allocation = run(groups, [np.ones(sum(widths))], align=8, scope=scope)
     assert sum(widths) - len(allocation.dead) == stays
     assert bool(allocation.notes) == (stays == sum(widths))
+
+
+# --- whole heads ----------------------------------------------------------------------------------------------------
+
+
+def attention(heads: int, dim: int, value_dim: int) -> Groups:
+    """Q and K: units 1.., V: units after them, [heads, dim] each; then a place for each head."""
+    sizes = (heads * dim, heads * value_dim)
+    units = np.arange(1, sum(sizes) + 1, dtype=np.int64)
+    query, value = units[: sizes[0]], units[sizes[0] :]
+    blocks = (Block(query.reshape(heads, -1)), Block(value.reshape(heads, -1)))
+    slices = tuple(Slice((n, -1, -1), 1, u, "out") for n, u in (("wq", query), ("wk", query), ("wv", value)))
+    places = tuple(np.asarray([units[-1] + 1 + h]) for h in range(heads))
+    rows = np.arange(heads).reshape(-1, 1)
+    return Groups((Group(0, "g", units, blocks, slices, (), (Heads((0, 1), (rows, rows), places),)),), ())
+
+
+def heads_gone(groups: Groups, allocation: Allocation) -> list[int]:
+    """The heads of which nothing is left; of the others every row keeps as many."""
+    (group,) = groups
+    (family,) = group.heads
+    gone = [h for h, place in enumerate(family.places) if np.isin(place, allocation.dead).all()]
+    for block in group.blocks:
+        left = (~np.isin(block.units, allocation.dead)).sum(axis=1)
+        assert not left[gone].any()
+        assert len(set(np.delete(left, gone).tolist())) == 1
+        assert np.delete(left, gone).min() > 0
+    return gone
+
+
+def head_scores(heads: int, dim: int, value_dim: int, worst: int, seed: int = 0) -> Scores:
+    """About 1 for every channel, and less by far for those of one head."""
+    rng = np.random.default_rng(seed)
+    parts = [
+        rng.uniform(0.9, 1, (heads, d)) * np.where(np.arange(heads) == worst, 0.01, 1)[:, None]
+        for d in (dim, value_dim)
+    ]
+    return np.concatenate([p.reshape(-1) for p in parts])
+
+
+@pytest.mark.parametrize("scope", ["group", "global"])
+@pytest.mark.parametrize("align", [1, 8])
+def test_a_head_that_matters_least_goes_whole(scope: str, align: int) -> None:
+    groups = attention(4, 8, 16)
+    allocation = run(groups, [head_scores(4, 8, 16, worst=2)], ratio=0.25, align=align, scope=scope)
+    assert heads_gone(groups, allocation) == [2]
+    assert np.isin(groups.groups[0].units, allocation.dead).sum() == 24
+
+
+@pytest.mark.parametrize("scope", ["group", "global"])
+def test_a_head_and_channels_of_the_others_go_where_more_is_asked(scope: str) -> None:
+    groups = attention(4, 8, 16)
+    allocation = run(groups, [head_scores(4, 8, 16, worst=0)], ratio=0.5, scope=scope)
+    assert heads_gone(groups, allocation) == [0]
+    assert abs(np.isin(groups.groups[0].units, allocation.dead).sum() - 48) <= 3
+
+
+def test_channels_go_where_every_head_has_some_that_matter_little() -> None:
+    groups = attention(4, 8, 16)
+    scores = np.concatenate([np.tile(np.linspace(0.01, 1, d), 4) for d in (8, 16)])
+    for scope in ("group", "global"):
+        assert heads_gone(groups, run(groups, [scores], ratio=0.25, scope=scope)) == []
+
+
+@pytest.mark.parametrize("scope", ["group", "global"])
+def test_heads_go_only_where_widths_stay_multiples(scope: str) -> None:
+    rng = np.random.default_rng(5)
+    for heads, dim, value_dim in ((3, 8, 8), (4, 12, 20), (6, 16, 32), (8, 5, 16), (2, 16, 16)):
+        groups = attention(heads, dim, value_dim)
+        for align in (4, 16):
+            scores = head_scores(heads, dim, value_dim, worst=1) * rng.uniform(0.1, 1, groups.width)
+            allocation = run(groups, [scores], ratio=0.4, align=align, scope=scope)
+            heads_gone(groups, allocation)
+            for part in groups.groups[0].slices:
+                left = int((~np.isin(part.units, allocation.dead)).sum())
+                assert left == len(part.units) or left % align == 0
+
+
+def test_heads_lose_no_more_score_than_channels_alone_would() -> None:
+    rng = np.random.default_rng(6)
+    went = 0
+    for _ in range(60):
+        heads, dim = int(rng.integers(2, 6)), int(rng.integers(2, 9))
+        groups = attention(heads, dim, dim)
+        scores = rng.uniform(0, 1, groups.width) * np.tile(np.repeat(rng.uniform(0.05, 1, heads), dim), 2)
+        allocation = run(groups, [scores], ratio=0.5)
+        went += len(heads_gone(groups, allocation))
+        alone = Groups((replace(groups.groups[0], heads=()),), ())
+        other = run(alone, [scores], ratio=0.5)
+        lost, wanted = (scores[np.isin(groups.groups[0].units, a.dead)].sum() for a in (allocation, other))
+        removed, asked = (int(np.isin(groups.groups[0].units, a.dead).sum()) for a in (allocation, other))
+        assert removed != asked or lost <= wanted + 1e-9
+    assert went > 0
 
 
 # --- one ranking over the network -----------------------------------------------------------------------------------

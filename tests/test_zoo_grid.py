@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from fixtures.skeleton import load_skeleton
 from onnxprune import model, pipeline, scores, verify
-from onnxprune.allocate import DEFAULT_MAX_RATIO, step_of
+from onnxprune.allocate import DEFAULT_MAX_RATIO
 from onnxprune.groups import Group
 from onnxprune.model import Model
 from onnxprune.passes import run as run_passes
+from onnxprune.widths import step_of
 
 ZOO = sorted((Path(__file__).parents[1] / "fixtures" / "zoo").glob("*.onnx"))
 

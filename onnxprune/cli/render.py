@@ -139,7 +139,7 @@ def _gone(axis: AxisKept) -> str:
 def inspection_text(found: Inspection, *, verbose: bool) -> str:
     """Groups, then what is held and why."""
     rows = [
-        (g.name, str(g.width), _count(g.parameters), _count(g.macs), str(len(g.nodes)), _extra(g.equal_rows))
+        (g.name, str(g.width), _count(g.parameters), _count(g.macs), str(len(g.nodes)), _extra(g.equal_rows, g.heads))
         for g in found.groups
     ]
     parts = []
@@ -160,5 +160,6 @@ def inspection_text(found: Inspection, *, verbose: bool) -> str:
     return "\n\n".join(parts)
 
 
-def _extra(rows: int) -> str:
-    return f"equal counts in {rows} rows" if rows > 1 else ""
+def _extra(rows: int, heads: int) -> str:
+    equal = f"equal counts in {rows} rows" if rows > 1 else ""
+    return f"whole heads of {heads}, and {equal}" if heads else equal

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.graph import Node, Shape
-from onnxprune.labels import FIXED, Labels, Layer, Op, Tensor, line, merge
+from onnxprune.labels import FIXED, Labels, Layer, Op, Tensor, line, merge, rows_of
+from onnxprune.ops.reduction import hold_axes
 from onnxprune.ops.table import Blocks, Change, Cut, Layers, Linear, blocks, linear, macs, rewrite, rule
 
 _FIXED_INPUT = "reads channels that are fixed"
@@ -243,25 +245,48 @@ def product(
         for side, flip in zip((a, b), transposed, strict=True)
     )
     left, right = a.along(rank - 1), b.along(rank - 2)
-    if left is not None or right is not None:
+    if left is not None and right is not None:
         op.say.equate(_summed(op, a, rank - 1, rank - 2), _summed(op, b, rank - 2, rank - 1), _FIXED_INPUT)
-    for position, zero, tensor, layer in zip(positions, zeros, (a, b), (left, right), strict=True):
-        if layer is not None:
-            op.hold(layer, range(rank - 2), "is summed over")
-            op.role(tensor, layer.labels, "in")
-            if not tensor.constant:
-                op.say.read(position, zero)
+    heads: list[Layer | None] = []
+    for position, zero, tensor, layer, axis in zip(
+        positions, zeros, (a, b), (left, right), (rank - 1, rank - 2), strict=True
+    ):
+        if layer is None:
+            heads.append(None)
+            continue
+        op.role(tensor, layer.labels, "in")
+        if left is None or right is None:
+            heads.append(next(iter(hold_axes(op, replace(tensor, layers=(layer,)), [axis], _FIXED_INPUT)), None))
+            continue
+        heads.append(_heads(op, layer, rank))
+        if not tensor.constant or (a.constant and b.constant):
+            op.say.read(position, zero)
     for tensor, axis in ((b, rank - 1), (a, rank - 2)):
         if (out := tensor.along(axis)) is not None:
             op.role(tensor, out.labels, "out")
-    rest_a = Tensor(a.name, (*a.shape[:-1], 1), (*a.full[:-1], 1), tuple(la for la in a.layers if la is not left))
-    rest_b = Tensor(
-        b.name,
-        (*b.shape[:-2], 1, b.shape[-1]),
-        (*b.full[:-2], 1, b.full[-1]),
-        tuple(la for la in b.layers if la is not right),
+    return merge(op, [_rest(a, rank - 1, left, heads[0]), _rest(b, rank - 2, right, heads[1])])
+
+
+def _rest(tensor: Tensor, axis: int, summed: Layer | None, heads: Layer | None) -> Tensor:
+    """A side of a product once ``axis`` is summed: of its ``summed`` layer ``heads`` is left."""
+    layers = tuple(la for la in tensor.layers if la is not summed)
+    return replace(
+        tensor,
+        shape=tuple(1 if a == axis else s for a, s in enumerate(tensor.shape)),
+        full=tuple(1 if a == axis else s for a, s in enumerate(tensor.full)),
+        layers=(*layers, heads) if heads is not None else layers,
     )
-    return merge(op, [rest_a, rest_b])
+
+
+def _heads(op: Op, layer: Layer, rank: int) -> Layer | None:
+    """What is left of a layer that is summed over its columns: a channel for each of its rows, which goes with it."""
+    batch = [a for a in layer.axes if a < rank - 2]
+    if len(batch) != 1 or layer.columns in batch or op.outputs[0].rank != rank:
+        op.hold(layer, batch, "is summed over")
+        return None
+    own = op.say.fresh(op.outputs[0], batch[0])
+    op.say.together(own.labels.reshape(-1, 1), rows_of(layer, batch))
+    return own
 
 
 def _summed(op: Op, tensor: Tensor, axis: int, other: int) -> Labels:

@@ -104,7 +104,8 @@ def _reshaped(op: Op, layer: Layer, x: Tensor, y: Tensor, parts: list[Segment]) 
     shrunk = labels[tuple(slice(None) if a in axes else slice(0, 1) for a in range(y.rank))]
     out = Layer(shrunk, axes, _columns(layer, parts, axes))
     if split:
-        op.say.split(rows_of(out, [a for a in axes if a != out.columns]))
+        rows = [a for a in axes if a != out.columns]
+        op.say.split(rows_of(out, rows).reshape([*(shrunk.shape[a] for a in rows), -1]))
     return out
 
 
@@ -277,7 +278,6 @@ def split(op: Op) -> Sequence[Layers]:
     others = tuple(la for la in x.layers if la is not layer)
     if layer is None:
         return [others for _ in op.outputs]
-    _hold_rows(op, layer, axis)
     bounds = np.cumsum([0, *(y.shape[axis] for y in op.outputs)])
     return [(*others, _part(op, layer, axis, slice(int(a), int(b)))) for a, b in itertools.pairwise(bounds)]
 
@@ -303,8 +303,11 @@ def rewrite_split(cut: Cut) -> Change:
 
 
 def _part(op: Op, layer: Layer, axis: int, index: slice | Labels) -> Layer:
-    """What is taken of ``layer``: something of it must stay."""
+    """What is taken of ``layer``: something of it must stay, and as much in each row."""
     part = layer.picked(axis, index)
+    rows = [a for a in part.axes if a != part.columns]
+    if rows and axis == part.columns:
+        op.say.split(rows_of(part, rows).reshape([*(part.labels.shape[a] for a in rows), -1]))
     op.say.intact(part.labels.reshape(1, -1))
     return part
 

@@ -1,0 +1,160 @@
+"""What may go of blocks and heads, and which widths are multiples of what the hardware computes in.
+
+Every block may keep all of its n channels, or a multiple of its step; the step is such that every width it is part of
+becomes a multiple of ``align``. Where heads go, steps are counted anew over the rows that are left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.groups import Block, Group
+from onnxprune.heads import Heads
+from onnxprune.units import Units
+
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A block to allocate, or what is left of it once whole rows have gone.
+
+    ``units``: [rows, n], least important first, and ``value``, their scores; ``head``: [rows], the head that a row is
+    of, or -1; ``uses``: [places, rows], how often a unit of each row stands in each width that must be a multiple of
+    ``align``; ``least``: how many channels must stay in all rows together.
+    """
+
+    group: int
+    ratio: float
+    align: int
+    least: float
+    units: NDArray[np.int64] = field(repr=False)
+    value: NDArray[np.float64] = field(repr=False)
+    head: NDArray[np.int64] = field(repr=False)
+    uses: NDArray[np.int64] = field(repr=False)
+    fixed: bool = False  # nothing can go
+    spare: int = 0  # of each row, how many must go as far as widths allow, with ``bottom`` left of all rows together
+    bottom: float = 0.0
+
+    @property
+    def rows(self) -> int:
+        """Rows that are left."""
+        return int(self.units.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Channels in a row."""
+        return int(self.units.shape[1])
+
+    @cached_property
+    def step(self) -> int:
+        """Each row keeps all its channels or a multiple of these: then every width is a multiple of ``align``."""
+        return self.width if self.fixed else _step(self.uses, self.align)
+
+    @cached_property
+    def loss(self) -> NDArray[np.float64]:
+        """By k: the score lost when each row keeps k of its channels."""
+        return np.concatenate([[0.0], np.cumsum(self.value.sum(axis=0))])[::-1]
+
+    @cached_property
+    def floor(self) -> int:
+        """The least count that may stay in each row: at least a step, and no less than ``least`` over all."""
+        return self._at_least(self.least)
+
+    @cached_property
+    def most(self) -> int:
+        """The largest count that may stay in each row."""
+        most = math.ceil((self.width - self.spare) / self.step) * self.step
+        return min(self.width, max(most, self._at_least(self.bottom)))
+
+    def _at_least(self, total: float) -> int:
+        least = math.ceil(total / self.rows - 1e-9)
+        return min(self.width, max(self.step, math.ceil(least / self.step) * self.step))
+
+    def keeps(self, k: int) -> int:
+        """Channels kept over all rows."""
+        return k * self.rows
+
+    def without(self, heads: NDArray[np.int64]) -> Item:
+        """The item without the rows of ``heads``."""
+        stays = ~np.isin(self.head, heads)
+        return replace(
+            self, units=self.units[stays], value=self.value[stays], head=self.head[stays], uses=self.uses[:, stays]
+        )
+
+
+@dataclass(frozen=True)
+class Family:
+    """Heads over ``items``. ``places``: by head, the units that go with it; ``uses``: [places, heads] as an item's."""
+
+    items: tuple[int, ...]
+    places: tuple[NDArray[np.int64], ...] = field(repr=False)
+    uses: NDArray[np.int64] = field(repr=False)
+    align: int
+
+    def fits(self, items: Sequence[Item], kept: Sequence[int], gone: NDArray[np.int64]) -> bool:
+        """Whether widths are multiples when ``gone`` go and each row of what is left of ``items`` keeps ``kept``."""
+        touched = self.uses[:, gone].any(axis=1)
+        left = np.delete(self.uses, gone, axis=1).sum(axis=1)
+        return (
+            all(k % i.step == 0 and k >= i.floor for i, k in zip(items, kept, strict=True))
+            and not (left[touched] % self.align).any()
+        )
+
+
+def step_of(group: Group, block: Block, align: int) -> int:
+    """The smallest count per row whose multiples make every width that the block is part of a multiple of ``align``."""
+    return _step(_uses(group, block.units[:, 0]), align)
+
+
+def _step(uses: NDArray[np.int64], align: int) -> int:
+    return math.lcm(1, *(align // math.gcd(align, int(n)) for n in uses.sum(axis=1) if n))
+
+
+def _uses(group: Group, units: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[places, n]: how often each of ``units`` stands in each width of a weight."""
+    parts = [p.units for p in group.slices if p.role in ("out", "in") and p.units.ndim == 1]
+    place = {int(u): i for i, u in enumerate(units)}
+    found = np.zeros((len(parts), len(units)), np.int64)
+    for row, part in zip(found, parts, strict=True):
+        for unit, count in zip(*np.unique(part[np.isin(part, units)], return_counts=True), strict=True):
+            row[place[int(unit)]] = count
+    return found
+
+
+def item_of(group: Group, index: int, scores: Scores, lossless: Units, align: int, ratio: float, cap: float) -> Item:
+    """Block ``index`` of a group. ``cap``: the largest share of it that may go."""
+    block = group.blocks[index]
+    # Below every score: these come first in their block, and their block first in a ranking over the network.
+    first = min(float(scores.min(initial=0.0)), 0.0) - 1.0
+    value = np.where(np.isin(block.units, lossless), first, scores[np.searchsorted(group.units, block.units)])
+    order = np.argsort(value, axis=1, kind="stable")
+    head = np.full(block.rows, -1)
+    for heads in group.heads:
+        for at, rows in zip(heads.blocks, heads.rows, strict=True):
+            if at == index:
+                head[rows] = np.arange(heads.count)[:, None]
+    return Item(
+        group.index,
+        ratio,
+        align,
+        (1 - cap) * block.units.size,
+        np.take_along_axis(block.units, order, axis=1),
+        np.take_along_axis(value, order, axis=1),
+        head,
+        _uses(group, block.units[:, 0]) if align > 1 else np.zeros((0, block.rows), np.int64),
+    )
+
+
+def family_of(group: Group, heads: Heads, align: int, start: int) -> Family:
+    """Heads of a group whose items are numbered from ``start`` on."""
+    if align == 1:
+        return Family(tuple(start + b for b in heads.blocks), heads.places, np.zeros((0, heads.count), np.int64), align)
+    uses = np.stack([_uses(group, places).sum(axis=1) for places in heads.places], axis=1)
+    return Family(tuple(start + b for b in heads.blocks), heads.places, uses, align)
