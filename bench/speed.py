@@ -44,6 +44,16 @@ def prune_without_proof(source: Path, target: Path, ratio: float) -> float:
     return time.perf_counter() - started
 
 
+def prune_with_proof(source: Path, target: Path, ratio: float) -> float:
+    """As a user does it: read, prune, prove, write; seconds it took."""
+    from onnxprune import model, pipeline  # noqa: PLC0415
+
+    started = time.perf_counter()
+    pruned = pipeline.prune(model.load(source), pipeline.Options(ratio=ratio))
+    model.write({target: pruned.model})
+    return time.perf_counter() - started
+
+
 def reload(source: Path, target: Path, ratio: float) -> float:  # noqa: ARG001
     """``onnx.load`` and ``onnx.save``, nothing between them; seconds it took."""
     started = time.perf_counter()
@@ -58,7 +68,7 @@ def nothing(source: Path, target: Path, ratio: float) -> float:  # noqa: ARG001
     return 0.0
 
 
-WORK = {"reload": reload, "prune": prune_without_proof, "nothing": nothing}
+WORK = {"reload": reload, "prune": prune_without_proof, "prove": prune_with_proof, "nothing": nothing}
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ class Cost:
     file_bytes: int
     seconds: list[float]
     peak_bytes: int
+    anonymous_bytes: int
     crash: str
 
     @property
@@ -85,12 +96,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure sizes and lengths, print the tables, and write all that was measured if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--memory", action="store_true", help="only the memory of single runs, over 2 GB included")
     parser.add_argument("--json", type=Path, metavar="PATH")
     parser.add_argument("--work", nargs=3, metavar=("WHAT", "SOURCE", "TARGET"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.work:
         what, source, target = options.work
         print(json.dumps(WORK[what](Path(source), Path(target), RATIO)))
+        return
+    if options.memory:
+        memory = {
+            "500 MB": measure(SIZES["500 MB"], ["prune", "prove"], 1),
+            "2.3 GB": measure_large(["prune", "prove"]),
+        }
+        rows = [anonymous_row(name, work, cost) for name, costs in memory.items() for work, cost in costs.items()]
+        publish({"Memory": rows}, as_json(memory), options.json)
         return
     sides = ["reload", "prune"]
     idle = measure(partial(build.conv_chain, 1), ["nothing"], 1)["nothing"]
@@ -116,10 +136,38 @@ def measure(make: Callable[[], onnx.ModelProto], works: Sequence[str], repeats: 
         return {work: _cost(source.stat().st_size, done) for work, done in runs.items()}
 
 
+def measure_large(works: Sequence[str]) -> dict[str, Cost]:
+    """Measure each of ``works`` once on a model of 2.3 GB with external data."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = build.gemms(Path(folder), 35)
+        size = sum(path.stat().st_size for path in Path(folder).iterdir())
+        costs = {}
+        for work in works:
+            costs[work] = _cost(size, [python("bench.speed", "--work", work, source, Path(folder, "out.onnx"))])
+            Path(folder, "out.onnx").unlink(missing_ok=True)
+        return costs
+
+
+def anonymous_row(name: str, work: str, cost: Cost) -> dict[str, str]:
+    """Peaks of one run, in bytes and in file sizes."""
+    return {
+        "model": name,
+        "run": {"prune": "without proof", "prove": "with proof"}[work],
+        "file, MB": f"{cost.file_bytes / 1e6:.0f}",
+        "s": f"{cost.best:.1f}",
+        "resident, MB": f"{cost.peak_bytes / 1e6:.0f}",
+        "resident, x file": f"{cost.peak_bytes / cost.file_bytes:.2f}",
+        "anonymous, MB": f"{cost.anonymous_bytes / 1e6:.0f}",
+        "anonymous, x file": f"{cost.anonymous_bytes / cost.file_bytes:.2f}",
+        "crash": cost.crash,
+    }
+
+
 def _cost(size: int, runs: Sequence[Run]) -> Cost:
     crash = next((done.failure for done in runs if done.failure), "")
     seconds = [] if crash else [float(done.value) for done in runs]
-    return Cost(size, seconds, max(done.peak_bytes for done in runs), crash)
+    peak, anonymous = (max(getattr(r, f"{n}_bytes") for r in runs) for n in ("peak", "anonymous"))
+    return Cost(size, seconds, peak, anonymous, crash)
 
 
 def size_row(name: str, costs: dict[str, Cost]) -> dict[str, str]:

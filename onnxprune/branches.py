@@ -60,7 +60,7 @@ class Flat:
         """``changed``, which ``written`` became, with its nodes in the branches that they come from."""
         if not self.choices:
             return changed
-        return Model(_Restored(self, changed.proto).proto(), changed.path)
+        return Model(_Restored(self, changed.proto).proto(), changed.path, changed.weights)
 
 
 def flatten(model: Model, wanted: bool = True) -> Flat:
@@ -76,7 +76,7 @@ def flatten(model: Model, wanted: bool = True) -> Flat:
     out.graph.initializer.extend(run.constants)
     out.graph.value_info.extend(run.declared)
     out.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    return Flat(model, Model(out, model.path), run.choices, run.scope)
+    return Flat(model, Model(out, model.path, model.weights), run.choices, run.scope)
 
 
 def _is_if(node: NodeProto) -> bool:

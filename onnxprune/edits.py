@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 from onnx import numpy_helper as nph
 
 from onnxprune.elements import to_tensor
+from onnxprune.weights import INLINE, Value, Weight, as_later, constants_of, is_held, value_of
+from onnxprune.wire import refer, reference
 
 #: Before this IR version an initializer had to be a graph input too, and inputs stay as they are.
 _IR_INITIALIZERS = 4
@@ -26,8 +27,8 @@ class Edits:
     declared dims as {tensor: {axis: size}}.
     """
 
-    constants: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
-    added: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
+    constants: Mapping[str, Value] = field(default_factory=dict, repr=False)
+    added: Mapping[str, Value] = field(default_factory=dict, repr=False)
     types: Mapping[str, int] = field(default_factory=dict, repr=False)
     attrs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     inputs: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
@@ -39,9 +40,13 @@ class Edits:
         return any((self.constants, self.added, self.attrs, self.inputs, self.outputs, self.removed, self.shapes))
 
 
-def apply(source: ModelProto, edits: Edits) -> ModelProto:
-    """A copy of ``source`` with ``edits``."""
+def apply(source: ModelProto, weights: Mapping[str, Weight], edits: Edits) -> tuple[ModelProto, dict[str, Weight]]:
+    """A copy of ``source`` with ``edits``, and what it has references to, as ``weights`` is of ``source``.
+
+    What replaces a reference, or is added to a model that has some, is kept out of the message too, if it is large.
+    """
     out = ModelProto()
+    held = dict(weights)
     _copy_fields(source, out, {"graph"})
     graph = out.graph
     _copy_fields(source.graph, graph, {"initializer", "node"})
@@ -49,15 +54,15 @@ def apply(source: ModelProto, edits: Edits) -> ModelProto:
         if index not in edits.removed:
             copy = graph.node.add()
             copy.CopyFrom(node)
-            _edit_node(copy, index, edits)
+            _edit_node(copy, index, edits, held)
     unread = _read_names(source.graph) - _read_names(graph)  # the edits took their last reader
     unread -= {i.name for i in source.graph.input}  # without its default it would have to be given
     for tensor in source.graph.initializer:
         if tensor.name in edits.constants and tensor.name not in unread:
-            _fill(graph.initializer.add(), tensor, edits.constants[tensor.name])
+            _fill(graph.initializer.add(), tensor, edits.constants[tensor.name], held)
         elif tensor.name not in unread:
             graph.initializer.add().CopyFrom(tensor)
-    added = [to_tensor(v, n, edits.types.get(n) or _type_of(v)) for n, v in edits.added.items()]
+    added = [_added(n, v, edits.types.get(n) or _type_of(v), held) for n, v in edits.added.items()]
     if source.ir_version < _IR_INITIALIZERS:
         nodes = [helper.make_node("Constant", [], [t.name], value=t) for t in added]
         nodes.extend(graph.node)
@@ -66,10 +71,11 @@ def apply(source: ModelProto, edits: Edits) -> ModelProto:
     else:
         graph.initializer.extend(added)
     _edit_declarations(graph, source.graph, edits)
-    return out
+    left = {reference(tensor) for _, tensor in constants_of(graph)}
+    return out, {n: w for n, w in held.items() if n in left}
 
 
-def _type_of(array: NDArray[Any]) -> int:
+def _type_of(array: Value) -> int:
     return int(helper.np_dtype_to_tensor_dtype(array.dtype))
 
 
@@ -89,14 +95,30 @@ def _read_names(graph: GraphProto) -> set[str]:
     return {n for node in graph.node for n in (*node.input, *captured(node))} | {o.name for o in graph.output}
 
 
-def _fill(target: TensorProto, like: TensorProto, value: NDArray[Any]) -> None:
+def _fill(target: TensorProto, like: TensorProto, value: Value, held: dict[str, Weight]) -> None:
     """``target`` := ``value``, with the name, doc string and data type of ``like``."""
-    target.CopyFrom(to_tensor(value, like.name, like.data_type))
+    name = reference(like)
+    if name is not None and is_held(like, value.nbytes):
+        target.CopyFrom(like)
+        del target.dims[:]
+        target.dims.extend(value.shape)
+        held[name] = as_later(value)
+        return
+    target.CopyFrom(to_tensor(value_of(value), like.name, like.data_type))
     if like.doc_string:
         target.doc_string = like.doc_string
 
 
-def _edit_node(node: NodeProto, index: int, edits: Edits) -> None:
+def _added(name: str, value: Value, elem_type: int, held: dict[str, Weight]) -> TensorProto:
+    """A new constant."""
+    tensor = TensorProto(name=name, data_type=elem_type)
+    if held and value.nbytes > INLINE:
+        refer(tensor, name)
+    _fill(tensor, TensorProto.FromString(tensor.SerializeToString()), value, held)
+    return tensor
+
+
+def _edit_node(node: NodeProto, index: int, edits: Edits, held: dict[str, Weight]) -> None:
     for name, value in edits.attrs.get(index, {}).items():
         kept = [a for a in node.attribute if a.name != name]
         if len(kept) < len(node.attribute):
@@ -108,7 +130,7 @@ def _edit_node(node: NodeProto, index: int, edits: Edits) -> None:
         value = edits.constants[node.output[0]]
         like = next((a.t for a in node.attribute if a.name == "value"), None)
         tensor = TensorProto()
-        _fill(tensor, like if like is not None else nph.from_array(value), value)
+        _fill(tensor, like if like is not None else nph.from_array(value_of(value)), value, held)
         del node.attribute[:]
         node.attribute.append(helper.make_attribute("value", tensor))
     for position, name in edits.inputs.get(index, {}).items():

@@ -53,7 +53,7 @@ def inline(model: Model) -> Inlined:
     del out.graph.node[:], out.opset_import[:]
     out.graph.node.extend(nodes)
     out.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in run.opsets.items())
-    return Inlined(model, Model(out, model.path), tuple(calls))
+    return Inlined(model, Model(out, model.path, model.weights), tuple(calls))
 
 
 def restore(inlined: Inlined, pruned: Model) -> tuple[Model, tuple[str, ...]]:
@@ -82,7 +82,9 @@ def restore(inlined: Inlined, pruned: Model) -> tuple[Model, tuple[str, ...]]:
     own = {o.domain for o in inlined.model.proto.opset_import}
     out.opset_import.extend(o for o in pruned.proto.opset_import if o.domain in own | used)
     left = {_key_of(f) for f in out.functions}
-    return Model(out, pruned.path), tuple(f.name for f in pruned.proto.functions if _key_of(f) not in left)
+    return Model(out, pruned.path, pruned.weights), tuple(
+        f.name for f in pruned.proto.functions if _key_of(f) not in left
+    )
 
 
 def _unchanged(calls: Sequence[Call], present: Mapping[tuple[str, ...], NodeProto]) -> Iterator[Call]:

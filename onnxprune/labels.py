@@ -240,6 +240,13 @@ def _uncrowded(say: Recorder, layers: Sequence[Layer], out: Tensor) -> list[Laye
     return [layer for layer in layers if any(layer is known for known in result)]
 
 
+def meet(a: Labels, b: Labels) -> tuple[Labels, Labels]:
+    """Both broadcast against each other, once where both only repeat: a weight's labels do along its other axes."""
+    a, b = np.broadcast_arrays(a, b)
+    once = tuple(slice(0, 1) if i == j == 0 else slice(None) for i, j in zip(a.strides, b.strides, strict=True))
+    return a[once], b[once]
+
+
 def cut_shape(tensor: Tensor, alive: Alive) -> Shape:
     """The shape of ``tensor`` once dead labels are gone.
 

@@ -3,7 +3,8 @@
 Reading goes through onnx-graphsurgeon: it gives nodes, tensors and attributes as Python values. Writing does not: an
 onnx-graphsurgeon round trip loses metadata_props, the model's doc string and domain and quantization annotations, and
 breaks models with nested subgraphs. So a rewrite is a set of `Edits` that are applied to a copy of the ModelProto,
-and all that no edit names is byte for byte what it was.
+and all that no edit names is byte for byte what it was. Large constants of a file are not in the ModelProto: see
+weights.py.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,13 +23,30 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, ValueInfoProto, external_data_helper, helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 from onnx import numpy_helper as nph
 
 from onnxprune.edits import Edits, apply, captured
 from onnxprune.elements import dtype_of, item_bytes, to_tensor
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.graph import Graph, Node, Shape, TensorInfo
+from onnxprune.weights import (
+    INLINE,
+    Later,
+    Stored,
+    Value,
+    Weight,
+    constants_of,
+    emptied,
+    hold,
+    map_file,
+    own_data,
+    place,
+    pour,
+    raw,
+    release,
+)
+from onnxprune.wire import join, reference, split
 
 #: protobuf's limit for one message; larger models keep their weights in a file beside.
 PROTO_LIMIT = 2**31 - 2**20
@@ -53,21 +71,24 @@ class Gate:
 
 @dataclass(frozen=True)
 class Model:
-    """An ONNX model in memory, external data included; never changed in place."""
+    """An ONNX model; never changed in place.
+
+    ``weights``: constants that ``proto`` has only references to. Of a model that was read from a file these are all
+    large ones; of one that was made in memory, none.
+    """
 
     proto: ModelProto = field(repr=False)
     path: Path | None = None
+    weights: Mapping[str, Weight] = field(default_factory=dict, repr=False)
 
     @cached_property
     def constant_protos(self) -> dict[str, TensorProto]:
         """Initializers and the tensors of Constant nodes, by the name that the graph reads them under."""
-        found = {t.name: t for t in self.proto.graph.initializer}
+        found = dict(constants_of(self.proto.graph))
         for node in self.proto.graph.node:
             if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
                 for attr in node.attribute:
-                    if attr.name == "value":
-                        found[node.output[0]] = attr.t
-                    elif attr.name in ("value_int", "value_ints", "value_float", "value_floats"):
+                    if attr.name in ("value_int", "value_ints", "value_float", "value_floats"):
                         value = helper.get_attribute_value(attr)
                         dtype = np.int64 if "int" in attr.name else np.float32
                         found[node.output[0]] = nph.from_array(np.asarray(value, dtype))
@@ -75,12 +96,18 @@ class Model:
 
     def array(self, name: str) -> NDArray[Any]:
         """The value of constant ``name``."""
-        return nph.to_array(self.constant_protos[name])
+        return self.weights[name].array if name in self.weights else nph.to_array(self.constant_protos[name])
+
+    def changed(self, name: str, shape: Shape, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Value:
+        """What ``change`` makes of constant ``name``, an array of ``shape``; of a large constant, when it is read."""
+        if name in self.weights:
+            return Later(shape, self.weights[name].dtype, lambda: change(self.array(name)))
+        return change(self.array(name))
 
     def not_a_number(self) -> str | None:
         """The first constant that holds a NaN. Infinity is no error: masks are made of it."""
-        floats = {n: self.array(n) for n, t in self.constant_protos.items() if t.data_type in _FLOATS}
-        return next((n for n, a in floats.items() if a.size and np.isnan(a.max())), None)
+        floats = ((n, self.array(n)) for n, t in self.constant_protos.items() if t.data_type in _FLOATS)
+        return next((n for n, a in floats if a.size and np.isnan(a.max())), None)
 
     @cached_property
     def graph(self) -> Graph:
@@ -92,7 +119,8 @@ class Model:
         """Hash of the file, or of the serialized model where there is no file."""
         digest = hashlib.sha256()
         if self.path is None:
-            digest.update(self.proto.SerializeToString(deterministic=True))
+            for piece in self.pieces():
+                digest.update(piece)
         else:
             with self.path.open("rb") as file:
                 while chunk := file.read(1 << 20):
@@ -102,15 +130,31 @@ class Model:
     @cached_property
     def byte_size(self) -> int:
         """Bytes of the model with all its weights, as one message."""
-        if weight_bytes(self.proto) >= PROTO_LIMIT:
+        if not self.weights and weight_bytes(self.proto) >= PROTO_LIMIT:
             return int(self.proto.ByteSize())
-        return len(self.proto.SerializeToString())  # several times faster than ByteSize
+        sizes = self._sizes
+        return sum(sizes[p] if isinstance(p, str) else len(p) for p in join(self._serialized(), sizes))
+
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """The model with all its weights as one message, a piece at a time."""
+        for piece in join(self._serialized(), self._sizes):
+            yield raw(self.weights[piece].array) if isinstance(piece, str) else piece
+
+    def _serialized(self) -> bytes:
+        return bytes(self.proto.SerializeToString(deterministic=True))
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        return {n: w.nbytes for n, w in self.weights.items()}
 
     def apply(self, edits: Edits) -> Model:
         """The model with ``edits``; this one stays as it is."""
-        return Model(apply(self.proto, edits)) if edits else self
+        if not edits:
+            return self
+        proto, weights = apply(self.proto, self.weights, edits)
+        return Model(proto, None, weights)
 
-    def gated(self, gates: Mapping[str, Gate], reads: Mapping[int, Sequence[int]]) -> ModelProto:
+    def gated(self, gates: Mapping[str, Gate], reads: Mapping[int, Sequence[int]]) -> Model:
         """A copy in which tensors go through their gate where they are read, at {node: input positions}."""
         out = ModelProto()
         out.CopyFrom(self.proto)
@@ -131,6 +175,24 @@ class Model:
             copy.CopyFrom(node)
             for position, name in zip(reads.get(index, ()), names, strict=True):
                 copy.input[position] = f"{name}__gated"
+        return Model(out, self.path, self.weights)
+
+    def placed(self, spool: Path, root: Path) -> ModelProto:
+        """A copy whose references are external data: where it lies, or in ``spool`` what is not computed before.
+
+        Locations are relative to ``root``. Raises OSError.
+        """
+        out = ModelProto()
+        out.CopyFrom(self.proto)
+        where = {n: (w.path, w.offset, w.nbytes) for n, w in self.weights.items() if isinstance(w, Stored)}
+        later = {n: w for n, w in self.weights.items() if n not in where}
+        where.update((n, (spool, *at)) for n, at in (pour(later, spool) if later else {}).items())
+        release(self.weights.values())
+        for _, tensor in constants_of(out.graph):
+            name = reference(tensor)
+            if name is not None:
+                path, offset, length = where[name]
+                place(tensor, Path(os.path.relpath(path, root)).as_posix(), offset, length)
         return out
 
     def skeleton(self, input_shapes: Mapping[str, Shape] | None = None) -> ModelProto:
@@ -144,7 +206,7 @@ class Model:
         out = ModelProto(ir_version=max(self.proto.ir_version, 4), functions=self.proto.functions)
         out.opset_import.extend(self.proto.opset_import)
         out.graph.name = source.name or "graph"
-        large = [n for n, t in self.constant_protos.items() if element_count(t) > _SMALL]
+        large = [n for n, t in self.constant_protos.items() if n in self.weights or element_count(t) > _SMALL]
         if input_shapes is None:
             out.graph.input.extend(i for i in source.input if i.name not in self.constant_protos)
             out.graph.output.extend(source.output)
@@ -185,19 +247,20 @@ def load(path: str | os.PathLike[str]) -> Model:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot read the model: {error.strerror}", where=str(path)) from None
+        data = map_file(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a file"
+        raise ModelError(f"cannot read the model: {reason}", where=str(path)) from None
     proto = ModelProto()
     try:
-        proto.ParseFromString(data)
+        proto.ParseFromString(split(data.data, INLINE))
     except Exception:  # noqa: BLE001 (protobuf's DecodeError has no public home in all versions)
         raise ModelError("not an ONNX file, or truncated", where=str(path), hint="export or copy it again") from None
     if not proto.graph.node and not proto.graph.output:
         raise ModelError("not an ONNX model: it has no graph", where=str(path), hint="export or copy it again")
-    external = _load_external(proto, path)
-    check(proto if external else data, str(path))
-    return Model(proto, path)
+    weights = hold(proto, path, data)
+    check(emptied(proto), str(path))
+    return Model(proto, path, weights)
 
 
 def from_proto(proto: ModelProto) -> Model:
@@ -208,10 +271,10 @@ def from_proto(proto: ModelProto) -> Model:
     return Model(copy)
 
 
-def check(proto: ModelProto | bytes, where: str, *, full: bool = False) -> None:
-    """onnx.checker's verdict on a model, or on one that is serialized already, as a ModelError."""
+def check(proto: ModelProto, where: str, *, full: bool = False) -> None:
+    """onnx.checker's verdict on a model as a ModelError."""
     try:
-        if isinstance(proto, bytes) or weight_bytes(proto) < PROTO_LIMIT:
+        if weight_bytes(proto) < PROTO_LIMIT:
             onnx.checker.check_model(proto, full_check=full)
     except Exception as error:  # noqa: BLE001 (the checker raises several types)
         reason = str(error).split("==> Context")[0]
@@ -250,12 +313,22 @@ def _writing(path: Path) -> Iterator[None]:
 def _stage(content: Model | str, path: Path, *, external: bool) -> None:
     if isinstance(content, str):
         path.write_text(content, encoding="utf-8")
-    elif external or weight_bytes(content.proto) >= PROTO_LIMIT:
-        proto = ModelProto()
-        proto.CopyFrom(content.proto)
-        onnx.save(proto, path, save_as_external_data=True, location=f"{path.name}.data")
-    else:
-        onnx.save(content.proto, path)
+        return
+    if external or content.byte_size >= PROTO_LIMIT:
+        content = _poured(content, path.with_name(f"{path.name}.data"))
+    with path.open("wb") as file:
+        file.writelines(content.pieces())
+
+
+def _poured(model: Model, path: Path) -> Model:
+    """The model, with its initializers in a new file at ``path``, cut while they are written."""
+    proto = ModelProto()
+    proto.CopyFrom(model.proto)
+    large = {t.name: t for t in proto.graph.initializer if reference(t) or len(t.raw_data) > INLINE}
+    places = pour({n: model.weights.get(n) or own_data(t) for n, t in large.items()}, path)
+    for name, tensor in large.items():
+        place(tensor, path.name, *places[name])
+    return Model(proto, None, {n: w for n, w in model.weights.items() if n not in large})
 
 
 def ensure_writable(paths: Sequence[Path], *, keep: Path) -> None:
@@ -269,40 +342,6 @@ def ensure_writable(paths: Sequence[Path], *, keep: Path) -> None:
             pass
         if path.is_dir():
             raise OutputError("is a folder", where=str(path), hint="name a file")
-
-
-def _load_external(proto: ModelProto, path: Path) -> bool:
-    """Take external data into the message. Returns whether there is any."""
-    folder = path.parent.resolve()
-    found = False
-    for tensor in external_data_helper._get_all_tensors(proto):  # noqa: SLF001 (the library offers no public walk)
-        if not external_data_helper.uses_external_data(tensor):
-            continue
-        found = True
-        location = external_data_helper.ExternalDataInfo(tensor).location
-        file = (folder / location).resolve()
-        where = f"{path}, tensor '{tensor.name}'"
-        if not file.is_relative_to(folder):
-            hint = "move the data beside the model"
-            raise ModelError(f"external data outside the model's folder: {location}", where=where, hint=hint)
-        if not file.is_file():
-            raise ModelError(f"external data is missing: {location}", where=where, hint="copy it beside the model")
-        try:
-            external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-        except Exception as error:  # noqa: BLE001 (onnx raises several types)
-            raise ModelError(f"cannot read external data: {location}: {error}", where=where, hint=_AGAIN) from None
-        tensor.ClearField("data_location")
-        del tensor.external_data[:]
-        expected = element_count(tensor) * item_bytes(tensor.data_type)
-        if len(tensor.raw_data) < expected and tensor.data_type not in _PACKED:
-            raise ModelError(f"external data is too short: {location}", where=where, hint=_AGAIN)
-    return found
-
-
-_AGAIN = "copy it again"
-
-#: Element types that take less than a byte each.
-_PACKED = {getattr(TensorProto, n) for n in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2") if hasattr(TensorProto, n)}
 
 
 @contextlib.contextmanager
@@ -322,7 +361,7 @@ def _quiet_graphsurgeon() -> Iterator[Any]:
 def _read_graph(model: Model) -> Graph:
     proto = model.proto
     with _quiet_graphsurgeon() as gs:
-        parsed = gs.import_onnx(proto)
+        parsed = gs.import_onnx(emptied(proto))
     versions = {o.domain or "ai.onnx": o.version for o in proto.opset_import}
     nodes = tuple(
         Node(

@@ -23,6 +23,7 @@ from onnxprune.labels import FIXED, Alive, Labels, Layer, Op, Tensor, cut_layer,
 from onnxprune.ops.table import Change, Cut
 from onnxprune.shapes import Value, evaluate, is_shape_source, shape_value
 from onnxprune.trace import Fold, Pinned, Trace, Use, is_data, known_values, use_of
+from onnxprune.weights import Value as Constant
 
 
 class _RefusedError(Exception):
@@ -405,8 +406,8 @@ class _Writer:
 
     def __init__(self, run: _Run, kept: Mapping[Use, tuple[Kept, ...]]) -> None:
         self.run, self.kept, self.graph = run, kept, run.graph
-        self.constants: dict[str, NDArray[Any]] = {}
-        self.added: dict[str, NDArray[Any]] = {}
+        self.constants: dict[str, Constant] = {}
+        self.added: dict[str, Constant] = {}
         self.types: dict[str, int] = {}
         self.inputs: dict[int, dict[int, str]] = {}
         self.report: dict[str, tuple[Kept, ...]] = {}
@@ -438,7 +439,6 @@ class _Writer:
 
     def _constant(self, name: str) -> None:
         """Cut ``name``: in place where all its uses agree, else a copy for each way of cutting it."""
-        array = self.run.model.array(name)
         ways: dict[tuple[tuple[int, bytes], ...], list[tuple[int, int]]] = {}
         parts: dict[tuple[tuple[int, bytes], ...], tuple[Kept, ...]] = {}
         readers = self.graph.consumers.get(name, [])
@@ -454,17 +454,23 @@ class _Writer:
         outputs = any(o.name == name for o in self.graph.outputs)
         if len(ways) == 1 and not outputs:
             (own,) = parts.values()
-            self.constants[name] = cut_array(array, own)
+            self.constants[name] = self._cut(name, own)
             self.report[name] = own
             return
         for key, places in ways.items():
             if key:
                 clone = self._free_name(name)
-                self.added[clone] = cut_array(array, parts[key])
+                self.added[clone] = self._cut(name, parts[key])
                 self.types[clone] = self.graph.constants[name][0]
                 self.report[clone] = parts[key]
                 for node_index, position in places:
                     self.inputs.setdefault(node_index, {})[position] = clone
+
+    def _cut(self, name: str, kept: tuple[Kept, ...]) -> Constant:
+        """What stays of ``name``; of a large constant, to be cut when it is read."""
+        sizes = {part.axis: part.positions.shape[-1] for part in kept}
+        shape = tuple(sizes.get(axis, size) for axis, size in enumerate(self.graph.constants[name][1]))
+        return self.run.model.changed(name, shape, lambda array: cut_array(array, kept))
 
     def _given(self, node: int, position: int, value: NDArray[Any]) -> None:
         """A new value for one input: in place where it is a constant that only this input reads."""

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from onnxprune.elements import dtype_of
-from onnxprune.errors import ModelError, OptionError
+from onnxprune.errors import ModelError, OptionError, OutputError
 from onnxprune.graph import Shape, TensorInfo
-from onnxprune.model import PROTO_LIMIT, Model, weight_bytes
+from onnxprune.model import Model
 
 Feeds = dict[str, NDArray[Any]]
 
@@ -39,9 +38,10 @@ _NO_ARRAYS = {t for n, t in TensorProto.DataType.items() if n.startswith(("BFLOA
 class _Reference:
     """onnx's reference evaluator, behind the two methods of a session that are used here."""
 
-    def __init__(self, proto: ModelProto, outputs: Iterable[str]) -> None:
+    def __init__(self, model: Model, outputs: Iterable[str]) -> None:
         from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 (heavy: only where models run)
 
+        proto = ModelProto.FromString(b"".join(model.pieces()))
         self.names = [*(o.name for o in proto.graph.output), *outputs]
         self.evaluator = ReferenceEvaluator(proto)
 
@@ -53,17 +53,21 @@ class _Reference:
 
 
 @contextmanager
-def session(proto: ModelProto, where: str, *, optimize: bool = True, outputs: Iterable[str] = ()) -> Iterator[Any]:
-    """A session that gives ``outputs`` too. Raises ModelError where nothing here runs the model."""
+def session(model: Model, where: str, *, optimize: bool = False, outputs: Iterable[str] = ()) -> Iterator[Any]:
+    """A session that gives ``outputs`` too. Raises ModelError where nothing here runs the model.
+
+    onnxruntime maps weights where they lie in files, and makes no copies of them: graph optimizations and packed layouts
+    would.
+    """
     outputs = list(outputs)
     with ExitStack() as opened:
         try:
-            active: Any = opened.enter_context(_onnxruntime(proto, where, optimize=optimize, outputs=outputs))
+            active: Any = opened.enter_context(_onnxruntime(model, where, optimize=optimize, outputs=outputs))
         except ModelError as refused:
             if NO_KERNEL not in refused.what:
                 raise
             try:
-                active = _Reference(proto, outputs)
+                active = _Reference(model, outputs)
             except Exception as error:  # noqa: BLE001 (it has no base class for its errors)
                 what = f"{refused.what}; nor does onnx's reference run it: {_first_line(error)}"
                 hint = "--input-shape for every dynamic input and --check-n 0 prune it without proof"
@@ -71,37 +75,55 @@ def session(proto: ModelProto, where: str, *, optimize: bool = True, outputs: It
         yield active
 
 
+#: What onnxruntime is told where the data of a model is that it gets as bytes; from 1.22 on it knows this.
+_FOLDER = "session.model_external_initializers_file_folder_path"
+
+
 @contextmanager
-def _onnxruntime(proto: ModelProto, where: str, *, optimize: bool, outputs: Iterable[str]) -> Iterator[Any]:
+def _onnxruntime(model: Model, where: str, *, optimize: bool, outputs: Iterable[str]) -> Iterator[Any]:
     import onnxruntime as ort  # noqa: PLC0415 (heavy: only where models run)
 
-    if {i.type.tensor_type.elem_type for i in (*proto.graph.input, *proto.graph.output)} & _NO_ARRAYS:
+    if {i.type.tensor_type.elem_type for i in (*model.proto.graph.input, *model.proto.graph.output)} & _NO_ARRAYS:
         raise ModelError(f"{NO_KERNEL}: inputs or outputs of a type that Python cannot hand over", where=where)
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.enable_cpu_mem_arena = False
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_prepacking", "1")
     # Serialized messages that follow each other merge, repeated fields one after the other: no copy of the weights.
     more = ModelProto()
     more.graph.output.extend(ValueInfoProto(name=n) for n in outputs)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="onnxprune.", ignore_cleanup_errors=True) as folder:
+        # Weights may be anywhere: newer versions take none from outside a folder, older ones need a file to start from.
+        newer = tuple(int(part) for part in ort.__version__.split(".")[:2]) >= (1, 22)
+        root = Path(Path.cwd().anchor if newer else folder)
+        options.add_session_config_entry(_FOLDER, str(root))
+        with _space(folder):
+            message = model.placed(Path(folder, "weights"), root).SerializeToString() + more.SerializeToString()
+            if not newer:
+                Path(folder, "model.onnx").write_bytes(message)
         try:
-            if weight_bytes(proto) < PROTO_LIMIT:
-                source: Any = proto.SerializeToString() + more.SerializeToString()
-            else:
-                path = Path(folder) / "model.onnx"
-                onnx.save(proto, path, save_as_external_data=True, location="model.data")
-                path.write_bytes(path.read_bytes() + more.SerializeToString())
-                source = str(path)
+            source = message if newer else str(Path(folder, "model.onnx"))
             run = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001 (onnxruntime raises many types, with no common base)
             raise ModelError(f"onnxruntime refuses the model: {_first_line(error)}", where=where) from None
+        del message, source
         yield run
 
 
 def engine_of(active: Any) -> str:
     """What a session runs models with."""
     return "onnx's reference" if isinstance(active, _Reference) else "onnxruntime"
+
+
+@contextmanager
+def _space(folder: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = f"cannot write the weights of a model to run: {error.strerror or error}"
+        raise OutputError(what, where=folder, hint="set TMPDIR to a folder with more space") from None
 
 
 def run(active: Any, feeds: Feeds, where: str) -> dict[str, NDArray[Any]]:
@@ -157,7 +179,7 @@ def choose_shapes(model: Model, given: Mapping[str, Shape], part: Model | None =
         return {n: given.get(n, tuple(d or 1 for d in i.dims or ())) for n, i in inputs.items()}
     where = str(model.path or "model")
     failure: ModelError | None = None
-    with session((part or model).proto, where) as active:
+    with session(part or model, where) as active:
         guesses = [{n: _guess(i, side) for n, i in inputs.items()} for side in _SIDES]
         for guess in [*guesses, *_with_zeros(model, guesses[0])]:
             shapes = {**guess, **given}
@@ -199,7 +221,7 @@ def probe_shapes(model: Model, names: Iterable[str], shapes: Mapping[str, Shape]
     where = str(model.path or "model")
     more = [n for n in names if n not in present and n in model.graph.producer]
     try:
-        with session(model.proto, where, optimize=False, outputs=more) as active:
+        with session(model, where, outputs=more) as active:
             results = run(active, seeded_feeds(model.graph.inputs, shapes, seed), where)
     except ModelError:  # the proof, if there is one, says why
         return {}

@@ -92,7 +92,7 @@ def _cut(model: Model, gone: set[Outputs], fed: Mapping[str, tuple[int, Shape]])
     declared = [v for v in model.proto.graph.value_info if v.name not in given]
     del graph.value_info[:]
     graph.value_info.extend(declared)
-    return Model(out, model.path)
+    return Model(out, model.path, model.weights)
 
 
 def _reads(lost: list[Node], given: set[str]) -> list[str]:

@@ -16,7 +16,7 @@ from onnx import TensorProto
 
 from onnxprune import ops
 from onnxprune.graph import Node, Shape
-from onnxprune.labels import FIXED, Labels, Layer, Op, Tensor, line, settle
+from onnxprune.labels import FIXED, Labels, Layer, Op, Tensor, line, meet, settle
 from onnxprune.model import Model
 from onnxprune.ops.table import Blocks
 from onnxprune.shapes import Shapes
@@ -178,10 +178,10 @@ class _Run:
         return Pinned(self.here.label if self.here and why else "", why)
 
     def equate(self, a: Labels, b: Labels, why: str) -> None:
+        a, b = meet(a, b)
         same = a == b
         if same.all():
             return
-        a, b = np.broadcast_arrays(a, b)
         for one, other in ((a, b), (b, a)):
             if (fixed := (other == FIXED) & ~same).any():
                 self.pins.append((np.unique(one[fixed]), self._reason(why)))

@@ -12,7 +12,8 @@ the removed channels contributed, which is a choice.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,14 +23,16 @@ from onnx import TensorProto
 
 from onnxprune import ops, runtime
 from onnxprune.branches import Flat
+from onnxprune.differ import Differences, OutputError
 from onnxprune.errors import CheckError, ModelError
 from onnxprune.labels import Alive, Tensor
 from onnxprune.model import Gate, Model, check
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Progress, counted, silent
 from onnxprune.rewrite import alive_of
 from onnxprune.runtime import Feeds
 from onnxprune.severed import Severed
 from onnxprune.trace import Trace
+from onnxprune.weights import release
 
 _QUANTIZED = {"QuantizeLinear", "DequantizeLinear"}
 _HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
@@ -44,22 +47,6 @@ _INSIDE_BYTES = 32 << 20
 #: Where rounding weighs more (outputs far below 1 behind a Sigmoid, say) it is measured: the masked original against
 #: itself, run unoptimized and with inputs changed in their last bits.
 NOISE_FACTOR = 4.0
-
-
-@dataclass(frozen=True)
-class OutputError:
-    """How far one output is from its reference, over all inputs tried.
-
-    ``relative`` is ``max_abs`` over the range of the reference; of integer outputs, the share of elements that differ.
-    """
-
-    name: str
-    max_abs: float
-    relative: float
-    cosine: float
-    snr_db: float
-    compared: float = 1.0  # share of the elements that are finite, and so could be compared
-    noise: float = 0.0  # of max_abs, what the reference differs from itself by; measured where it matters
 
 
 @dataclass(frozen=True)
@@ -152,7 +139,7 @@ def masked(trace: Trace, dead: NDArray[np.int64]) -> Model:
             reads.setdefault(read.node, []).append(read.position)
             zero = node.inputs[read.zero] if read.zero is not None and read.zero < len(node.inputs) else ""
             gates[tensor.name] = Gate(mask, _type(trace, tensor.name), zero)
-    return Model(trace.model.gated(gates, reads), trace.model.path)
+    return trace.model.gated(gates, reads)
 
 
 def _type(trace: Trace, name: str) -> int:
@@ -188,49 +175,69 @@ def prove(
     original, where = severed.part, str(trace.model.path or "model")
     shapes = {**trace.shapes.inputs, **severed.fed}
     feeds = [runtime.seeded_feeds(original.graph.inputs, shapes, seed + i) for i in range(samples)]
-    progress("running the original")
-    plain, engine = _outputs(original, feeds, where)
-    progress("running the original with the removed channels at zero")
     reference = severed.again(flat.restore(masked(trace, dead)))
     names, pruned = severed.renamed(pruned), severed.again(pruned)
     points = inside(trace, dead, pruned)
-    zeroed, _ = _outputs(reference, feeds, f"{where} with the removed channels at zero", points, cut=True)
-    progress("running the pruned model")
-    try:
-        results, _ = _outputs(pruned, feeds, "the pruned model", points)
-    except ModelError as error:
-        raise CheckError(
-            f"onnxruntime does not run what was written: {error.what}", hint="please report this as a bug"
-        ) from None
-    new = [{**found, **{b: found[a] for a, b in names.items()}} for found in results]
+    by_zeroing, by_pruning = Differences(), Differences()
+    with ExitStack() as sessions:  # weights stay in their files: three sessions at a time hold none of them
+        plain = sessions.enter_context(_running(original, where))
+        zeroed = sessions.enter_context(_running(reference, f"{where} with the removed channels at zero", points, True))
+        with _our_bug():
+            new = sessions.enter_context(_running(pruned, "the pruned model", points))
+        release(trace.model.weights.values())  # of cutting
+        for feed in counted(feeds, "proving, inputs", samples, progress):
+            whole = plain.run(feed)
+            with _our_bug():
+                found = new.run(feed)
+            found.update({b: found[a] for a, b in names.items()})
+            by_pruning.add(whole, found)
+            by_zeroing.add(zeroed.run(feed), found)
+    pruning = by_pruning.errors()
+    outputs, every = {e.name for e in pruning}, by_zeroing.errors()
     proof = Proof(
         samples,
         dict(trace.shapes.inputs),
         default_rtol(trace) if rtol is None else rtol,
         atol,
-        _compare_all(zeroed, new, plain[0]),
-        _compare_all(zeroed, new, [p.name for p in points]),
-        _compare_all(plain, new, plain[0]),
-        engine,
+        tuple(e for e in every if e.name in outputs),
+        tuple(e for e in every if e.name not in outputs),
+        pruning,
+        plain.engine,
     )
     if rtol is not None or not proof.failures():
         return proof
     progress("measuring how much rounding weighs")
-    nudged = [{n: _nudged(a) for n, a in feed.items()} for feed in feeds]
-    others = [
-        _outputs(reference, feeds, where, points, cut=True, optimize=False)[0],
-        _outputs(reference, nudged, where, points, cut=True)[0],
-    ]
-    noise = [{e.name: e.max_abs for e in _compare_all(zeroed, other, zeroed[0])} for other in others]
-
-    def measured(errors: tuple[OutputError, ...]) -> tuple[OutputError, ...]:
-        return tuple(replace(e, noise=max(n[e.name] for n in noise)) for e in errors)
-
-    return replace(proof, rewrite=measured(proof.rewrite), inside=measured(proof.inside))
+    noise = _noise(reference, feeds, points, where)
+    return replace(
+        proof,
+        rewrite=tuple(replace(e, noise=noise[e.name]) for e in proof.rewrite),
+        inside=tuple(replace(e, noise=noise[e.name]) for e in proof.inside),
+    )
 
 
-def _compare_all(reference: Sequence[Feeds], results: Sequence[Feeds], names: Iterable[str]) -> tuple[OutputError, ...]:
-    return tuple(compare(n, [r[n] for r in reference], [r[n] for r in results]) for n in names)
+@contextmanager
+def _our_bug() -> Iterator[None]:
+    try:
+        yield
+    except ModelError as error:
+        raise CheckError(
+            f"onnxruntime does not run what was written: {error.what}", hint="please report this as a bug"
+        ) from None
+
+
+def _noise(reference: Model, feeds: Sequence[Feeds], points: Sequence[Inside], where: str) -> dict[str, float]:
+    """By how much rounding alone moves each output and point: of the model optimized, or at inputs nudged."""
+    optimized, nudged = Differences(), Differences()
+    with (
+        _running(reference, where, points, True) as first,
+        _running(reference, where, points, True, optimize=True) as other,
+    ):
+        for feed in feeds:
+            wanted = first.run(feed)
+            optimized.add(wanted, other.run(feed))
+            nudged.add(wanted, first.run({n: _nudged(a) for n, a in feed.items()}))
+    found = {e.name: e.max_abs for e in optimized.errors()}
+    return {e.name: max(e.max_abs, found[e.name]) for e in nudged.errors()}
 
 
 def _nudged(array: NDArray[Any]) -> NDArray[Any]:
@@ -255,25 +262,30 @@ def check_valid(original: Model, pruned: Model) -> None:
         raise CheckError(error.what, where=error.where, hint="please report this as a bug") from None
 
 
-def _outputs(
-    model: Model,
-    feeds: Sequence[Feeds],
-    where: str,
-    points: Sequence[Inside] = (),
-    *,
-    cut: bool = False,
-    optimize: bool = True,
-) -> tuple[list[Feeds], str]:
-    """Outputs for each input, tensors at ``points``, ``cut`` to what the pruned model has of them, and the engine."""
+@dataclass(frozen=True)
+class _Running:
+    """``run`` gives a model's outputs, and what it was asked for beside; by ``engine``."""
+
+    run: Callable[[Feeds], Feeds]
+    engine: str
+
+
+@contextmanager
+def _running(
+    model: Model, where: str, points: Sequence[Inside] = (), cut: bool = False, *, optimize: bool = False
+) -> Iterator[_Running]:
+    """What gives the model's outputs and the tensors at ``points``, ``cut`` to what the pruned model has of them."""
     # onnxruntime fuses quantize and dequantize pairs into integer kernels, but not around a gate: keep all in float.
     optimize = optimize and not any(node.op in _QUANTIZED for node in model.graph.nodes)
-    found = []
-    with runtime.session(model.proto, where, optimize=optimize, outputs=[p.name for p in points]) as active:
-        for feed in feeds:
+    with runtime.session(model, where, optimize=optimize, outputs=[p.name for p in points]) as active:
+
+        def run(feed: Feeds) -> Feeds:
             results = _arrays(runtime.run(active, feed, where))
-            results.update({p.name: p.cut(results[p.name]) for p in points if cut})
-            found.append(results)
-        return found, runtime.engine_of(active)
+            for point in points if cut else ():
+                results[point.name] = point.cut(results[point.name])
+            return results
+
+        yield _Running(run, runtime.engine_of(active))
 
 
 def _arrays(results: Mapping[str, object]) -> Feeds:
@@ -285,31 +297,3 @@ def _arrays(results: Mapping[str, object]) -> Feeds:
         else:
             flat[name] = np.asarray(value)
     return flat
-
-
-def compare(name: str, reference: Sequence[NDArray[np.generic]], result: Sequence[NDArray[np.generic]]) -> OutputError:
-    """One output over several inputs. A shape that differs is an infinite error; equal NaN and infinity are equal."""
-    if any(a.shape != b.shape for a, b in zip(reference, result, strict=True)):
-        return OutputError(name, np.inf, np.inf, 0.0, -np.inf)
-    a = np.concatenate([x.reshape(-1) for x in reference])
-    b = np.concatenate([x.reshape(-1) for x in result])
-    if a.dtype.kind not in "fV":
-        differ = float((a != b).mean()) if a.size else 0.0
-        return OutputError(name, float((a != b).any()), differ, 1.0 - differ, np.inf if differ == 0 else 0.0)
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    same = (x == y) | (np.isnan(x) & np.isnan(y))
-    finite = np.isfinite(x) & np.isfinite(y)
-    if not (same | finite).all():
-        return OutputError(name, np.inf, np.inf, 0.0, -np.inf)
-    compared = float(finite.mean()) if finite.size else 1.0
-    x, y = x[finite], y[finite]
-    if not x.size:
-        return OutputError(name, 0.0, 0.0, 1.0, np.inf, compared)
-    error = float(np.abs(x - y).max())
-    span = float(x.max() - x.min()) or float(np.abs(x).max())
-    noise, signal = float(np.sum((x - y) ** 2)), float(np.sum(x**2))
-    norm = float(np.linalg.norm(x) * np.linalg.norm(y))
-    cosine = float(x @ y) / norm if norm else float(noise == 0)
-    snr = np.inf if noise == 0 else 10 * float(np.log10(signal / noise)) if signal else -np.inf
-    relative = error / span if span else (np.inf if error else 0.0)
-    return OutputError(name, error, relative, min(cosine, 1.0), snr, compared)

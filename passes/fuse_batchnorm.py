@@ -20,6 +20,7 @@ from onnxprune.edits import Edits
 from onnxprune.graph import Graph, Node
 from onnxprune.model import Model
 from onnxprune.passes.base import PassResult
+from onnxprune.weights import Value
 
 Array = NDArray[Any]
 
@@ -30,7 +31,7 @@ class _Fold:
 
     node: Node
     norm: Node
-    weight: Array
+    weight: Value
     bias: Array
 
 
@@ -47,8 +48,8 @@ class FuseBatchNorm:
         folds = [f for node in norms if (f := _fold(model, node)) is not None]
         if not folds:
             return PassResult(model)
-        constants: dict[str, Array] = {}
-        added: dict[str, Array] = {}
+        constants: dict[str, Value] = {}
+        added: dict[str, Value] = {}
         types: dict[str, int] = {}
         inputs: dict[int, dict[int, str]] = {}
         taken = {*model.graph.constants, *model.graph.producer}
@@ -110,31 +111,33 @@ def _fold(model: Model, norm: Node) -> _Fold | None:
 
 
 def _computed(model: Model, node: Node, norm: Node) -> _Fold | None:
-    weight = model.array(node.inputs[1])
+    shape = model.graph.constants[node.inputs[1]][1]
     gamma, beta, mean, var = (model.array(n).astype(np.float64) for n in norm.inputs[1:5])
     scale = gamma / np.sqrt(var + norm.attrs.get("epsilon", 1e-5))
     has_bias = len(node.inputs) > 2 and bool(node.inputs[2])
     bias = model.array(node.inputs[2]).astype(np.float64) if has_bias else np.zeros(len(scale))
     if node.op == "Gemm":
-        if not _plain_gemm(node, bias, len(scale)) or weight.ndim != 2:
+        if not _plain_gemm(node, bias, len(scale)) or len(shape) != 2:
             return None
         axis = 0 if node.attrs.get("transB", 0) else 1
         by_weight = scale.reshape((-1, 1) if axis == 0 else (1, -1))
         # alpha scales A @ B alone; beta, which is 1 here, the bias
     elif node.op == "ConvTranspose":
         group = node.attrs.get("group", 1)
-        rows = np.repeat(scale.reshape(group, -1), weight.shape[0] // group, axis=0)
-        by_weight = rows.reshape(*weight.shape[:2], *(1,) * (weight.ndim - 2))
+        rows = np.repeat(scale.reshape(group, -1), shape[0] // group, axis=0)
+        by_weight = rows.reshape(*shape[:2], *(1,) * (len(shape) - 2))
     else:
-        by_weight = scale.reshape(-1, *(1,) * (weight.ndim - 1))
+        by_weight = scale.reshape(-1, *(1,) * (len(shape) - 1))
     if not (np.isfinite(scale).all() and np.isfinite(bias).all()):
         return None
-    return _Fold(
-        node,
-        norm,
-        (weight.astype(np.float64) * by_weight).astype(weight.dtype),
-        (scale * (bias - mean) + beta).astype(weight.dtype),
-    )
+
+    def scaled(weight: Array) -> Array:
+        product: Array = np.multiply(weight, by_weight, dtype=np.float64)
+        return product.astype(weight.dtype)
+
+    folded = model.changed(node.inputs[1], shape, scaled)
+    dtype = model.array(norm.inputs[1]).dtype  # the weight has the same
+    return _Fold(node, norm, folded, (scale * (bias - mean) + beta).astype(dtype))
 
 
 def _plain_gemm(node: Node, bias: Array, width: int) -> bool:

@@ -57,7 +57,7 @@ def _rank(model: ModelProto, name: str) -> int | None:
     part = sever(Model(model)).part
     shapes = {i.name: tuple(d or 2 for d in i.dims or ()) for i in part.graph.inputs}
     try:
-        with runtime.session(part.proto, "test", optimize=False) as active:
+        with runtime.session(part, "test") as active:
             found = runtime.run(active, runtime.seeded_feeds(part.graph.inputs, shapes, 0), "test")
     except ModelError:
         return None
@@ -72,7 +72,7 @@ def too_new(model: ModelProto, shapes: Mapping[str, Shape] | None = None) -> str
         loaded = sever(from_proto(model)).part
         feeds = runtime.seeded_feeds(loaded.graph.inputs, runtime.choose_shapes(loaded, shapes or {}), 0)
         for optimize in (True, False):
-            with runtime.session(loaded.proto, "as it is", optimize=optimize) as active:
+            with runtime.session(loaded, "as it is", optimize=optimize) as active:
                 runtime.run(active, feeds, "as it is")
     except ModelError as error:
         return str(error)[:200]

@@ -327,7 +327,7 @@ def _give(proto: ModelProto, use: Use, array: NDArray[Any], name: str) -> None:
 def run(proto: ModelProto, feeds: runtime.Feeds) -> dict[str, NDArray[Any]]:
     """Outputs from onnxruntime, or, of operators that it does not have, from onnx's reference."""
     try:
-        with runtime.session(proto, "test", optimize=False) as active:
+        with runtime.session(Model(proto), "test") as active:
             return {n: np.asarray(v) for n, v in runtime.run(active, feeds, "test").items()}
     except ModelError as error:
         if "opset" not in error.what:

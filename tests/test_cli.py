@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from fixtures.build import unet
 from onnxprune import __version__, cli, model, pipeline, runtime
 from onnxprune.rewrite import Refusal, Rewrite, rewrite
 from onnxprune.trace import Trace
+from onnxprune.weights import value_of
 from tests.models import build
 
 CHAIN = """(float[1,3,8,8] x) => (float[1,4,8,8] y)
@@ -439,7 +440,7 @@ def corrupted(trace: Trace, dead: np.ndarray[Any, np.dtype[np.int64]]) -> Rewrit
     """A rewrite that is wrong in one kept weight."""
     good = rewrite(trace, dead)
     assert isinstance(good, Rewrite)
-    wrong = {n: a.copy() for n, a in good.edits.constants.items()}
+    wrong = {n: value_of(v).copy() for n, v in good.edits.constants.items()}
     wrong["w1"].flat[0] += 1
     return replace(good, edits=replace(good.edits, constants=wrong))
 
@@ -499,13 +500,13 @@ def test_a_full_disk_leaves_nothing_half_written(
     onnx.save(unet(fold_bn=True, size=32, base=8), tmp_path / "m.onnx")
     (tmp_path / "out.onnx").write_bytes(b"older")
     before = files_in(tmp_path)
-    real: Mapping[str, Any] = {"onnx": onnx.save, "text": Path.write_text}
+    places = {"onnx": ["onnxprune.model.raw", "onnxprune.weights.raw"], "text": ["pathlib.Path.write_text"]}
 
-    def full(*args: Any, **options: Any) -> None:
-        real[full_at](*args, **options)  # part of it arrives
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # part of it arrived
 
-    monkeypatch.setattr({"onnx": "onnx.save", "text": "pathlib.Path.write_text"}[full_at], full)
+    for place in places[full_at]:
+        monkeypatch.setattr(place, full)
     outputs = ["-o", tmp_path / "out.onnx", "--json", tmp_path / "r.json", "--save-plan", tmp_path / "p.json"]
     outcome = run(tmp_path / "m.onnx", "--check-n", 0, *outputs, *external)
     assert outcome.code == 2

@@ -23,6 +23,8 @@ LAYERS = ("onnxprune.__main__", "onnxprune.cli", "onnxprune.pipeline", "onnxprun
 PROTO_FIELDS = {"initializer", "value_info", "op_type", "raw_data", "opset_import", "metadata_props", "proto"}
 PROTO_DOORS = {
     "model.py",
+    "weights.py",
+    "wire.py",
     "edits.py",
     "functions.py",
     "branches.py",

@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from onnxprune import pipeline, verify
+from onnxprune import pipeline
+from onnxprune.differ import Differences, OutputError
 from onnxprune.model import from_proto
 from tests.models import build
 
 NAN, INF = float("nan"), float("inf")
 
 
-def error(reference: ArrayLike, result: ArrayLike, dtype: str = "f4") -> verify.OutputError:
-    return verify.compare("y", [np.asarray(reference, dtype)], [np.asarray(result, dtype)])
+def error(reference: ArrayLike, result: ArrayLike, dtype: str = "f4") -> OutputError:
+    found = Differences()
+    found.add({"y": np.asarray(reference, dtype)}, {"y": np.asarray(result, dtype)})
+    return found.errors()[0]
 
 
 def test_relative_error_is_a_share_of_the_range() -> None:
