@@ -9,7 +9,7 @@ from typing import Any
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 from onnx import numpy_helper as nph
 
-from onnxprune.elements import to_tensor
+from onnxprune.elements import dtype_of, to_tensor
 from onnxprune.weights import INLINE, Value, Weight, as_later, constants_of, is_held, value_of
 from onnxprune.wire import refer, reference
 
@@ -98,7 +98,7 @@ def _read_names(graph: GraphProto) -> set[str]:
 def _fill(target: TensorProto, like: TensorProto, value: Value, held: dict[str, Weight]) -> None:
     """``target`` := ``value``, with the name, doc string and data type of ``like``."""
     name = reference(like)
-    if name is not None and is_held(like, value.nbytes):
+    if name is not None and is_held(like, value.nbytes) and value.dtype == dtype_of(like.data_type):
         target.CopyFrom(like)
         del target.dims[:]
         target.dims.extend(value.shape)

@@ -56,8 +56,8 @@ class _Reference:
 def session(model: Model, where: str, *, optimize: bool = False, outputs: Iterable[str] = ()) -> Iterator[Any]:
     """A session that gives ``outputs`` too. Raises ModelError where nothing here runs the model.
 
-    onnxruntime maps weights where they lie in files, and makes no copies of them: graph optimizations and packed layouts
-    would.
+    onnxruntime maps weights where they lie in files, and makes no copies of them, as graph optimizations and packed
+    layouts would.
     """
     outputs = list(outputs)
     with ExitStack() as opened:
