@@ -240,6 +240,8 @@ class _Walk:
         return Value(array, np.zeros(array.shape, np.bool_))
 
     def _infer_node(self, node: Node) -> None:
+        if node.captured:  # what its subgraphs read cannot be told; onnx 1.16 crashes over it
+            return
         try:
             schema = onnx.defs.get_schema(node.op, node.version, node.domain)
         except onnx.defs.SchemaError:
