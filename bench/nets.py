@@ -46,15 +46,16 @@ def conv_bn(
 
 
 class UNet(nn.Module):
-    """The U-Net of the rk3588 write-up, for 3 classes: C, 2C, 4C, 8C, 8C down and 4C, 2C, C, C up."""
+    """The U-Net of the rk3588 write-up: C, 2C, 4C, 8C, 8C down and 4C, 2C, C, C up, or the same with fewer steps."""
 
-    def __init__(self, base: int = 32) -> None:
+    def __init__(self, base: int = 32, steps: int = 4, classes: int = 3) -> None:
         super().__init__()
-        down, up = [base, 2 * base, 4 * base, 8 * base, 8 * base], [4 * base, 2 * base, base, base]
+        down = [base << min(step, steps - 1) for step in range(steps + 1)]
+        up = [*reversed(down[: steps - 1]), base]
         self.start = self.twice(1, base)
         self.down = nn.ModuleList(self.twice(a, b) for a, b in pairwise(down))
         self.up = nn.ModuleList(self.twice(2 * a, b) for a, b in zip(reversed(down[:-1]), up, strict=True))
-        self.head = nn.Conv2d(base, 3, 1)
+        self.head = nn.Conv2d(base, classes, 1)
 
     @staticmethod
     def twice(inside: int, outside: int) -> nn.Sequential:
@@ -62,7 +63,7 @@ class UNet(nn.Module):
         return nn.Sequential(conv_bn(inside, outside, act=nn.ReLU()), conv_bn(outside, outside, act=nn.ReLU()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, 1, H, W] -> [N, 3, H, W]."""
+        """[N, 1, H, W] -> [N, classes, H, W]."""
         skips = [chain(self.start, x)]
         for block in self.down:
             skips.append(block(max_pool2d(skips[-1], 2)))
