@@ -35,16 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    digits = Digits()
-    if not cache.test_samples().exists():
-        write_samples(digits)
     wanted = [cache.TrainedNet(name, seed) for seed in options.seeds for name in options.nets or NETS]
     missing = [net for net in wanted if not net.record.exists()]
-    samples = digits.draw(TRAINING_SAMPLES, seed=0) if missing else None
-    for net in wanted:
-        if samples is not None and net in missing:
+    if missing:
+        digits = Digits()
+        if not cache.test_samples().exists():
+            write_samples(digits)
+        samples = digits.draw(TRAINING_SAMPLES, seed=0)
+        for net in missing:
             finish(net, samples)
-        print(net.name, net.seed, net.record.read_text().strip(), flush=True)
+            print(net.name, net.seed, "done", flush=True)
+    for net in wanted:
+        print(net.name, net.seed, net.record.read_text().strip())
 
 
 def write_samples(digits: Digits) -> None:
