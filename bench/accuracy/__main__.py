@@ -55,8 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measured = [measure(cache.TrainedNet(name, seed), options, earlier) for name in nets for seed in options.seeds]
     cells = [(net, budget, align) for net in nets for budget in options.macs for align in options.align]
     rows = [row([m for m in measured if m.net.name == net], budget, align) for net, budget, align in cells]
+    judged = list(bars(measured))
     publish(
-        {"Without fine-tuning": rows, "Bars": list(bars(measured))},
+        {"Without fine-tuning": rows} | ({"Bars": judged} if judged else {}),
         {"networks": [asdict(one) for one in measured]},
         options.json,
     )
@@ -114,16 +115,16 @@ def best(attempts: Iterable[dict[str, Any]], budget: float, align: int, key: str
 
 
 def bars(measured: Iterable[Measured]) -> Iterable[dict[str, str]]:
-    """Say for each network whether "full" keeps what it is to keep."""
+    """Say for each network that "full" was measured on whether it keeps what it is to keep."""
     for one in measured:
         for budget, bar in BARS.items():
             full, aligned = (ours.first(ours.metrics(one.ours, "full", budget, align)) for align in (1, 8))
+            if full is None:
+                continue
+            kept = full / one.original
             line = {"network": f"{one.net.name}, seed {one.net.seed}", "MACs": f"{budget:g}"}
-            kept = None if full is None else full / one.original
-            line["of the original, align 1"] = "-" if kept is None else f"{kept:.3f}"
-            line["bar"] = f"{bar:.2f}"
-            line["met"] = "-" if kept is None else _yes(kept >= bar)
-            behind = None if full is None or aligned is None else full - aligned
+            line |= {"of the original, align 1": f"{kept:.3f}", "bar": f"{bar:.2f}", "met": _yes(kept >= bar)}
+            behind = None if aligned is None else full - aligned
             line["align 8 behind by"] = "-" if behind is None else f"{behind:.3f}"
             line["within 0.01"] = "-" if behind is None else _yes(behind <= ALIGNED_BAR)
             yield line
