@@ -6,6 +6,7 @@
     ├── DataError      calibration data that cannot be read or does not fit    exit code 2
     ├── PlanError      a plan that does not fit the model                      exit code 2
     ├── OutputError    a result that cannot be written                         exit code 2
+    ├── ToolError      another tool that is missing or refuses the model       exit code 2
     └── CheckError     a check of the result failed; nothing was written       exit code 1
 
 Anything else that escapes is a bug of onnxprune and keeps its traceback.
@@ -58,6 +59,10 @@ class PlanError(OnnxPruneError):
 
 class OutputError(OnnxPruneError):
     """A result that cannot be written."""
+
+
+class ToolError(OnnxPruneError):
+    """Another tool that is not installed, or that refuses the model."""
 
 
 class CheckError(OnnxPruneError):

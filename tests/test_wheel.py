@@ -50,7 +50,9 @@ def test_every_module_is_in_it_once(wheel: zipfile.Path) -> None:
 def test_it_is_typed_and_licensed_and_holds_nothing_else(wheel: zipfile.Path) -> None:
     others = [n for n in names(wheel) if not n.endswith((".py", "/"))]
     metadata = {n.partition(".dist-info/")[2] for n in others if ".dist-info/" in n}
-    assert [n for n in others if ".dist-info/" not in n] == ["onnxprune/py.typed"]
+    data = {f"onnxprune/targets/{p.name}" for p in (ROOT / "onnxprune" / "targets").glob("*.toml")}
+    assert len(data) > 10
+    assert {n for n in others if ".dist-info/" not in n} == {"onnxprune/py.typed", *data}
     assert metadata == {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
 
 

@@ -12,18 +12,22 @@ from onnxprune.ops import (
     recurrent,
     reduction,
 )
-from onnxprune.ops.table import Change, Cut, Rule, find, known_operators
+from onnxprune.ops.table import Change, Cut, Kernel, Rule, find, gathers_of, is_one_of, kernel_of, known_operators
 
 __all__ = [
     "Change",
     "Cut",
+    "Kernel",
     "Rule",
     "attention",
     "contracting",
     "control",
     "elementwise",
     "find",
+    "gathers_of",
     "indexing",
+    "is_one_of",
+    "kernel_of",
     "known_operators",
     "movement",
     "normalization",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnxprune.graph import Node, Shape
 from onnxprune.labels import FIXED, Labels, Layer, Op, Tensor, line, merge, rows_of
 from onnxprune.ops.reduction import hold_axes
-from onnxprune.ops.table import Blocks, Change, Cut, Layers, Linear, blocks, linear, macs, rewrite, rule
+from onnxprune.ops.table import Blocks, Change, Cut, Kernel, Layers, Linear, blocks, kernel, linear, macs, rewrite, rule
 
 _FIXED_INPUT = "reads channels that are fixed"
 _DEPTHWISE = "is a depthwise convolution of fixed channels"
@@ -207,6 +207,25 @@ def _auto_padded(node: Node) -> bool:
     return node.attrs.get("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER", b"SAME_UPPER", b"SAME_LOWER")
 
 
+@kernel("Conv")
+@kernel("FusedConv", domain="com.microsoft")
+def conv_kernel(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Kernel:
+    """X: [N, C, *S], W: [O, C/group, *kernel]."""
+    x, w, y = inputs[0], inputs[1], outputs[0]
+    groups = x[1] // w[1] if w[1] else 1  # not the attribute: the shapes may be those of other widths
+    del node
+    return Kernel(x[1], w[0], groups, w[2:], _numel(x[2:]), _numel(y[2:]), x[0])
+
+
+@kernel("ConvTranspose")
+def conv_transpose_kernel(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Kernel:
+    """X: [N, C, *S], W: [C, O/group, *kernel]."""
+    x, w, y = inputs[0], inputs[1], outputs[0]
+    groups = y[1] // w[1] if w[1] else 1
+    del node
+    return Kernel(x[1], y[1], groups, w[2:], _numel(x[2:]), _numel(y[2:]), x[0])
+
+
 def _numel(shape: Shape) -> int:
     return math.prod(shape)
 
@@ -335,6 +354,13 @@ def product_linear(node: Node, inputs: Sequence[Tensor | None]) -> Linear | None
         return (array if flipped else array.T)[None, :, :, None]
 
     return Linear(matrix, summed, x.rank - 1, bias=node.op == "Gemm", alpha=alpha, beta=beta)
+
+
+@kernel("Gemm")
+def gemm_kernel(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Kernel:
+    """A 1x1 convolution of one position: Y: [M, N]."""
+    into = inputs[0][0 if node.attrs.get("transA", 0) else 1]
+    return Kernel(into, outputs[0][1], 1, (1,), 1, 1, outputs[0][0])
 
 
 @macs("MatMul", "Gemm")

@@ -15,7 +15,7 @@ from onnx import TensorProto
 
 from onnxprune.known import Facts, Known, placed, pointwise, zeros_moved
 from onnxprune.labels import Op, merge
-from onnxprune.ops.table import Layers, known, rule
+from onnxprune.ops.table import Layers, gathers, known, rule
 
 # fmt: off
 UNARY = (
@@ -67,6 +67,9 @@ def known_cast(facts: Facts) -> Sequence[Known | None]:
     """Between floats: to integers and booleans it is not continuous."""
     floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
     return pointwise(facts) if facts.node.attrs.get("to") in floats else [None]
+
+
+gathers("merges", "Add", "Mul", "Sum")
 
 
 @rule("CastLike")

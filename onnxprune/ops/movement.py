@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnxprune.graph import Shape
 from onnxprune.known import Facts, Known, moved, uniform
 from onnxprune.labels import FIXED, Labels, Layer, Op, Tensor, cut_shape, line, merge, rows_of
-from onnxprune.ops.table import Change, Cut, Layers, ints, known, rewrite, rule
+from onnxprune.ops.table import Change, Cut, Layers, gathers, ints, known, rewrite, rule
 
 #: A reshape that would need more labels than this pins instead.
 _MAX_LABELS = 1 << 22
@@ -211,6 +211,9 @@ def concat(op: Op) -> Sequence[Layers]:
     return [concatenation(op, [t for t in op.inputs if t is not None])]
 
 
+gathers("joins", "Concat")
+
+
 def concatenation(op: Op, inputs: list[Tensor]) -> Layers:
     """The layers of ``inputs`` one after the other along the ``axis`` of the node."""
     axis = op.attrs["axis"] % op.outputs[0].rank
@@ -280,6 +283,9 @@ def split(op: Op) -> Sequence[Layers]:
         return [others for _ in op.outputs]
     bounds = np.cumsum([0, *(y.shape[axis] for y in op.outputs)])
     return [(*others, _part(op, layer, axis, slice(int(a), int(b)))) for a, b in itertools.pairwise(bounds)]
+
+
+gathers("parts", "Split")
 
 
 @rewrite("Split")

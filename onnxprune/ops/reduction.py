@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from onnxprune.graph import Node, Shape
 from onnxprune.known import Facts, Known, moved
 from onnxprune.labels import Layer, Op, Tensor
-from onnxprune.ops.table import Layers, ints, known, rule
+from onnxprune.ops.table import Kernel, Layers, ints, kernel, known, rule
 
 # fmt: off
 REDUCE = (
@@ -113,3 +115,11 @@ def known_summary(facts: Facts) -> Sequence[Known | None]:
 def known_total(facts: Facts) -> Sequence[Known | None]:
     """Zeros give 0."""
     return [k and k.where(k.zero) for k in known_summary(facts)]
+
+
+@kernel("GlobalAveragePool")
+def global_pool_kernel(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> Kernel:
+    """A depthwise convolution as large as its input."""
+    del node, outputs
+    x = inputs[0]
+    return Kernel(x[1], x[1], x[1], x[2:], math.prod(x[2:]), 1, x[0])

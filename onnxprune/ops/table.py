@@ -7,15 +7,18 @@ A rule is a pure function from an `Op` to the layers of its outputs. Beside it a
     blocks    for operators whose weight is cut differently in each block: how its labels start
     known     how constants in its inputs become constants in its outputs; without it, nothing is known of these
     linear    for operators that are Y = W . X + B: where W and B are, and whether B can take what a constant gives
+    kernel    for operators that convolve: their sizes, as hardware counts them
+    gathers   for operators that put inputs one after the other, take one apart, or merge them: what compilers fuse
 
 An operator without a rule pins what reaches it: that costs coverage, never correctness.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +62,36 @@ class Blocks:
     count: int
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """The sizes of a convolution: ``into`` channels in ``groups`` blocks, ``out`` channels, a kernel of ``sides``.
+
+    ``read``, ``written``: positions of one image in the input and in the output.
+    """
+
+    into: int
+    out: int
+    groups: int
+    sides: tuple[int, ...]
+    read: int
+    written: int
+    batch: int
+
+    @property
+    def taps(self) -> int:
+        """Positions of the kernel: kh * kw."""
+        return math.prod(self.sides)
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each channel is a group of its own."""
+        return self.groups > 1 and self.groups == self.into
+
+
 BlocksFunction = Callable[[Node], Mapping[int, Blocks]]
+
+KernelFunction = Callable[[Node, Sequence[Shape], Sequence[Shape]], Kernel]
+Gathers = Literal["", "joins", "parts", "merges"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +124,8 @@ class Rule:
     blocks: BlocksFunction | None = None
     known: KnownFunction | None = None
     linear: LinearFunction | None = None
+    kernel: KernelFunction | None = None
+    gathers: Gathers = ""
 
 
 _RULES: dict[tuple[str, str], Rule] = {}
@@ -154,6 +188,17 @@ def known(*ops: str, domain: str = "") -> Callable[[KnownFunction], KnownFunctio
     return register
 
 
+def kernel(*ops: str, domain: str = "") -> Callable[[KernelFunction], KernelFunction]:
+    """Register the sizes of ``ops``, whose rules exist: (node, input shapes, output shapes) -> Kernel."""
+
+    def register(function: KernelFunction) -> KernelFunction:
+        for op in ops:
+            _RULES[domain, op].kernel = function
+        return function
+
+    return register
+
+
 def linear(*ops: str, domain: str = "") -> Callable[[LinearFunction], LinearFunction]:
     """Register that ``ops``, whose rules exist, are Y = W . X + B: (node, inputs) -> where; None where they are not."""
 
@@ -165,9 +210,35 @@ def linear(*ops: str, domain: str = "") -> Callable[[LinearFunction], LinearFunc
     return register
 
 
+def gathers(what: Gathers, *ops: str, domain: str = "") -> None:
+    """Say that ``ops``, whose rules exist, join their inputs along an axis, take one apart, or merge them."""
+    for op in ops:
+        _RULES[domain, op].gathers = what
+
+
 def find(node: Node) -> Rule | None:
     """The rule of ``node``, or None. A node with subgraphs has none: what they capture is pinned."""
     return None if node.captured else _RULES.get((node.domain, node.op))
+
+
+def kernel_of(node: Node, shapes: Mapping[str, Shape]) -> Kernel | None:
+    """The sizes of ``node`` at these shapes; None where it does not convolve, or shapes are not known."""
+    known = find(node)
+    names = (*node.inputs[:2], *node.outputs[:1])
+    if known is None or known.kernel is None or not all(n in shapes for n in names):
+        return None
+    return known.kernel(node, [shapes[n] for n in node.inputs[:2]], [shapes[node.outputs[0]]])
+
+
+def gathers_of(node: Node) -> Gathers:
+    """Whether ``node`` joins its inputs, takes one apart, or merges them."""
+    known = find(node)
+    return known.gathers if known else ""
+
+
+def is_one_of(node: Node, names: Collection[str], attrs: Mapping[str, Any] | None = None) -> bool:
+    """Whether ``node`` is a standard operator of one of these names, with these ``attrs``: for lists that are data."""
+    return node.op in names and not node.domain and all(node.attrs.get(k) == v for k, v in (attrs or {}).items())
 
 
 def known_operators() -> list[tuple[str, str]]:

@@ -1,0 +1,10 @@
+"""Chips and engines: in which blocks they compute, what their compilers charge, and what follows for widths.
+
+A target is a TOML file, so that a chip is added without code. Those shipped are beside this module; each says where
+its numbers came from.
+"""
+
+from onnxprune.targets.chip import Chip, Precision, find, shipped
+from onnxprune.targets.cycles import Cycles, Row
+
+__all__ = ["Chip", "Cycles", "Precision", "Row", "find", "shipped"]
