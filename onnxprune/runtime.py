@@ -139,6 +139,13 @@ def run(active: Any, feeds: Feeds, where: str) -> dict[str, NDArray[Any]]:
     return dict(zip((o.name for o in active.get_outputs()), results, strict=True))
 
 
+def results(model: Model, feeds: Feeds) -> dict[str, NDArray[Any]]:
+    """Outputs of one run. Raises ModelError."""
+    where = str(model.path or "model")
+    with session(model, where) as active:
+        return run(active, feeds, where)
+
+
 def seeded_feeds(inputs: Iterable[TensorInfo], shapes: Mapping[str, Shape], seed: int) -> Feeds:
     """Random inputs: normal for floats, {0, 1} for integers (a valid index anywhere) and for booleans."""
     rng = np.random.default_rng(seed)

@@ -37,7 +37,7 @@ def test_every_command_is_run_by_something() -> None:
 def test_commands_on_a_model(tmp_path: Path) -> None:
     onnx.save(build.unet(fold_bn=False, size=64), tmp_path / "model.onnx")
     for command in LOCAL:
-        assert "rewrite error" in shell(command, tmp_path)
+        assert ("rewrite error" if "model.onnx" in command else "rk3588") in shell(command, tmp_path)
     assert (tmp_path / "model.pruned.onnx").exists()
     assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "model.pruned.onnx").read_bytes()
 

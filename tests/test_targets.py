@@ -119,7 +119,7 @@ def test_pooling_into_one_position_goes_by_sevens() -> None:
 def analysed(proto: ModelProto) -> tuple[Model, shaping.Shapes]:
     model = from_proto(proto)
     inputs = runtime.choose_shapes(model, {})
-    return model, shaping.resolve(model, inputs, lambda names: runtime.probe_shapes(model, names, inputs, 0))
+    return model, shaping.resolve(model, inputs, lambda names: runtime.probe_shapes(model, names, inputs, 0), model)
 
 
 @pytest.mark.parametrize(

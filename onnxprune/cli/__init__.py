@@ -9,8 +9,11 @@ from typing import Any
 import click
 
 from onnxprune import __version__
+from onnxprune.cli.advise import advise
 from onnxprune.cli.inspect import inspect
 from onnxprune.cli.prune import prune
+from onnxprune.cli.rknn import rknn
+from onnxprune.cli.targets import targets
 from onnxprune.errors import ExitCode, OnnxPruneError
 
 
@@ -42,8 +45,8 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(ExitCode.USAGE)
 
 
-cli.add_command(prune)
-cli.add_command(inspect)
+for command in (prune, inspect, advise, rknn, targets):
+    cli.add_command(command)
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -122,3 +122,17 @@ def calibration(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_CALIBRATION):
         collected = option(collected)
     return collected
+
+
+def target(*, required: bool) -> Callable[[F], F]:
+    """``--target NAME``."""
+    return click.option(
+        "--target", required=required, metavar="NAME", help="A chip that `onnxprune targets` lists, or a .toml."
+    )
+
+
+def dtype(function: F) -> F:
+    """``--dtype int8``."""
+    return click.option(
+        "--dtype", type=click.Choice(["fp16", "int8", "fp32"]), help="What the target computes in. [default: its first]"
+    )(function)

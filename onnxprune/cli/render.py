@@ -52,13 +52,14 @@ def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]], *, right: fr
     )
 
 
-def _count(number: int) -> str:
+def thousands(number: int) -> str:
+    """A number with thousands apart."""
     return f"{number:,}".replace(",", " ")
 
 
 def _size(name: str, size: SizeReport) -> tuple[str, ...]:
     change = f"{100 * (size.ratio - 1):+.1f} %" if size.after != size.before else "unchanged"
-    return (name, _count(size.before), _count(size.after), change)
+    return (name, thousands(size.before), thousands(size.after), change)
 
 
 def report_text(report: Report) -> str:
@@ -85,7 +86,7 @@ def _verdict(report: Report) -> Iterator[str]:
     yield f"channels removed: {100 * report.achieved:.2f} % (asked for {100 * report.asked:.2f} %)"
     if report.lossless or report.options.get("lossless"):
         gone = report.channels.before - report.channels.after
-        yield f"lossless: {_count(report.lossless)} of the {_count(gone)} removed channels were dead or constant"
+        yield f"lossless: {thousands(report.lossless)} of the {thousands(gone)} removed channels were dead or constant"
     proof = report.proof
     if proof is None:
         yield "rewrite error: not checked (--check-n 0)"
@@ -120,9 +121,9 @@ def plan_text(plan: Plan, model: Model) -> str:
             shape[axis.axis] = kept
             total += count
             node = readers[sources[name]][0][0]
-            widths = f"{axis.size} -> {kept}, -{_count(count)} parameters"
+            widths = f"{axis.size} -> {kept}, -{thousands(count)} parameters"
             lines.append(f"{node.op} {node.label}: {name} axis {axis.axis}, {widths}, {_gone(axis)}")
-    return "\n".join([*lines, f"-{_count(total)} parameters in all"])
+    return "\n".join([*lines, f"-{thousands(total)} parameters in all"])
 
 
 def _gone(axis: AxisKept) -> str:
@@ -139,7 +140,14 @@ def _gone(axis: AxisKept) -> str:
 def inspection_text(found: Inspection, *, verbose: bool) -> str:
     """Groups, then what is held and why."""
     rows = [
-        (g.name, str(g.width), _count(g.parameters), _count(g.macs), str(len(g.nodes)), _extra(g.equal_rows, g.heads))
+        (
+            g.name,
+            str(g.width),
+            thousands(g.parameters),
+            thousands(g.macs),
+            str(len(g.nodes)),
+            _extra(g.equal_rows, g.heads),
+        )
         for g in found.groups
     ]
     parts = []
@@ -155,7 +163,7 @@ def inspection_text(found: Inspection, *, verbose: bool) -> str:
     parts.append(
         f"{found.channels} prunable channels in {len(found.groups)} groups, {found.lossless} of them lossless, "
         f"{total} output channels held; "
-        f"{_count(found.cost.parameters)} parameters, {_count(found.cost.macs)} MACs at {shapes}"
+        f"{thousands(found.cost.parameters)} parameters, {thousands(found.cost.macs)} MACs at {shapes}"
     )
     return "\n\n".join(parts)
 

@@ -211,9 +211,6 @@ def concat(op: Op) -> Sequence[Layers]:
     return [concatenation(op, [t for t in op.inputs if t is not None])]
 
 
-gathers("joins", "Concat")
-
-
 def concatenation(op: Op, inputs: list[Tensor]) -> Layers:
     """The layers of ``inputs`` one after the other along the ``axis`` of the node."""
     axis = op.attrs["axis"] % op.outputs[0].rank
@@ -285,6 +282,7 @@ def split(op: Op) -> Sequence[Layers]:
     return [(*others, _part(op, layer, axis, slice(int(a), int(b)))) for a, b in itertools.pairwise(bounds)]
 
 
+gathers("joins", "Concat")
 gathers("parts", "Split")
 
 

@@ -1,0 +1,34 @@
+"""``onnxprune targets``."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.option("-v", "--verbose", is_flag=True, help="Show where the numbers of each come from.")
+def targets(*, verbose: bool) -> None:
+    """List the chips and engines that --target knows.
+
+    Another one is a TOML file of the same keys: --target PATH.toml.
+    """
+    from onnxprune import targets as known  # noqa: PLC0415 (--help must not wait for these)
+    from onnxprune.cli import render  # noqa: PLC0415
+
+    rows = [
+        (
+            chip.name,
+            name,
+            str(precision.out_block),
+            str(precision.in_block),
+            str(precision.align),
+            chip.measured or "not measured",
+            chip.title,
+        )
+        for chip in known.shipped()
+        for name, precision in chip.precisions.items()
+    ]
+    header = ("target", "type", "out", "in", "align", "measured with", "")
+    click.echo(render.table(header, rows, right=frozenset({2, 3, 4})))
+    if verbose:
+        click.echo("\n" + "\n".join(f"{chip.name}: {chip.source}" for chip in known.shipped()))

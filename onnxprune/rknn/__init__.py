@@ -1,0 +1,11 @@
+"""The real RKNN compiler: convert a model, simulate it, and read what each layer is charged.
+
+The cycles are the compiler's own estimate, not a measurement on a board.
+"""
+
+from onnxprune.rknn.calibrate import measured
+from onnxprune.rknn.convert import Conversion, Request, convert
+from onnxprune.rknn.log import Layer, parse
+from onnxprune.rknn.toolkit import Built, Job, build
+
+__all__ = ["Built", "Conversion", "Job", "Layer", "Request", "build", "convert", "measured", "parse"]
