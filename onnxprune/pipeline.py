@@ -38,6 +38,7 @@ from onnxprune.plan import Plan
 from onnxprune.progress import Progress, silent
 from onnxprune.report import Report, SizeReport
 from onnxprune.rewrite import Rewrite
+from onnxprune.scores.subject import Criterion, Scorer, Subject
 from onnxprune.severed import Severed, sever
 from onnxprune.trace import Pinned, Trace
 from onnxprune.verify import Proof, prove
@@ -62,6 +63,7 @@ class Options:
     rtol: float | None = None
     atol: float = 0.0
     data: Data | None = None
+    flops_reg: float = 0.001
 
     def __post_init__(self) -> None:
         """Raise OptionError for values out of range."""
@@ -91,6 +93,7 @@ class Options:
             "input_shapes": {n: list(s) for n, s in self.input_shapes.items()},
             "fuse_bn": self.fuse_bn,
             "seed": self.seed,
+            **({"flops_reg": self.flops_reg} if self.importance == "taylor" else {}),
             **({"data": self.data.to_json()} if self.data else {}),
         }
 
@@ -203,11 +206,12 @@ def _excluded(trace: Trace, exclude: tuple[str, ...]) -> dict[int, Pinned]:
     return pins
 
 
-def choose(analysis: Analysis, options: Options, importance: scores.Importance) -> Choice:
+def choose(analysis: Analysis, options: Options, subject: Subject, criterion: Criterion) -> Choice:
     """Score, allocate and rewrite; what cannot follow is pinned and the choice made again."""
+    scorer = criterion(subject)
     trace, groups, pins = analysis.trace, analysis.groups, dict(analysis.pins)
     while True:
-        allocation = _allocate(trace, groups, options, importance)
+        allocation = _allocate(subject, groups, options, scorer)
         result = rewriting.rewrite(trace, allocation.dead)
         if isinstance(result, Rewrite):
             return Choice(allocation.dead, result, groups, allocation.notes)
@@ -218,15 +222,15 @@ def choose(analysis: Analysis, options: Options, importance: scores.Importance) 
         groups = grouping.group(trace, pins)
 
 
-def _allocate(trace: Trace, groups: Groups, options: Options, importance: scores.Importance) -> Allocation:
+def _allocate(subject: Subject, groups: Groups, options: Options, scorer: Scorer) -> Allocation:
     return allocate(
         groups,
-        scores.score(trace.model, groups, importance, options.seed),
+        scores.score(subject, groups, scorer),
         ratio=options.ratio,
         align=options.align,
         scope=options.scope,
         max_ratio=options.max_ratio,
-        ratio_of=_ratio_of(trace, groups, options),
+        ratio_of=_ratio_of(subject.trace, groups, options),
         all_lossless=options.lossless,
     )
 
@@ -245,7 +249,9 @@ def prune(
 ) -> Result:
     """Prune ``model`` and prove it. Raises OnnxPruneError; CheckError where the result is not what it must be."""
     watch = Stopwatch(progress)
-    importance = scores.resolve(options.importance)
+    criterion = scores.resolve(options.importance)
+    if plan is None and options.data is None:
+        criterion.check(None)
     with watch.stage("analyse"):
         analysis = analyse(model, options)
     trace = analysis.trace
@@ -255,7 +261,8 @@ def prune(
     data = _calibration(trace, options, watch)
     with watch.stage("choose"):
         if plan is None:
-            choice = choose(analysis, options, importance)
+            subject = Subject(trace, data, options.seed, options.flops_reg, watch.announce)
+            choice = choose(analysis, options, subject, criterion)
         else:
             dead, result = plans.apply(trace, plan, where)
             choice = Choice(dead, result, analysis.groups, {})
@@ -400,8 +407,8 @@ def inspect(model: Model, options: Options) -> report.Inspection:
     """
     analysis = analyse(model, options)
     trial = Options(ratio=0.5, importance="random", exclude=options.exclude, input_shapes=options.input_shapes)
-    groups = choose(analysis, trial, scores.resolve("random")).groups
     trace = analysis.trace
+    groups = choose(analysis, trial, Subject(trace), scores.resolve("random")).groups
     model = trace.model
     macs = cost.macs_by_node(model.graph, trace.shapes.shape)
     return report.Inspection(

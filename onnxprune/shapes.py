@@ -75,7 +75,7 @@ def resolve(
     walk = _Walk(model, known, symbolic)
     walk.run()
     if missing := [o for n in model.graph.nodes for o in n.outputs if o and o not in walk.shape]:
-        known.update({name: (0, shape) for name, shape in probe(missing).items()})
+        known.update({name: (inferred.get(name, (0,))[0], shape) for name, shape in probe(missing).items()})
         known.update(_declared(model, missing))
         walk = _Walk(model, known, symbolic)
         walk.run()

@@ -294,7 +294,7 @@ def test_onnxruntime_takes_the_batches(text: str) -> None:
     of = model(text)
     shapes = {i.name: tuple(d or 1 for d in i.dims or ()) for i in of.graph.inputs}
     data = {name: np.ones((8, *shape), np.float32) for name, shape in shapes.items()}
-    with runtime.session(of.proto, "test") as active:
+    with runtime.session(of, "test") as active:
         for batch in calibration.from_arrays(data, of, shapes).batches(3):
             runtime.run(active, batch, "test")
 

@@ -33,6 +33,7 @@ PROTO_DOORS = {
     "verify.py",
     "shapes.py",
     "rewrite.py",
+    "gradients.py",
 }
 
 #: Where the graph is read, run on labels, evaluated, proven or fused; and what a node is called.

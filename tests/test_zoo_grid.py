@@ -14,6 +14,7 @@ from onnxprune.allocate import DEFAULT_MAX_RATIO
 from onnxprune.groups import Group
 from onnxprune.model import Model
 from onnxprune.passes import run as run_passes
+from onnxprune.scores.subject import Subject
 from onnxprune.widths import step_of
 
 ZOO = sorted((Path(__file__).parents[1] / "fixtures" / "zoo").glob("*.onnx"))
@@ -35,7 +36,7 @@ def test_grid(analysed: tuple[Model, pipeline.Analysis], ratio: float, align: in
     loaded, analysis = analysed
     options = pipeline.Options(ratio=ratio, align=align, scope=scope, check_n=1)
 
-    choice = pipeline.choose(analysis, options, scores.resolve("l2"))
+    choice = pipeline.choose(analysis, options, Subject(analysis.trace), scores.resolve("l2"))
     pruned = run_passes(loaded, pipeline._steps(choice, options, analysis)).model
 
     model.check(pruned.skeleton(), "the pruned model", full=True)

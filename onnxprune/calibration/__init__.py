@@ -71,9 +71,17 @@ class CalibrationSet:
     def labelled_batches(self, size: int) -> Iterator[tuple[Feeds, NDArray[Any] | None]]:
         """As `batches`, each with its labels [size, ...], or None where the data has none."""
         samples = self._samples()
-        while batch := list(islice(samples, size if self.inputs.any_batch else self.inputs.unit)):
+        while batch := list(islice(samples, self.run_size(size))):
             labels = np.stack([s[LABELS] for s in batch]) if self.labelled else None
             yield self.inputs.joined(batch), labels
+
+    def run_size(self, size: int) -> int:
+        """How many samples each batch holds where ``size`` is asked for; the last may hold fewer."""
+        return min(size, self.count) if self.inputs.any_batch else self.inputs.unit
+
+    def runs(self, size: int) -> int:
+        """How many batches there are."""
+        return -(-self.count // self.run_size(size))
 
     def split(self, held_out: float = 0.2) -> tuple[CalibrationSet, CalibrationSet]:
         """(fit, held out): every k-th sample is held out, at least one. A set that is one run of the model is both."""

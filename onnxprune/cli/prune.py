@@ -25,7 +25,12 @@ from onnxprune.cli import options as shared
 @click.option(
     "--align", type=int, default=1, show_default=True, help="Every width that changes becomes a multiple of this."
 )
-@click.option("--importance", default="l2", show_default=True, help="l1, l2, fpgm, bn, random, or module:function.")
+@click.option(
+    "--importance",
+    default="l2",
+    show_default=True,
+    help="l1, l2, fpgm, bn, random; with --data: activation, apoz, variance, taylor; or module:function.",
+)
 @click.option(
     "--scope",
     type=click.Choice(["group", "global"]),
@@ -40,6 +45,13 @@ from onnxprune.cli import options as shared
 )
 @shared.input_shape
 @shared.calibration
+@click.option(
+    "--flops-reg",
+    type=float,
+    default=0.001,
+    show_default=True,
+    help="How much a layer's share of the MACs speaks against its channels, in taylor.",
+)
 @click.option(
     "--fuse-bn/--no-fuse-bn", default=True, help="Fold BatchNormalization into the layer before. [default: fold]"
 )

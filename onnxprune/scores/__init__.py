@@ -1,37 +1,44 @@
 """Importance of channels: one number a unit, larger for what should stay. Scoring knows nothing of ONNX operators.
 
-A criterion is a function from `GroupWeights` to an array [width]. Add one with a module of its own and a line in
-`CRITERIA`; users bring theirs as ``module:function``.
+A criterion is given the `Subject` once, may run it on calibration data as long as it takes, and gives back a function
+that scores any grouping of its channels; groups change where nodes cannot follow. One that looks at weights alone is
+a function `GroupWeights` -> [width]. Users bring theirs as ``module:function`` (of `GroupWeights`), or as
+``module:criterion`` (a `Criterion`).
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.errors import ModelError, OptionError
-from onnxprune.groups import Group, Groups
-from onnxprune.model import Model
-from onnxprune.scores import fpgm, magnitude
+from onnxprune.groups import Groups
+from onnxprune.scores import activation, fpgm, magnitude, taylor
+from onnxprune.scores.subject import Criterion, Scorer, Scores, Subject
 from onnxprune.scores.weights import GroupWeights
 from onnxprune.user_code import user_function
 
-Scores = NDArray[np.float64]
-Importance = Callable[[GroupWeights], Scores]
 
-CRITERIA: dict[str, Importance] = {
-    "l1": magnitude.l1,
-    "l2": magnitude.l2,
-    "fpgm": fpgm.fpgm,
-    "bn": magnitude.batch_norm_scale,
-    "random": magnitude.random,
+def of_weights(measure: Callable[[GroupWeights], Scores]) -> Criterion:
+    """A criterion that looks at the weights of one group at a time."""
+    return Criterion(lambda subject: lambda groups: [measure(subject.weights_of(group)) for group in groups])
+
+
+CRITERIA: dict[str, Criterion] = {
+    "l1": of_weights(magnitude.l1),
+    "l2": of_weights(magnitude.l2),
+    "fpgm": of_weights(fpgm.fpgm),
+    "bn": of_weights(magnitude.batch_norm_scale),
+    "random": of_weights(magnitude.random),
+    "activation": Criterion(activation.mean_absolute, needs_data=True),
+    "apoz": Criterion(activation.share_of_nonzeros, needs_data=True),
+    "variance": Criterion(activation.variance, needs_data=True),
+    "taylor": Criterion(taylor.taylor, needs_data=True),
 }
 
 
-def resolve(name: str) -> Importance:
+def resolve(name: str) -> Criterion:
     """The criterion called ``name``, or a user's ``module:function``. Raises OptionError."""
     if name in CRITERIA:
         return CRITERIA[name]
@@ -40,29 +47,28 @@ def resolve(name: str) -> Importance:
         raise OptionError(
             f"no importance is called '{name}'", where="--importance", hint=f"{known}, or module:function"
         )
-    return user_function(name, "--importance")
+    found = user_function(name, "--importance")
+    return found if isinstance(found, Criterion) else of_weights(found)
 
 
-def score(model: Model, groups: Groups, importance: Importance, seed: int) -> list[Scores]:
+def score(subject: Subject, groups: Groups, scorer: Scorer) -> list[Scores]:
     """The scores of every group's units, [width] each.
 
     Raises ModelError for NaN weights, OptionError for bad scores.
     """
-    return [_score(model, group, importance, seed) for group in groups]
-
-
-def _score(model: Model, group: Group, importance: Importance, seed: int) -> Scores:
-    weights = GroupWeights(model, group, seed + zlib.crc32(group.name.encode()))
-    result = np.asarray(importance(weights), np.float64)
-    if result.shape != (group.width,):
-        raise OptionError(
-            f"gives shape {list(result.shape)}, not [{group.width}], for group '{group.name}'", where="--importance"
-        )
-    if not np.isfinite(result).all():
-        name = weights.not_finite()
-        if name is not None:
-            raise ModelError(
-                "has NaN or infinite weights", where=f"tensor '{name}'", hint="repair or export the model again"
+    results = [np.asarray(s, np.float64) for s in scorer(groups)]
+    if len(results) != len(groups):
+        raise OptionError(f"gives scores for {len(results)} of {len(groups)} groups", where="--importance")
+    for group, result in zip(groups, results, strict=True):
+        if result.shape != (group.width,):
+            raise OptionError(
+                f"gives shape {list(result.shape)}, not [{group.width}], for group '{group.name}'", where="--importance"
             )
-        raise OptionError(f"gives scores that are not finite for group '{group.name}'", where="--importance")
-    return result
+        if not np.isfinite(result).all():
+            name = subject.weights_of(group).not_finite()
+            if name is not None:
+                raise ModelError(
+                    "has NaN or infinite weights", where=f"tensor '{name}'", hint="repair or export the model again"
+                )
+            raise OptionError(f"gives scores that are not finite for group '{group.name}'", where="--importance")
+    return results

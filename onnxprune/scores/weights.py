@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.calibration import CalibrationSet
 from onnxprune.groups import Group, Slice
 from onnxprune.model import Model
 
@@ -26,11 +27,12 @@ class Filters:
 
 @dataclass(frozen=True)
 class GroupWeights:
-    """A group and its weights; ``seed`` is this group's own."""
+    """A group and its weights; ``seed`` is this group's own. ``data``: calibration data, where there is any."""
 
     model: Model = field(repr=False)
     group: Group
     seed: int
+    data: CalibrationSet | None = field(default=None, repr=False)
 
     @property
     def width(self) -> int:

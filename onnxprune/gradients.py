@@ -1,0 +1,191 @@
+"""Gradients of an ONNX model with respect to gates on its tensors, through onnx-ad and onnxruntime.
+
+A gate is a graph input of ones that multiplies a tensor [N, ...]: one number for each sample and channel. onnx-ad
+writes the reverse-mode graph (it needs no framework), and one run gives every sample's own gradients, as samples do
+not meet. What is differentiated is sum(direction * output), for directions that the caller chooses with the outputs
+at hand: the gradient of any loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper, shape_inference
+
+from onnxprune import runtime
+from onnxprune.elements import dtype_of
+from onnxprune.errors import OptionError
+from onnxprune.graph import Shape
+from onnxprune.model import Model
+from onnxprune.runtime import Feeds
+from onnxprune.trace import Trace
+
+Array = NDArray[Any]
+
+#: The gradient of a loss with respect to outputs: {output: array} -> {output: array}.
+Directions = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+
+_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
+_SEED, _WAY_OUT = "onnxprune_adjoint_", "another --importance needs no gradients"
+
+
+@dataclass(frozen=True)
+class Differentiable:
+    """The part of a model that has gradients, and gates [batch, ...] on some of its tensors."""
+
+    model: Model = field(repr=False)
+    gates: Mapping[str, Shape]
+    outputs: tuple[str, ...]
+    batch: int
+
+
+def differentiable(trace: Trace, gates: Mapping[str, Shape], feeds: Feeds) -> Differentiable:
+    """``trace.model`` at the batch of ``feeds``, with ``gates``, up to where gradients end. Raises OptionError.
+
+    Outputs to differentiate are floats with an entry for each sample. Where there are none, because floats become
+    decisions first (non-maximum suppression, an argument of the maximum), it is what these decide on.
+    """
+    model, batch = trace.model, len(next(iter(feeds.values())))
+    where = str(model.path or "model")
+    kind = _elem_types(trace)
+    plain = [o.name for o in model.graph.outputs]
+    for names in (plain, _decided_on(trace, kind, set(gates))):
+        floats = [n for n in names if kind[n] in _FLOATS]
+        with runtime.session(model, where, outputs=[n for n in floats if n not in plain]) as active:
+            values = runtime.run(active, feeds, where)
+        kept = tuple(n for n in floats if values[n].shape == (batch, *trace.shapes.shape[n][1:]) and values[n].ndim)
+        if kept:
+            shapes = {n: a.shape for n, a in feeds.items()}
+            gated = _with_gates(model, gates, kind, shapes, kept)
+            _refuse_foreign(gated, {gate_of(n) for n in gates})
+            return Differentiable(gated, gates, kept, batch)
+    raise OptionError("no output has a gradient for each sample", where=where, hint=_WAY_OUT)
+
+
+def _with_gates(
+    model: Model,
+    gates: Mapping[str, Shape],
+    elem_types: Mapping[str, int],
+    input_shapes: Mapping[str, Shape],
+    outputs: Sequence[str],
+) -> Model:
+    """``model`` at ``input_shapes``, up to ``outputs``, in which tensors are multiplied with their gates.
+
+    Nodes that no output needs are left out.
+    """
+    needed, kept = set(outputs), []
+    for node in reversed(model.graph.nodes):
+        if needed.intersection(node.outputs):
+            needed.update((*node.inputs, *node.captured))
+            kept.append(node.index)
+    # Before IR 4 every initializer had to be a graph input too.
+    out = ModelProto(ir_version=max(model.proto.ir_version, 4), functions=model.proto.functions)
+    out.opset_import.extend(model.proto.opset_import)
+    out.graph.name = model.proto.graph.name or "graph"
+    out.graph.initializer.extend(t for t in model.proto.graph.initializer if t.name in needed)
+    for index in reversed(kept):
+        node = out.graph.node.add()
+        node.CopyFrom(model.proto.graph.node[index])
+        for position, name in enumerate(node.output):
+            if name in gates:
+                node.output[position] = f"{name}__ungated"
+                out.graph.node.append(helper.make_node("Mul", [f"{name}__ungated", gate_of(name)], [name]))
+    more = [(gate_of(n), elem_types[n], s) for n, s in gates.items()]
+    inputs = [*((n, elem_types[n], s) for n, s in input_shapes.items()), *more]
+    out.graph.input.extend(helper.make_tensor_value_info(*i) for i in inputs)
+    out.graph.output.extend(helper.make_tensor_value_info(n, elem_types[n], None) for n in outputs)
+    return Model(shape_inference.infer_shapes(out, data_prop=True), model.path, model.weights)
+
+
+def _elem_types(trace: Trace) -> dict[str, int]:
+    """Of every tensor; where shape inference does not tell, as a graph output declares, or float."""
+    known = {n: t for n, t in trace.shapes.elem_type.items() if t}
+    declared = {o.name: o.elem_type for o in trace.model.graph.outputs if o.elem_type}
+    made = (o for node in trace.model.graph.nodes for o in node.outputs)
+    return {**dict.fromkeys(made, int(TensorProto.FLOAT)), **declared, **known}
+
+
+def _refuse_foreign(model: Model, sources: set[str]) -> None:
+    """Raise OptionError for a node of another domain that gradients would go through: onnx-ad goes by names alone."""
+    follows = set(sources)
+    for node in model.graph.nodes:
+        if follows.intersection(node.inputs):
+            if node.domain:
+                where = f"node '{node.label}'"
+                raise OptionError(f"{node.domain}.{node.op} has no gradient in onnx-ad", where=where, hint=_WAY_OUT)
+            follows.update(node.outputs)
+
+
+def _decided_on(trace: Trace, kind: Mapping[str, int], sources: set[str]) -> list[str]:
+    """Float tensors that follow from ``sources``, and from which a node makes integers or booleans."""
+    follows, found = set(sources), []
+    for node in trace.model.graph.nodes:
+        inputs = [n for n in node.inputs if n in follows]
+        known = all(o in trace.shapes.value for o in node.outputs if o)
+        if not inputs or known:
+            continue
+        floats = [o for o in node.outputs if o and kind[o] in _FLOATS]
+        if len(floats) < sum(map(bool, node.outputs)):
+            found += inputs
+        follows.update(floats)
+    return list(dict.fromkeys(found))
+
+
+def gate_gradients(
+    part: Differentiable, batches: Iterator[tuple[Feeds, Directions]], where: str
+) -> Iterator[dict[str, Array]]:
+    """{tensor: d loss / d gate [samples, ...]} for each batch; one with fewer samples is filled up and cut again.
+
+    Raises OptionError where onnx-ad is not installed or does not know an operator, ModelError where onnxruntime
+    refuses what it wrote.
+    """
+    reverse = _reversed(part)
+    ones = {gate_of(n): np.ones(s, _dtype(part, n)) for n, s in part.gates.items()}
+    fast = partial(runtime.session, where=where, optimize=True)
+    with fast(part.model) as forward, fast(reverse) as backward:
+        for feeds, directions in batches:
+            count = len(next(iter(feeds.values())))
+            full = {n: _filled(a, part.batch) for n, a in feeds.items()}
+            values = runtime.run(forward, {**full, **ones}, where)
+            chosen = directions({n: values[n][:count] for n in part.outputs})
+            seeds = {
+                f"{_SEED}{n}": _filled(chosen[n].astype(values[n].dtype), part.batch)[..., None] for n in part.outputs
+            }
+            found = runtime.run(backward, {**full, **ones, **seeds}, where)
+            yield {n: found[f"{_SEED}{gate_of(n)}"][..., 0][:count] for n in part.gates}
+
+
+def gate_of(name: str) -> str:
+    """The graph input that multiplies tensor ``name``."""
+    return f"{name}__gate"
+
+
+def _dtype(part: Differentiable, name: str) -> np.dtype[Any]:
+    elem_type = next(i.elem_type for i in part.model.graph.inputs if i.name == gate_of(name))
+    return dtype_of(elem_type)
+
+
+def _filled(array: Array, batch: int) -> Array:
+    """As many entries as ``batch``: the first again for those that are missing."""
+    return array if len(array) == batch else np.concatenate([array, array[:1].repeat(batch - len(array), axis=0)])
+
+
+def _reversed(part: Differentiable) -> Model:
+    try:
+        import onnx_ad  # noqa: PLC0415 (optional)
+    except ImportError:
+        hint = "pip install 'onnxprune[taylor]'"
+        raise OptionError("gradients need onnx-ad, which is not installed", where="--importance", hint=hint) from None
+    inputs, outputs = [gate_of(n) for n in part.gates], list(part.outputs)
+    whole = ModelProto.FromString(b"".join(part.model.pieces()))  # onnx-ad reads constants
+    try:
+        proto = onnx_ad.reverse(whole, inputs=inputs, outputs=outputs, prefix=_SEED, dim="n", layout="onnx")
+    except Exception as error:  # noqa: BLE001 (UnsupportedOperator, and what malformed graphs raise inside)
+        reason = f"{error}".partition(";")[0]
+        raise OptionError(f"onnx-ad gives no gradients: {reason}", where="--importance", hint=_WAY_OUT) from None
+    return Model(proto, part.model.path)
