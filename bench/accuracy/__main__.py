@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--macs", type=float, nargs="+", default=BUDGETS)
     parser.add_argument("--align", type=int, nargs="+", default=ALIGNS)
-    parser.add_argument("--variants", nargs="+", default=list(ours.VARIANTS), choices=ours.VARIANTS)
+    parser.add_argument("--variants", nargs="*", default=list(ours.VARIANTS), choices=ours.VARIANTS)
     parser.add_argument("--with-batchnorm", action="store_true", help="give onnxprune the files with BatchNorm nodes")
     parser.add_argument("--peer-from", type=Path, metavar="PATH", help="Torch-Pruning's figures from an earlier --json")
     parser.add_argument("--json", type=Path, metavar="PATH")

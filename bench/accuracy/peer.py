@@ -184,6 +184,7 @@ def attempts(whole: Subject, name: str, scope: str, align: int, budgets: Sequenc
         if found is None:
             yield Attempt(name, scope, budget, align, failure="no ratio meets the budget")
             continue
+        found = found.to(memory_format=torch.channels_last)  # faster, the same function
         share, plain = macs(found) / whole.macs, of_module(found)
         yield Attempt(name, scope, budget, align, share, plain, of_module(reestimated(found, whole.images)))
 
