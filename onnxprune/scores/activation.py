@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,47 +27,34 @@ BATCH_BYTES = 128 << 20
 _MOST_SAMPLES = 32
 
 
+#: [channels, elements] -> [sums, channels]: what is added up over batches.
+Summed = Callable[[NDArray[Any]], Scores]
+
+#: [sums, channels], each divided by the elements of a channel -> [channels].
+Figure = Callable[[Scores], Scores]
+
+
 def mean_absolute(subject: Subject) -> Scorer:
     """The mean of |a|."""
-    return _scorer(subject, lambda s: s.absolute / s.count, _mean)
+    return _scorer(subject, lambda a: np.abs(a).sum(axis=1, dtype=np.float64)[None], lambda m: m[0], _mean)
 
 
 def share_of_nonzeros(subject: Subject) -> Scorer:
     """The share of elements that are not 0."""
-    return _scorer(subject, lambda s: s.nonzero / s.count, lambda _: 1.0)
+    return _scorer(subject, lambda a: np.count_nonzero(a, axis=1)[None], lambda m: m[0], lambda _: 1.0)
 
 
 def variance(subject: Subject) -> Scorer:
     """The variance over samples and positions."""
-    return _scorer(subject, lambda s: np.maximum(s.square / s.count - (s.total / s.count) ** 2, 0), _mean)
+    return _scorer(subject, _moments, lambda m: np.maximum(m[1] - m[0] ** 2, 0), _mean)
+
+
+def _moments(values: NDArray[Any]) -> Scores:
+    return np.stack([values.sum(axis=1, dtype=np.float64), np.square(values).sum(axis=1, dtype=np.float64)])
 
 
 def _mean(values: Scores) -> float:
     return float(values.mean())
-
-
-@dataclass
-class Sums:
-    """Sums over samples and positions, for each channel of a tensor: [n] each, ``count`` elements a channel."""
-
-    absolute: Scores = field(repr=False)
-    nonzero: Scores = field(repr=False)
-    total: Scores = field(repr=False)
-    square: Scores = field(repr=False)
-    count: int = 0
-
-    @classmethod
-    def of(cls, channels: int) -> Sums:
-        """Nothing yet."""
-        return cls(np.zeros(channels), np.zeros(channels), np.zeros(channels), np.zeros(channels))
-
-    def add(self, values: NDArray[np.float64]) -> None:
-        """Take in ``values`` [n, elements]."""
-        self.absolute += np.abs(values).sum(axis=1)
-        self.nonzero += np.count_nonzero(values, axis=1)
-        self.total += values.sum(axis=1)
-        self.square += np.einsum("ij,ij->i", values, values)
-        self.count += values.shape[1]
 
 
 @dataclass(frozen=True)
@@ -101,35 +89,35 @@ def batch_size(trace: Trace, names: list[str]) -> int:
     return max(1, min(_MOST_SAMPLES, BATCH_BYTES // max(1, 4 * elements)))
 
 
-def _scorer(subject: Subject, figure: Callable[[Sums], Scores], norm: Norm) -> Scorer:
-    views = [
-        View(figure(sums), subject.trace.unit[place.layer.labels].reshape(-1))
-        for place, sums in _observed(subject)
-        if sums.count
-    ]
+def _scorer(subject: Subject, summed: Summed, figure: Figure, norm: Norm) -> Scorer:
+    unit = subject.trace.unit
+    views = [View(figure(m), unit[p.layer.labels].reshape(-1)) for p, m in _observed(subject, summed)]
     return lambda groups: by_group(subject, groups, views, norm)
 
 
-def _observed(subject: Subject) -> list[tuple[Place, Sums]]:
-    """One pass of the original. Raises ModelError where onnxruntime cannot run it on the data."""
-    trace = subject.trace
-    found = [(p, Sums.of(p.layer.labels.size)) for p in places(trace)]
-    names = list(dict.fromkeys(p.tensor.name for p, _ in found))
+def _observed(subject: Subject, summed: Summed) -> list[tuple[Place, Scores]]:
+    """One pass of the original: means [sums, channels]. Raises ModelError where it cannot be run on the data."""
+    trace, data = subject.trace, subject.samples
+    found = places(trace)
+    names = list(dict.fromkeys(p.tensor.name for p in found))
     given = {i.name for i in trace.model.graph.inputs} | {o.name for o in trace.model.graph.outputs}
     where, size = str(trace.model.path or "model"), batch_size(trace, names)
-    data = subject.samples
     batches = counted(data.batches(size), "running the original on calibration data", data.runs(size), subject.progress)
     more = [n for n in names if n not in given]
+    sums = [np.zeros(()) for _ in found]
+    elements = [0 for _ in found]
     with runtime.session(trace.model, where, optimize=True, outputs=more) as active:
         for feeds in batches:
             values = {**feeds, **runtime.run(active, feeds, where)}
-            for place, sums in found:
-                sums.add(_by_channel(values[place.tensor.name], place))
-    return found
+            for index, place in enumerate(found):
+                rows = _by_channel(values[place.tensor.name], place)
+                sums[index] = sums[index] + summed(rows)
+                elements[index] += rows.shape[1]
+    return [(p, s / n) for p, s, n in zip(found, sums, elements, strict=True) if n]
 
 
-def _by_channel(array: NDArray[np.generic], place: Place) -> NDArray[np.float64]:
-    """[n, elements]: a row for each label of the layer."""
+def _by_channel(array: NDArray[Any], place: Place) -> NDArray[Any]:
+    """[channels, elements]: a row for each label of the layer."""
     axes = place.layer.axes
     rows = np.moveaxis(array, axes, range(len(axes))).reshape(place.layer.labels.size, -1)
-    return rows.astype(np.float64) - place.zero
+    return rows if rows.dtype in (np.float32, np.float64) else rows.astype(np.float32) - np.float32(place.zero)
