@@ -36,8 +36,11 @@ from fixtures import trained
 from fixtures.skeleton import load_skeleton
 from onnxprune import cost, pipeline, scores, verify
 from onnxprune import model as files
+from onnxprune.choose import analyse, choose
 from onnxprune.graph import Graph, Node
 from onnxprune.groups import Groups
+from onnxprune.options import Options
+from onnxprune.scores.subject import Subject
 from onnxprune.trace import Trace
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "zoo"
@@ -218,7 +221,7 @@ def rounded_up(seen: Examined, source: Path, sizes: judge.Shapes, feeds: judge.F
         for group in seen.groups
         if all(block.width > 1 for block in group.blocks)
     )
-    options = pipeline.Options(ratio=RATIO, ratio_for=ratios, input_shapes=sizes, fuse_bn=False, check_n=0)
+    options = Options(ratio=RATIO, ratio_for=ratios, input_shapes=sizes, fuse_bn=False, check_n=0)
     target = folder / "even.onnx"
     files.write({target: pipeline.prune(seen.model, options).model})
     return judge.judge(source, target, feeds)
@@ -227,9 +230,10 @@ def rounded_up(seen: Examined, source: Path, sizes: judge.Shapes, feeds: judge.F
 def examine(source: Path, sizes: judge.Shapes) -> Examined:
     """Which layers can be pruned, found as ``onnxprune inspect`` does; and the limit of the rewrite error."""
     model = files.load(source)
-    options = pipeline.Options(ratio=0.5, importance="random", input_shapes=sizes)
-    analysis = pipeline.analyse(model, options)
-    trace, groups = analysis.trace, pipeline.choose(analysis, options, scores.resolve("random")).groups
+    options = Options(ratio=0.5, importance="random", input_shapes=sizes)
+    analysis = analyse(model, options)
+    trace, subject = analysis.trace, Subject(analysis.trace)
+    groups = choose(analysis, options, subject, options.ways[0], scores.resolve("random")(subject)).groups
     free = np.zeros(trace.units, np.bool_)
     free[[unit for group in groups for unit in group.units]] = True
     macs = cost.macs_by_node(model.graph, trace.shapes.shape)

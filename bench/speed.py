@@ -37,9 +37,10 @@ LENGTHS = (100, 1000, 10_000)
 def prune_without_proof(source: Path, target: Path, ratio: float) -> float:
     """Read ``source``, prune ``ratio`` of each group, write ``target``, prove nothing; seconds it took."""
     from onnxprune import model, pipeline  # noqa: PLC0415
+    from onnxprune.options import Options  # noqa: PLC0415
 
     started = time.perf_counter()
-    pruned = pipeline.prune(model.load(source), pipeline.Options(ratio=ratio, check_n=0))
+    pruned = pipeline.prune(model.load(source), Options(ratio=ratio, check_n=0))
     model.write({target: pruned.model})
     return time.perf_counter() - started
 

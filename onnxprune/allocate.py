@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,6 +24,10 @@ _MAX_TABLE = 50_000_000
 
 #: Whatever is asked for, a ranking over the whole network leaves this share of each block: a floor.
 DEFAULT_MAX_RATIO = 0.9
+
+
+#: (items, {position: kept}) -> kept of each: decides for those that are not decided yet.
+Meet = Callable[[Sequence[Item], Mapping[int, int]], list[int]]
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,12 @@ def allocate(
     max_ratio: float | None,
     ratio_of: Mapping[int, float],
     all_lossless: bool = False,
+    meet: Meet | None = None,
 ) -> Allocation:
     """Choose widths. ``ratio_of``: another ratio for some groups, by index. ``scope``: 'group' or 'global'.
 
-    ``all_lossless``: as many lossless units go as widths allow, even where the ratio asks for fewer.
+    ``all_lossless``: as many lossless units go as widths allow, even where the ratio asks for fewer. ``meet``: decides
+    instead of ``ratio`` and ``scope`` what groups without a ratio of their own keep; heads stay then.
     """
     cap = max_ratio if max_ratio is not None else max(DEFAULT_MAX_RATIO, ratio)
     own_cap = max_ratio if max_ratio is not None else 1.0
@@ -69,11 +75,13 @@ def allocate(
         families += whole
     own = [i for i, item in enumerate(items) if item.group in ratio_of]
     rest = [i for i, item in enumerate(items) if item.group not in ratio_of]
-    ranked = frozenset(rest) if scope == "global" else frozenset()
+    ranked = frozenset(rest) if scope == "global" or meet else frozenset()
     dead = [_heads_by_ratio(items, f) for f in families if f.items[0] not in ranked]
     kept = {i: item.most for i, item in enumerate(items)}
     for part in (own, [] if ranked else rest):
         kept.update(zip(part, _by_group([items[i] for i in part]), strict=True))
+    if meet is not None:
+        kept, ranked = dict(enumerate(meet(items, {i: kept[i] for i in own}))), frozenset()
     dead += _over_network(items, kept, sorted(ranked), [f for f in families if f.items[0] in ranked], ratio)
     dead += [item.units[:, : item.width - kept[i]].reshape(-1) for i, item in enumerate(items)]
     return Allocation(np.sort(np.concatenate(dead)) if dead else np.zeros(0, np.int64), notes)

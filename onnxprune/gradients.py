@@ -1,6 +1,7 @@
 """Gradients of an ONNX model with respect to gates on its tensors, through onnx-ad and onnxruntime.
 
-A gate is a graph input of ones that multiplies a tensor [N, ...]: one number for each sample and channel. onnx-ad
+A gate is a graph input of ones that multiplies a tensor [N, ...], one number for each sample and channel; or one of
+zeros that is added to it, whose gradient is the tensor's own. onnx-ad
 writes the reverse-mode graph (it needs no framework), and one run gives every sample's own gradients, as samples do
 not meet. What is differentiated is sum(direction * output), for directions that the caller chooses with the outputs
 at hand: the gradient of any loss.
@@ -42,10 +43,13 @@ class Differentiable:
     gates: Mapping[str, Shape]
     outputs: tuple[str, ...]
     batch: int
+    neutral: float  # what gates are fed
 
 
-def differentiable(trace: Trace, gates: Mapping[str, Shape], feeds: Feeds) -> Differentiable:
+def differentiable(trace: Trace, gates: Mapping[str, Shape], feeds: Feeds, *, added: bool = False) -> Differentiable:
     """``trace.model`` at the batch of ``feeds``, with ``gates``, up to where gradients end. Raises OptionError.
+
+    Gates multiply, or are ``added``.
 
     Outputs to differentiate are floats with an entry for each sample. Where there are none, because floats become
     decisions first (non-maximum suppression, an argument of the maximum), it is what these decide on.
@@ -61,20 +65,21 @@ def differentiable(trace: Trace, gates: Mapping[str, Shape], feeds: Feeds) -> Di
         kept = tuple(n for n in floats if values[n].shape == (batch, *trace.shapes.shape[n][1:]) and values[n].ndim)
         if kept:
             shapes = {n: a.shape for n, a in feeds.items()}
-            gated = _with_gates(model, gates, kind, shapes, kept)
+            gated = _with_gates(model, "Add" if added else "Mul", gates, kind, shapes, kept)
             _refuse_foreign(gated, {gate_of(n) for n in gates})
-            return Differentiable(gated, gates, kept, batch)
+            return Differentiable(gated, gates, kept, batch, 0.0 if added else 1.0)
     raise OptionError("no output has a gradient for each sample", where=where, hint=_WAY_OUT)
 
 
 def _with_gates(
     model: Model,
+    gate: str,
     gates: Mapping[str, Shape],
     elem_types: Mapping[str, int],
     input_shapes: Mapping[str, Shape],
     outputs: Sequence[str],
 ) -> Model:
-    """``model`` at ``input_shapes``, up to ``outputs``, in which tensors are multiplied with their gates.
+    """``model`` at ``input_shapes``, up to ``outputs``, in which tensors meet their gates in an operator ``gate``.
 
     Nodes that no output needs are left out.
     """
@@ -94,7 +99,7 @@ def _with_gates(
         for position, name in enumerate(node.output):
             if name in gates:
                 node.output[position] = f"{name}__ungated"
-                out.graph.node.append(helper.make_node("Mul", [f"{name}__ungated", gate_of(name)], [name]))
+                out.graph.node.append(helper.make_node(gate, [f"{name}__ungated", gate_of(name)], [name]))
     more = [(gate_of(n), elem_types[n], s) for n, s in gates.items()]
     inputs = [*((n, elem_types[n], s) for n, s in input_shapes.items()), *more]
     out.graph.input.extend(helper.make_tensor_value_info(*i) for i in inputs)
@@ -145,7 +150,7 @@ def gate_gradients(
     refuses what it wrote.
     """
     reverse = _reversed(part)
-    ones = {gate_of(n): np.ones(s, _dtype(part, n)) for n, s in part.gates.items()}
+    ones = {gate_of(n): np.full(s, part.neutral, _dtype(part, n)) for n, s in part.gates.items()}
     fast = partial(runtime.session, where=where, optimize=True)
     with fast(part.model) as forward, fast(reverse) as backward:
         for feeds, directions in batches:
@@ -189,3 +194,9 @@ def _reversed(part: Differentiable) -> Model:
         reason = f"{error}".partition(";")[0]
         raise OptionError(f"onnx-ad gives no gradients: {reason}", where="--importance", hint=_WAY_OUT) from None
     return Model(proto, part.model.path)
+
+
+def random_directions(rng: np.random.Generator, outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """A normal direction for each sample, divided by the size of the output."""
+    sizes = {n: float(np.sqrt(np.mean(y.astype(np.float64) ** 2))) or 1.0 for n, y in outputs.items()}
+    return {n: rng.standard_normal(y.shape) / sizes[n] for n, y in outputs.items()}

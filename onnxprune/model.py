@@ -115,6 +115,11 @@ class Model:
         return _read_graph(self)
 
     @cached_property
+    def defaults(self) -> set[str]:
+        """Initializers that are inputs too."""
+        return {i.name for i in self.proto.graph.input} & set(self.constant_protos)
+
+    @cached_property
     def sha256(self) -> str:
         """Hash of the file, or of the serialized model where there is no file."""
         digest = hashlib.sha256()
@@ -206,7 +211,7 @@ class Model:
         out = ModelProto(ir_version=max(self.proto.ir_version, 4), functions=self.proto.functions)
         out.opset_import.extend(self.proto.opset_import)
         out.graph.name = source.name or "graph"
-        large = [n for n, t in self.constant_protos.items() if n in self.weights or element_count(t) > _SMALL]
+        large = {n: None for n, t in self.constant_protos.items() if n in self.weights or element_count(t) > _SMALL}
         if input_shapes is None:
             out.graph.input.extend(i for i in source.input if i.name not in self.constant_protos)
             out.graph.output.extend(source.output)
@@ -222,10 +227,9 @@ class Model:
         for name in large:
             tensor = self.constant_protos[name]
             out.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
-        left = set(large)
-        out.graph.initializer.extend(t for t in source.initializer if t.name not in left)
+        out.graph.initializer.extend(t for t in source.initializer if t.name not in large)
         out.graph.sparse_initializer.extend(source.sparse_initializer)
-        out.graph.node.extend(n for n in source.node if not (n.op_type == "Constant" and n.output[0] in left))
+        out.graph.node.extend(n for n in source.node if not (n.op_type == "Constant" and n.output[0] in large))
         return out
 
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from onnxprune.candidates import Tried
 from onnxprune.cost import Cost
+from onnxprune.differ import OutputError
 from onnxprune.groups import Group, Groups
 from onnxprune.verify import Proof
 
@@ -41,6 +43,23 @@ class SizeReport:
 
 
 @dataclass(frozen=True)
+class Learnt:
+    """What calibration data did, and how far the outputs are from the original's on held-out samples.
+
+    ``pruned``: with the channels gone; ``final``: as written. They are the same where compensation did not help.
+    ``solved``: layers with new weights, of ``layers`` that could have them.
+    """
+
+    samples: int
+    held_out: int
+    pruned: tuple[OutputError, ...]
+    final: tuple[OutputError, ...]
+    solved: int
+    layers: int
+    tried: tuple[Tried, ...] = ()
+
+
+@dataclass(frozen=True)
 class Report:
     """One run of `prune`. Shares are of prunable channels; ``lossless``: how many of those removed nobody misses.
 
@@ -64,6 +83,7 @@ class Report:
     notes: tuple[str, ...]
     versions: Mapping[str, str]
     seconds: Mapping[str, float]
+    learnt: Learnt | None = None
 
     def to_json(self) -> str:
         """The file's text."""
@@ -81,6 +101,8 @@ class Report:
                     if value is None
                     else {**asdict(value), "rewrite_error": value.rewrite_error, "inside_error": value.inside_error}
                 )
+            elif name == "learnt":
+                value = None if value is None else asdict(value)
             document[name] = value
         return json.dumps(_plain(document), indent=2) + "\n"
 

@@ -88,6 +88,11 @@ def _onnxruntime(model: Model, where: str, *, optimize: bool, outputs: Iterable[
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # build machines are shared
+    # Integer kernels of processors without VNNI saturate in an order of their own; and pairs of quantize and dequantize
+    # are not to become integer kernels in one model and not in another.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")

@@ -275,8 +275,8 @@ def _running(
     model: Model, where: str, points: Sequence[Inside] = (), cut: bool = False, *, optimize: bool = False
 ) -> Iterator[_Running]:
     """What gives the model's outputs and the tensors at ``points``, ``cut`` to what the pruned model has of them."""
-    # onnxruntime fuses quantize and dequantize pairs into integer kernels, but not around a gate: keep all in float.
-    optimize = optimize and not any(node.op in _QUANTIZED for node in model.graph.nodes)
+    # Precise integer kernels come with the optimizer.
+    optimize = optimize or any(node.op in _QUANTIZED for node in model.graph.nodes)
     with runtime.session(model, where, optimize=optimize, outputs=[p.name for p in points]) as active:
 
         def run(feed: Feeds) -> Feeds:

@@ -1,9 +1,19 @@
 """Graph passes: model in, model out."""
 
 from onnxprune.passes.base import Pass, PassResult, run
+from onnxprune.passes.compensate import Compensate
 from onnxprune.passes.fuse_batchnorm import FuseBatchNorm
 from onnxprune.passes.remove_channels import RemoveChannels
 from onnxprune.passes.restore_branches import RestoreBranches
 from onnxprune.passes.restore_calls import RestoreCalls
 
-__all__ = ["FuseBatchNorm", "Pass", "PassResult", "RemoveChannels", "RestoreBranches", "RestoreCalls", "run"]
+__all__ = [
+    "Compensate",
+    "FuseBatchNorm",
+    "Pass",
+    "PassResult",
+    "RemoveChannels",
+    "RestoreBranches",
+    "RestoreCalls",
+    "run",
+]

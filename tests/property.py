@@ -26,6 +26,7 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxprune import plan as plans
 from onnxprune import runtime, verify
+from onnxprune.choose import Analysis, analyse
 from onnxprune.elements import to_tensor
 from onnxprune.errors import ModelError
 from onnxprune.functions import restore
@@ -33,7 +34,7 @@ from onnxprune.graph import Node, Shape
 from onnxprune.groups import Groups, Slice, group
 from onnxprune.heads import Heads
 from onnxprune.model import Model, from_proto, write
-from onnxprune.pipeline import Analysis, Options, analyse
+from onnxprune.options import Options
 from onnxprune.rewrite import Rewrite, rewrite
 from onnxprune.trace import Pinned, Read, Trace, Use, use_of
 

@@ -753,7 +753,7 @@ def with_function(builder: Builder, nodes: list[NodeProto]) -> tuple[list[NodePr
     inputs = [i for i in dict.fromkeys(r for n in body for r in reads(n)) if i not in made]
     outside = {r for n in rest for r in reads(n)} | {o.name for o in builder.outputs}
     outputs = [o for o in made if o in outside] or made[-1:]
-    opsets = [helper.make_opsetid("", builder.opset)]
+    opsets = [helper.make_opsetid("", builder.opset), helper.make_opsetid("com.microsoft", 1)]
     function = helper.make_function("local", "Part", inputs, outputs, body, opsets)
     call = helper.make_node("Part", inputs, outputs, "part", domain="local")
     return [*nodes[:start], call, *nodes[end:]], [function]

@@ -11,15 +11,16 @@ import pytest
 from onnx import ModelProto, numpy_helper, parser
 
 from fixtures import build as built
-from onnxprune import pipeline
 from onnxprune.advise import Advice, advise
+from onnxprune.choose import analyse
 from onnxprune.cli import main
 from onnxprune.model import from_proto
+from onnxprune.options import Options
 from onnxprune.targets import Cycles, find
 
 
 def advised(proto: ModelProto, target: str = "rk3588", dtype: str = "fp16") -> Advice:
-    analysis = pipeline.analyse(from_proto(proto), pipeline.Options())
+    analysis = analyse(from_proto(proto), Options())
     return advise(analysis.trace, analysis.groups, Cycles.of(find(target), dtype))
 
 

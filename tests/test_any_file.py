@@ -10,6 +10,7 @@ import pytest
 from onnx import ModelProto, TensorProto, TypeProto, ValueInfoProto, helper, numpy_helper
 
 from onnxprune import model, pipeline
+from onnxprune.options import Options
 from tests.models import build, noise, too_new
 
 #: 8 channels of h can go.
@@ -161,7 +162,7 @@ def test_file_is_pruned_and_proven(name: str) -> None:
     change(proto)
     if reason := too_new(proto):
         pytest.skip(reason)
-    result = pipeline.prune(model.from_proto(proto), pipeline.Options(ratio=0.5, check_n=1))
+    result = pipeline.prune(model.from_proto(proto), Options(ratio=0.5, check_n=1))
     report = result.report
     assert report.channels.before == prunable
     assert report.proof is not None
@@ -176,5 +177,5 @@ def test_model_without_nodes_is_left_as_it_is() -> None:
     whole = build(CHAIN)
     del whole.graph.node[:], whole.graph.initializer[:], whole.graph.value_info[:]
     whole.graph.output[0].CopyFrom(whole.graph.input[0])
-    result = pipeline.prune(model.from_proto(whole), pipeline.Options())
+    result = pipeline.prune(model.from_proto(whole), Options())
     assert result.model.proto == whole

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fixtures.build import unet
 from onnxprune import __version__, cli, model, pipeline, runtime
+from onnxprune.options import Options
 from onnxprune.rewrite import Refusal, Rewrite, rewrite
 from onnxprune.trace import Trace
 from onnxprune.weights import value_of
@@ -487,7 +488,7 @@ def corrupted(trace: Trace, dead: np.ndarray[Any, np.dtype[np.int64]]) -> Rewrit
 
 
 def test_a_failed_proof_writes_nothing(run: Run, chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.pipeline.rewriting.rewrite", corrupted)
+    monkeypatch.setattr("onnxprune.choose.rewriting.rewrite", corrupted)
     before = files_in(tmp_path)
     outcome = run(chain, "--json", tmp_path / "r.json", "--save-plan", tmp_path / "p.json")
     assert outcome.code == 1
@@ -497,7 +498,7 @@ def test_a_failed_proof_writes_nothing(run: Run, chain: Path, tmp_path: Path, mo
 
 
 def test_a_wide_limit_accepts_the_same_error(run: Run, chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxprune.pipeline.rewriting.rewrite", corrupted)
+    monkeypatch.setattr("onnxprune.choose.rewriting.rewrite", corrupted)
     assert run(chain, "--rtol", 10).code == 0
     assert run(chain, "--atol", 1000).code == 0
 
@@ -716,7 +717,7 @@ def with_plan(text: str, change: Callable[[str], str] = str) -> Callable[[Path],
 
     def arrange(folder: Path) -> Sequence[object]:
         other = put(folder / "other.onnx", text)
-        plan = pipeline.prune(model.load(other), pipeline.Options(check_n=0)).plan.to_json()
+        plan = pipeline.prune(model.load(other), Options(check_n=0)).plan.to_json()
         (folder / "plan.json").write_text(change(plan))
         return [put(folder / "m.onnx", CHAIN), "--plan", folder / "plan.json"]
 

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from fixtures.build import TAYLOR, labelled_unet
-from onnxprune import calibration, pipeline, runtime, scores
+from onnxprune import calibration, runtime, scores
+from onnxprune.choose import analyse
 from onnxprune.errors import OptionError
 from onnxprune.model import Model, from_proto, load
+from onnxprune.options import Options
 from onnxprune.scores import activation
 from onnxprune.scores.subject import Subject
 from onnxprune.scores.taylor import cross_entropy_gradient, moving_average
@@ -89,7 +91,7 @@ ROWS = (
 
 def subject_of(model: Model, inputs: dict[str, Array], labels: Array | None = None, **more: Any) -> tuple[Subject, Any]:
     """The subject of ``inputs``, and the groups."""
-    analysis = pipeline.analyse(model, pipeline.Options())
+    analysis = analyse(model, Options())
     data = calibration.from_arrays(inputs, model, analysis.trace.shapes.inputs, labels=labels)
     return Subject(analysis.trace, data, **more), analysis.groups
 
@@ -280,7 +282,7 @@ def test_gradients_are_taken_before_boxes_are_chosen() -> None:
 @pytest.mark.parametrize("name", DATA)
 def test_without_data_the_way_out_is_said(name: str) -> None:
     model = from_proto(build(ROWS[0].text))
-    analysis = pipeline.analyse(model, pipeline.Options())
+    analysis = analyse(model, Options())
     with pytest.raises(OptionError, match=r"--importance: needs calibration data \(give --data"):
         scores.resolve(name)(Subject(analysis.trace))
 

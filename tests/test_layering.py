@@ -17,7 +17,14 @@ FILES = {
 }
 
 #: From top to bottom: a module imports only from its own layer and from those below.
-LAYERS = ("onnxprune.__main__", "onnxprune.cli", "onnxprune.pipeline", "onnxprune.passes", "onnxprune")
+LAYERS = (
+    "onnxprune.__main__",
+    "onnxprune.cli",
+    "onnxprune.pipeline",
+    "onnxprune.recover",
+    "onnxprune.passes",
+    "onnxprune",
+)
 
 #: Fields of ModelProto, GraphProto and AttributeProto that plain values stand for everywhere else.
 PROTO_FIELDS = {"initializer", "value_info", "op_type", "raw_data", "opset_import", "metadata_props", "proto"}
@@ -34,6 +41,7 @@ PROTO_DOORS = {
     "shapes.py",
     "rewrite.py",
     "gradients.py",
+    "excerpt.py",
 }
 
 #: Where the graph is read, run on labels, evaluated, proven or fused; and what a node is called.

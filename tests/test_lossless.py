@@ -14,7 +14,8 @@ from onnx import ModelProto, numpy_helper
 from onnxprune import plan as plans
 from onnxprune import verify
 from onnxprune.model import from_proto
-from onnxprune.pipeline import Options, Result, prune
+from onnxprune.options import Options
+from onnxprune.pipeline import Result, prune
 from tests.models import build, flat, mlp, pair, sandwich
 from tests.property import all_lossless, assert_exact, assert_lossless, remove, some
 

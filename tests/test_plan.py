@@ -19,6 +19,7 @@ from onnxprune import model as files
 from onnxprune import pipeline
 from onnxprune import plan as plans
 from onnxprune.errors import PlanError
+from onnxprune.options import Options
 from onnxprune.plan import Plan
 from tests.models import build
 
@@ -55,7 +56,7 @@ MODELS = {"chain": CHAIN, "blocks": BLOCKS, "shared": SHARED, "transposed": TRAN
 
 
 def prune(proto: ModelProto, plan: Plan | None = None, **options: Any) -> pipeline.Result:
-    settings = pipeline.Options(**{"ratio": 0.5, "importance": "random", "fuse_bn": False, **options})
+    settings = Options(**{"ratio": 0.5, "importance": "random", "fuse_bn": False, **options})
     return pipeline.prune(files.from_proto(proto), settings, plan)
 
 

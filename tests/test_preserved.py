@@ -13,6 +13,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxprune import model as files
 from onnxprune import pipeline
+from onnxprune.options import Options
 from tests.models import build
 
 #: Conv, Relu, Conv: 8 and 8 channels that can go. c is read by a function, by an If inside an If, and by an operator
@@ -109,7 +110,7 @@ def _train(proto: ModelProto) -> None:
 
 def prune(proto: ModelProto) -> pipeline.Result:
     shapes = {"x": (2, 3, 5, 6)}
-    return pipeline.prune(files.from_proto(proto), pipeline.Options(ratio=0.5, input_shapes=shapes))
+    return pipeline.prune(files.from_proto(proto), Options(ratio=0.5, input_shapes=shapes))
 
 
 def expected(proto: ModelProto, after: ModelProto, width: int) -> ModelProto:
@@ -149,7 +150,7 @@ def test_the_model_given_stays_as_it_was() -> None:
     proto = rich()
     before = copy.deepcopy(proto)
     given = files.from_proto(proto)
-    pipeline.prune(given, pipeline.Options(input_shapes={"x": (1, 3, 4, 4)}))
+    pipeline.prune(given, Options(input_shapes={"x": (1, 3, 4, 4)}))
     assert given.proto == proto == before
 
 
@@ -209,7 +210,7 @@ def test_with_folding_only_the_norm_goes() -> None:
 
 
 def prune_all(proto: ModelProto) -> ModelProto:
-    return pipeline.prune(files.from_proto(proto), pipeline.Options(ratio=0.5)).model.proto
+    return pipeline.prune(files.from_proto(proto), Options(ratio=0.5)).model.proto
 
 
 @pytest.mark.parametrize("field", ["float_data", "raw_data"])

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxprune import model as files
-from onnxprune import pipeline, scores
+from onnxprune import scores
+from onnxprune.choose import Analysis, analyse
 from onnxprune.errors import ModelError, OptionError
+from onnxprune.options import Options
 from onnxprune.scores.subject import Subject
 from onnxprune.scores.weights import GroupWeights
 from tests.models import build
@@ -86,16 +88,16 @@ def fpgm(filters: Array) -> Array:
     return np.array([sum(np.sqrt(((f - g) ** 2).sum()) for g in filters) for f in filters])
 
 
-def analysed(text: str, seed: int = 0) -> pipeline.Analysis:
-    return pipeline.analyse(files.from_proto(build(text)), pipeline.Options(seed=seed))
+def analysed(text: str, seed: int = 0) -> Analysis:
+    return analyse(files.from_proto(build(text)), Options(seed=seed))
 
 
-def score(analysis: pipeline.Analysis, name: str, seed: int = 0) -> list[Array]:
+def score(analysis: Analysis, name: str, seed: int = 0) -> list[Array]:
     subject = Subject(analysis.trace, seed=seed)
     return [np.asarray(s) for s in scores.score(subject, analysis.groups, scores.resolve(name)(subject))]
 
 
-def constants(analysis: pipeline.Analysis) -> dict[str, Array]:
+def constants(analysis: Analysis) -> dict[str, Array]:
     model = analysis.trace.model
     return {n: model.array(n).astype(np.float64) for n in model.graph.constants}
 
@@ -133,7 +135,7 @@ def test_scores_follow_the_filters(row: Row) -> None:
     turned = np.flip(numpy_helper.to_array(tensor), axis)
     before = score(analysed(row.text), "l2")[0]
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(turned), tensor.name))
-    after = pipeline.analyse(files.from_proto(proto), pipeline.Options())
+    after = analyse(files.from_proto(proto), Options())
     np.testing.assert_allclose(score(after, "l2")[0], before[::-1], rtol=1e-9)
 
 
@@ -153,7 +155,7 @@ def test_scores_are_finite_for_weights_of_zeros() -> None:
     proto = build(ROWS[0].text)
     for tensor in proto.graph.initializer:
         tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(tensor)), tensor.name))
-    analysis = pipeline.analyse(files.from_proto(proto), pipeline.Options())
+    analysis = analyse(files.from_proto(proto), Options())
     for name in (n for n, c in scores.CRITERIA.items() if not c.needs_data):
         assert np.isfinite(score(analysis, name)[0]).all()
 
@@ -163,7 +165,7 @@ def test_infinite_weights_name_the_tensor() -> None:
     for tensor in proto.graph.initializer:
         if tensor.name == "w":
             tensor.CopyFrom(numpy_helper.from_array(np.full((8, 3, 3, 3), np.inf, np.float32), "w"))
-    analysis = pipeline.analyse(files.from_proto(proto), pipeline.Options())
+    analysis = analyse(files.from_proto(proto), Options())
     with np.errstate(invalid="ignore"), pytest.raises(ModelError, match="tensor 'w': has NaN or infinite weights"):
         score(analysis, "l2")
 

@@ -6,6 +6,7 @@ import pytest
 
 from fixtures import build, trained
 from onnxprune import model, pipeline
+from onnxprune.options import Options
 from tests.models import too_new
 
 
@@ -14,7 +15,7 @@ from tests.models import too_new
 def test_seed_unet_keeps_multiples_of_16(up: build.Upsampling, fold_bn: bool) -> None:
     unet = model.from_proto(build.unet(fold_bn=fold_bn, up=up, size=128))
 
-    report = pipeline.prune(unet, pipeline.Options(ratio=0.3, align=16)).report
+    report = pipeline.prune(unet, Options(ratio=0.3, align=16)).report
 
     assert [g.kept for g in report.groups if g.kept % 16] == []
     assert abs(report.achieved - 0.3) <= 0.02
@@ -31,7 +32,7 @@ def test_trained_model_comes_out_valid_exact_and_smaller(key: str) -> None:
     if reason := too_new(loaded.proto):
         pytest.skip(reason)
 
-    result = pipeline.prune(loaded, pipeline.Options(ratio=0.3, scope="group"))
+    result = pipeline.prune(loaded, Options(ratio=0.3, scope="group"))
 
     model.check(result.model.proto, key, full=True)
     assert result.model.proto.metadata_props == loaded.proto.metadata_props

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from onnxprune import pipeline
 from onnxprune.differ import Differences, OutputError
 from onnxprune.model import from_proto
+from onnxprune.options import Options
 from tests.models import build
 
 NAN, INF = float("nan"), float("inf")
@@ -47,6 +48,6 @@ def test_an_output_that_is_nan_is_said_not_to_be_compared() -> None:
         z = Mul(c, zero)
         y = Div(z, z)
     }"""
-    report = pipeline.prune(from_proto(build(text)), pipeline.Options()).report
+    report = pipeline.prune(from_proto(build(text)), Options()).report
     assert report.achieved > 0
     assert any("100 % of output 'y' is NaN" in note for note in report.notes)

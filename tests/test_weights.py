@@ -17,6 +17,7 @@ from fixtures import build
 from onnxprune import model as files
 from onnxprune import pipeline
 from onnxprune.errors import ModelError
+from onnxprune.options import Options
 from onnxprune.weights import INLINE, Later, Stored
 from tests.models import build as parse
 
@@ -28,6 +29,7 @@ import json, re, sys, threading, time
 from pathlib import Path
 import onnx.reference, onnx_graphsurgeon, onnxruntime
 from onnxprune import model, pipeline
+from onnxprune.options import Options
 
 def anonymous():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
@@ -41,7 +43,7 @@ source, target, ratio, samples = sys.argv[1:]
 before = anonymous()
 peak = [before]
 threading.Thread(target=watch, daemon=True).start()
-result = pipeline.prune(model.load(source), pipeline.Options(ratio=float(ratio), check_n=int(samples)))
+result = pipeline.prune(model.load(source), Options(ratio=float(ratio), check_n=int(samples)))
 model.write({Path(target): result.model})
 report = result.report
 bytes_ = [report.file_bytes.before, report.file_bytes.after]
@@ -86,14 +88,14 @@ def test_a_model_is_the_same_from_a_file_and_from_memory(name: str, external: bo
     assert any(isinstance(w, Stored) for w in loaded.weights.values())
     assert loaded.proto.ByteSize() < len(whole) / 2
     known = files.from_proto(onnx.load(tmp_path / "whole.onnx"))
-    pruned = [pipeline.prune(m, pipeline.Options(ratio=0.5)).model for m in (loaded, known)]
+    pruned = [pipeline.prune(m, Options(ratio=0.5)).model for m in (loaded, known)]
     assert b"".join(pruned[0].pieces()) == pruned[1].proto.SerializeToString(deterministic=True)
     assert any(isinstance(w, Later) for w in pruned[0].weights.values())
 
 
 def test_a_written_file_is_what_protobuf_writes(tmp_path: Path) -> None:
     onnx.save(build.unet(fold_bn=True, size=32, base=8), tmp_path / "m.onnx")
-    result = pipeline.prune(files.load(tmp_path / "m.onnx"), pipeline.Options())
+    result = pipeline.prune(files.load(tmp_path / "m.onnx"), Options())
     files.write({tmp_path / "out.onnx": result.model})
     files.write({tmp_path / "parts.onnx": result.model}, external=True)
     written = (tmp_path / "out.onnx").read_bytes()

@@ -8,6 +8,7 @@ import pytest
 
 from fixtures.skeleton import load_skeleton
 from onnxprune import model, pipeline
+from onnxprune.options import Options
 from tests.models import too_new
 
 ZOO = sorted((Path(__file__).parents[1] / "fixtures" / "zoo").glob("*.onnx"))
@@ -19,7 +20,7 @@ def test_pruned_by_three_tenths(path: Path) -> None:
     if reason := too_new(proto):
         pytest.skip(reason)
     loaded = model.from_proto(proto)
-    options = pipeline.Options(ratio=0.3, scope="group", check_n=1)
+    options = Options(ratio=0.3, scope="group", check_n=1)
 
     result = pipeline.prune(loaded, options)
 

@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from fixtures.skeleton import load_skeleton
 from onnxprune import model, pipeline, scores, verify
 from onnxprune.allocate import DEFAULT_MAX_RATIO
+from onnxprune.candidates import Way
+from onnxprune.choose import Analysis, analyse, choose
 from onnxprune.groups import Group
 from onnxprune.model import Model
+from onnxprune.options import Options
 from onnxprune.passes import run as run_passes
 from onnxprune.scores.subject import Subject
 from onnxprune.widths import step_of
@@ -23,20 +26,21 @@ Flags = NDArray[np.bool_]
 
 
 @pytest.fixture(scope="module", params=ZOO, ids=lambda p: p.stem)
-def analysed(request: pytest.FixtureRequest) -> tuple[Model, pipeline.Analysis]:
+def analysed(request: pytest.FixtureRequest) -> tuple[Model, Analysis]:
     loaded = model.from_proto(load_skeleton(request.param))
-    return loaded, pipeline.analyse(loaded, pipeline.Options())
+    return loaded, analyse(loaded, Options())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scope", ["global", "group"])
 @pytest.mark.parametrize("align", [1, 8, 16])
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5, 0.9])
-def test_grid(analysed: tuple[Model, pipeline.Analysis], ratio: float, align: int, scope: str) -> None:
+def test_grid(analysed: tuple[Model, Analysis], ratio: float, align: int, scope: str) -> None:
     loaded, analysis = analysed
-    options = pipeline.Options(ratio=ratio, align=align, scope=scope, check_n=1)
+    options = Options(ratio=ratio, align=align, scope=scope, check_n=1)
 
-    choice = pipeline.choose(analysis, options, Subject(analysis.trace), scores.resolve("l2"))
+    subject = Subject(analysis.trace)
+    choice = choose(analysis, options, subject, Way("l2", scope), scores.resolve("l2")(subject))
     pruned = run_passes(loaded, pipeline._steps(choice, options, analysis)).model
 
     model.check(pruned.skeleton(), "the pruned model", full=True)
@@ -65,7 +69,7 @@ def changed_widths(group: Group, gone: Flags) -> list[tuple[str, int]]:
     return [(p.constant, int((own & ~gone)[p.units].sum())) for p in parts]
 
 
-def assert_ratio_is_met(groups: list[Group], gone: Flags, options: pipeline.Options) -> None:
+def assert_ratio_is_met(groups: list[Group], gone: Flags, options: Options) -> None:
     """Removed is what was asked for, or all that may go if that is less, give or take half of the largest step."""
     removed = sum(int(gone[g.units].sum()) for g in groups)
     asked = options.ratio * sum(g.width for g in groups)

@@ -26,8 +26,10 @@ def advise(model: Path, target: str, dtype: str | None, json_path: Path | None, 
     """
     from onnxprune import advise as advising  # noqa: PLC0415 (--help must not wait for these)
     from onnxprune import model as files  # noqa: PLC0415
-    from onnxprune import pipeline, targets  # noqa: PLC0415
+    from onnxprune import targets  # noqa: PLC0415
+    from onnxprune.choose import analyse  # noqa: PLC0415
     from onnxprune.cli import render, render_target  # noqa: PLC0415
+    from onnxprune.options import Options  # noqa: PLC0415
 
     chip = targets.find(target)
     costs = targets.Cycles.of(chip, dtype)
@@ -36,7 +38,7 @@ def advise(model: Path, target: str, dtype: str | None, json_path: Path | None, 
         files.ensure_writable([json_path], keep=model)
     with render.status() as announce:
         announce("analyse")
-        analysis = pipeline.analyse(loaded, pipeline.Options(**given))
+        analysis = analyse(loaded, Options(**given))
         announce("advise")
         found = advising.advise(analysis.trace, analysis.groups, costs)
     if json_path is not None:

@@ -21,8 +21,9 @@ def inspect(model: Path, json_path: Path | None, *, verbose: bool, **given: Any)
     from onnxprune import model as files  # noqa: PLC0415 (--help must not wait for these)
     from onnxprune import pipeline  # noqa: PLC0415
     from onnxprune.cli import render  # noqa: PLC0415
+    from onnxprune.options import Options  # noqa: PLC0415
 
-    settings = pipeline.Options(**given)
+    settings = Options(**given)
     loaded = files.load(model)
     if json_path is not None:
         files.ensure_writable([json_path], keep=model)

@@ -44,6 +44,31 @@ def _ratio_for(
     return tuple(found)
 
 
+def _budget(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
+    from onnxprune.budget import Budget  # noqa: PLC0415 (--help must not wait for it)
+
+    if value is None:
+        return None
+    name, equals, number = value.rpartition("=")
+    try:
+        limit = float(number)
+    except ValueError:
+        equals = ""
+    if not equals:
+        raise click.BadParameter(f"'{value}' is not COST=LIMIT")
+    return Budget.of(name, limit)
+
+
+def budget(function: F) -> F:
+    """``--budget COST=LIMIT``."""
+    return click.option(
+        "--budget",
+        metavar="COST=LIMIT",
+        callback=_budget,
+        help="Instead of --ratio: what may be left of macs, params or bytes, as a share (macs=0.5) or a number.",
+    )(function)
+
+
 def input_shape(function: F) -> F:
     """``--input-shape NAME:1,3,224,224``, repeatable."""
     return click.option(

@@ -27,17 +27,16 @@ from onnxprune.cli import options as shared
 )
 @click.option(
     "--importance",
-    default="l2",
-    show_default=True,
-    help="l1, l2, fpgm, bn, random; with --data: activation, apoz, variance, taylor; or module:function.",
+    help="l1, l2, fpgm, bn, random; with --data: auto, reconstruction, activation, apoz, variance, taylor; or "
+    "module:function. [default: l2; with --data: auto]",
 )
 @click.option(
     "--scope",
-    type=click.Choice(["group", "global"]),
-    default="group",
-    show_default=True,
-    help="The same ratio in every group, or one ranking over the network.",
+    type=click.Choice(["group", "global", "cost"]),
+    help="The same ratio in every group; one ranking over the network, by score for each channel; or for what it "
+    "saves. [default: group; with --data: what does best]",
 )
+@shared.budget
 @shared.exclude
 @shared.ratio_for
 @click.option(
@@ -45,6 +44,11 @@ from onnxprune.cli import options as shared
 )
 @shared.input_shape
 @shared.calibration
+@click.option(
+    "--compensate/--no-compensate",
+    default=True,
+    help="With --data: solve the weights behind removed channels anew. [default: do]",
+)
 @click.option(
     "--flops-reg",
     type=float,
@@ -94,10 +98,11 @@ def prune(
     from onnxprune import pipeline  # noqa: PLC0415
     from onnxprune import plan as plans  # noqa: PLC0415
     from onnxprune.cli import render  # noqa: PLC0415
+    from onnxprune.options import Options  # noqa: PLC0415
     from onnxprune.progress import silent  # noqa: PLC0415
 
     share = ratio if ratio is not None else 0.0 if lossless else 0.3
-    settings = pipeline.Options(ratio=share, lossless=lossless, **given)
+    settings = Options(ratio=share, lossless=lossless, **given)
     target = output or model.with_name(f"{model.stem}.pruned.onnx")
     loaded = files.load(model)
     if not dry_run:

@@ -13,7 +13,7 @@ import numpy as np
 from onnxprune.model import Model
 from onnxprune.plan import AxisKept, Plan
 from onnxprune.progress import Progress, silent
-from onnxprune.report import Inspection, Report, SizeReport
+from onnxprune.report import Inspection, Learnt, Report, SizeReport
 
 
 @contextmanager
@@ -102,8 +102,21 @@ def _verdict(report: Report) -> Iterator[str]:
         for error in proof.pruning:
             figures = f"cosine {error.cosine:.4f}, SNR {error.snr_db:.1f} dB, max abs {error.max_abs:.3g}"
             yield f"pruning error: '{error.name}' {figures}, on random inputs"
+    if report.learnt is not None:
+        yield from _learnt(report.learnt)
     yield from (f"note: {note}" for note in report.notes)
     yield f"written: {report.output}" if report.output else "dry run: nothing was written"
+
+
+def _learnt(learnt: Learnt) -> Iterator[str]:
+    for tried in learnt.tried:
+        yield f"tried: {tried.way}, output error {100 * tried.distance:.2f} % of its energy on held-out samples"
+    yield (
+        f"compensated: {learnt.solved} of {learnt.layers} layers solved anew" if learnt.solved else "compensated: none"
+    )
+    for before, after in zip(learnt.pruned, learnt.final, strict=True):
+        change = f"cosine {before.cosine:.4f} -> {after.cosine:.4f}, SNR {before.snr_db:.1f} -> {after.snr_db:.1f} dB"
+        yield f"output error: '{after.name}' {change}, on {learnt.held_out} held-out of {learnt.samples} samples"
 
 
 def plan_text(plan: Plan, model: Model) -> str:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.graph import Node, Shape
 from onnxprune.labels import FIXED, Labels, Layer, Op, Tensor, line, merge, rows_of
+from onnxprune.ops.patches import gather
 from onnxprune.ops.reduction import hold_axes
 from onnxprune.ops.table import Blocks, Change, Cut, Kernel, Layers, Linear, blocks, kernel, linear, macs, rewrite, rule
 
@@ -181,10 +180,15 @@ def conv_linear(node: Node, inputs: Sequence[Tensor | None]) -> Linear | None:
     group = int(node.attrs.get("group", 1))
     padded = any(node.attrs.get("pads", ())) or (_auto_padded(node) and _numel(w.full[2:]) > 1)
 
-    def matrix(array: NDArray[Any]) -> NDArray[Any]:
-        return array.reshape(group, array.shape[0] // group, array.shape[1], -1)
-
-    return Linear(matrix, 1, 1, uniform=not padded)
+    kernel = w.full[2:]
+    return Linear(
+        matrix=lambda array: array.reshape(group, array.shape[0] // group, array.shape[1], -1),
+        weight=lambda matrix: matrix.reshape(-1, matrix.shape[2], *kernel),
+        patches=lambda x, y, rows: gather(node, kernel, x, y, rows, transposed=False),
+        summed=1,
+        made=1,
+        uniform=not padded,
+    )
 
 
 @linear("ConvTranspose")
@@ -197,10 +201,15 @@ def conv_transpose_linear(node: Node, inputs: Sequence[Tensor | None]) -> Linear
     spread = any(s > 1 for s in node.attrs.get("strides", ())) or any(node.attrs.get("pads", ()))
     spread = spread or any(node.attrs.get("output_padding", ())) or "output_shape" in node.attrs
 
-    def matrix(array: NDArray[Any]) -> NDArray[Any]:
-        return array.reshape(group, array.shape[0] // group, array.shape[1], -1).transpose(0, 2, 1, 3)
-
-    return Linear(matrix, 1, 1, uniform=_numel(w.full[2:]) == 1 and not spread)
+    kernel = w.full[2:]
+    return Linear(
+        matrix=lambda array: array.reshape(group, array.shape[0] // group, array.shape[1], -1).transpose(0, 2, 1, 3),
+        weight=lambda matrix: matrix.transpose(0, 2, 1, 3).reshape(-1, matrix.shape[1], *kernel),
+        patches=lambda x, y, rows: gather(node, kernel, x, y, rows, transposed=True),
+        summed=1,
+        made=1,
+        uniform=_numel(kernel) == 1 and not spread,
+    )
 
 
 def _auto_padded(node: Node) -> bool:
@@ -350,10 +359,16 @@ def product_linear(node: Node, inputs: Sequence[Tensor | None]) -> Linear | None
     summed = x.rank - (2 if node.attrs.get("transA", 0) else 1)
     alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
 
-    def matrix(array: NDArray[Any]) -> NDArray[Any]:
-        return (array if flipped else array.T)[None, :, :, None]
-
-    return Linear(matrix, summed, x.rank - 1, bias=node.op == "Gemm", alpha=alpha, beta=beta)
+    return Linear(
+        matrix=lambda array: (array if flipped else array.T)[None, :, :, None],
+        weight=lambda matrix: np.ascontiguousarray(matrix[0, :, :, 0] if flipped else matrix[0, :, :, 0].T),
+        patches=lambda x, _, rows: np.moveaxis(x, summed, -1).reshape(-1, x.shape[summed])[rows][:, None, :, None],
+        summed=summed,
+        made=x.rank - 1,
+        bias=node.op == "Gemm",
+        alpha=alpha,
+        beta=beta,
+    )
 
 
 @kernel("Gemm")

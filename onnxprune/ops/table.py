@@ -6,7 +6,7 @@ A rule is a pure function from an `Op` to the layers of its outputs. Beside it a
     macs      for operators that multiply: how many multiply-accumulates one run takes
     blocks    for operators whose weight is cut differently in each block: how its labels start
     known     how constants in its inputs become constants in its outputs; without it, nothing is known of these
-    linear    for operators that are Y = W . X + B: where W and B are, and whether B can take what a constant gives
+    linear    for operators that are Y = W . X + B: as a matrix product, and whether B can take what a constant gives
     kernel    for operators that convolve: their sizes, as hardware counts them
     gathers   for operators that put inputs one after the other, take one apart, or merge them: what compilers fuse
 
@@ -28,6 +28,8 @@ from onnxprune.known import KnownFunction
 from onnxprune.labels import Alive, Layer, Op, Tensor
 
 Layers = tuple[Layer, ...]
+Array = NDArray[Any]
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,15 @@ Gathers = Literal["", "joins", "parts", "merges"]
 class Linear:
     """Y = alpha * W . X + beta * B: X is input 0, W input 1, B input 2 where ``bias`` says that there is such an input.
 
-    ``matrix`` gives W as [group, O/group, C/group, taps]. X is summed along ``summed``, Y made along ``made``, where B
-    lies. ``uniform``: every position of Y sees all taps, so that a constant channel adds the same to each.
+    ``matrix`` gives W as [group, O/group, C/group, taps], and ``weight`` W again. X is summed along ``summed``, Y made
+    along ``made``, where B lies. ``uniform``: every position of Y sees all taps, so that a constant channel adds the
+    same to each. ``patches`` gives of X, for a Y of some shape, what makes the positions of Y that *rows* count (all
+    axes but ``made``, in order): [rows, group, C/group, taps], so that Y[row] = matrix @ patches[row].
     """
 
-    matrix: Callable[[NDArray[Any]], NDArray[Any]] = field(repr=False)
+    matrix: Callable[[Array], Array] = field(repr=False)
+    weight: Callable[[Array], Array] = field(repr=False)
+    patches: Callable[[Array, Shape, Rows], Array] = field(repr=False)
     summed: int
     made: int
     uniform: bool = True

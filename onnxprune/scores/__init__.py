@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.groups import Groups
-from onnxprune.scores import activation, fpgm, magnitude, taylor
+from onnxprune.scores import activation, fpgm, magnitude, reconstruction, taylor
 from onnxprune.scores.subject import Criterion, Scorer, Scores, Subject
 from onnxprune.scores.weights import GroupWeights
 from onnxprune.user_code import user_function
@@ -35,6 +35,8 @@ CRITERIA: dict[str, Criterion] = {
     "apoz": Criterion(activation.share_of_nonzeros, needs_data=True),
     "variance": Criterion(activation.variance, needs_data=True),
     "taylor": Criterion(taylor.taylor, needs_data=True),
+    "reconstruction": Criterion(reconstruction.reconstruction, needs_data=True),
+    "output": Criterion(reconstruction.output, needs_data=True),
 }
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnxprune.calibration import CalibrationSet
 from onnxprune.errors import OptionError
 from onnxprune.groups import Group, Groups
+from onnxprune.lesson import Lesson
 from onnxprune.model import Model
 from onnxprune.progress import Progress, silent
 from onnxprune.scores.weights import GroupWeights
@@ -25,13 +26,17 @@ Scorer = Callable[[Groups], list[Scores]]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is scored, and by what means. ``flops_reg``: how much the share of MACs counts, in `taylor`."""
+    """What is scored, and by what means. ``flops_reg``: how much the share of MACs counts, in `taylor`.
+
+    ``lesson``: what was seen of the original on ``data``.
+    """
 
     trace: Trace
     data: CalibrationSet | None = None
     seed: int = 0
     flops_reg: float = 0.001
     progress: Progress = field(default=silent, repr=False)
+    lesson: Lesson | None = field(default=None, repr=False)
 
     @property
     def model(self) -> Model:

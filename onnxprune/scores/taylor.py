@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from onnxprune import cost
 from onnxprune.errors import OptionError
-from onnxprune.gradients import Differentiable, Directions, differentiable, gate_gradients
+from onnxprune.gradients import Differentiable, Directions, differentiable, gate_gradients, random_directions
 from onnxprune.graph import Node, Shape
 from onnxprune.labels import Layer
 from onnxprune.progress import counted
@@ -120,15 +120,9 @@ def _batches(subject: Subject, part: Differentiable, size: int) -> Iterator[tupl
     rng = np.random.default_rng(subject.seed)
     for feeds, labels in subject.samples.labelled_batches(size):
         if labels is None:
-            yield feeds, partial(_at_random, rng)
+            yield feeds, partial(random_directions, rng)
         else:
             yield feeds, partial(_to_labels, part.outputs[0], labels)
-
-
-def _at_random(rng: np.random.Generator, outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """A normal direction for each sample, divided by the size of the output."""
-    sizes = {n: float(np.sqrt(np.mean(y.astype(np.float64) ** 2))) or 1.0 for n, y in outputs.items()}
-    return {n: rng.standard_normal(y.shape) / sizes[n] for n, y in outputs.items()}
 
 
 def _to_labels(first: str, labels: Array, outputs: Mapping[str, Array]) -> dict[str, Array]:

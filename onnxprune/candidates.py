@@ -1,0 +1,74 @@
+"""Choosing between plans: the best of a few ways to choose channels, judged on samples that nothing was learnt from.
+
+No criterion is best for every network: on a U-Net at moderate ratios l2 is, elsewhere reconstruction. So several plans
+of the same cost are made, each compensated as the final one will be, and the one whose outputs are nearest the
+original's on held-out samples is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from onnxprune.progress import Progress
+
+T = TypeVar("T")
+
+
+#: How widths follow from scores: the same share of every group; one ranking over the network, by score for each
+#: channel; or for each unit of cost that is saved.
+SCOPES = ("group", "global", "cost")
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to choose: a criterion, and how widths follow from its scores (one of `SCOPES`)."""
+
+    importance: str
+    scope: str
+
+    def __str__(self) -> str:
+        return f"{self.importance}, {self.scope}"
+
+
+#: What is tried where nothing is said.
+AUTO = (
+    Way("output", "cost"),
+    Way("output", "global"),
+    Way("reconstruction", "cost"),
+    Way("l2", "group"),
+)
+
+
+def ways(importance: str | None, scope: str | None, *, judged: bool) -> tuple[Way, ...]:
+    """Those of `AUTO` that fit what is said, where they can be judged; else one way, by default l2 in each group."""
+    if judged and importance in (None, "auto"):
+        if scope is None:
+            return AUTO
+        return tuple(Way(name, scope) for name in dict.fromkeys(way.importance for way in AUTO))
+    return (Way(importance or "l2", scope or "group"),)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A way, and how far its outputs were from the original's: noise over signal, on held-out samples."""
+
+    way: str
+    distance: float
+
+
+def best(
+    ways: Sequence[Way], plan: Callable[[Way], T], distance: Callable[[T], float], progress: Progress
+) -> tuple[T, tuple[Tried, ...]]:
+    """The plan at the least distance, the first of equals, and all that were tried. One way is not tried at all."""
+    if len(ways) == 1:
+        return plan(ways[0]), ()
+    plans = []
+    for number, way in enumerate(ways, 1):
+        made = plan(way)
+        plans.append((distance(made), made))
+        progress("compare plans", number, len(ways))
+    nearest = min(range(len(plans)), key=lambda i: plans[i][0])
+    tried = tuple(Tried(str(w), d) for w, (d, _) in zip(ways, plans, strict=True))
+    return plans[nearest][1], tried

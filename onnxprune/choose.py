@@ -1,0 +1,154 @@
+"""From a model to what goes of it: labels, groups, scores, widths, and a rewrite that every node accepts."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune import budget as budgets
+from onnxprune import dormant, runtime, scores
+from onnxprune import groups as grouping
+from onnxprune import rewrite as rewriting
+from onnxprune import shapes as shaping
+from onnxprune import trace as tracing
+from onnxprune.allocate import Allocation, allocate
+from onnxprune.branches import Flat, flatten
+from onnxprune.candidates import Way
+from onnxprune.cost import Macs
+from onnxprune.errors import OptionError
+from onnxprune.functions import Inlined, inline
+from onnxprune.groups import Groups
+from onnxprune.model import Model
+from onnxprune.options import Options
+from onnxprune.rewrite import Rewrite
+from onnxprune.scores.subject import Scorer, Subject
+from onnxprune.severed import Severed, sever
+from onnxprune.trace import Pinned, Trace
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A model that was run on labels, what of it can be run on numbers, and its groups; ``pins``: held by options.
+
+    ``inlined``: the model as given, and with its functions written out; ``flat``: with its branches too, as it was run.
+    """
+
+    inlined: Inlined
+    flat: Flat
+    trace: Trace
+    severed: Severed
+    groups: Groups
+    pins: Mapping[int, Pinned] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which units go, the rewrite that removes them, and the groups they were chosen from."""
+
+    dead: NDArray[np.int64] = field(repr=False)
+    rewrite: Rewrite
+    groups: Groups
+    notes: Mapping[int, str]
+
+
+def analyse(model: Model, options: Options) -> Analysis:
+    """Run the model on labels and group its channels. Raises ModelError and OptionError."""
+    inlined = inline(model)
+    severed = sever(inlined.written)
+    part = severed.part
+    flat = flatten(inlined.written, wanted=not severed.gone)  # what cannot be run is pinned as a whole
+    model = flat.written
+    input_shapes = runtime.choose_shapes(model, options.input_shapes, part)
+    shapes = shaping.resolve(
+        model,
+        input_shapes,
+        lambda names: runtime.probe_shapes(part, names, input_shapes, options.seed),
+        inlined.written,
+    )
+    trace = dormant.mark(tracing.trace(model, shapes))
+    pins = _excluded(trace, options.exclude)
+    return Analysis(inlined, flat, trace, sever(inlined.written, shapes), grouping.group(trace, pins), pins)
+
+
+def _matches(trace: Trace, glob: str, where: str) -> set[str]:
+    """Names of nodes and tensors that ``glob`` matches. Raises OptionError where there are none."""
+    graph = trace.model.graph
+    names = [n.label for n in graph.nodes] + [*graph.constants, *trace.tensors]
+    found = {n for n in names if n == glob or fnmatch.fnmatchcase(n, glob)}
+    if not found:
+        raise OptionError(f"no node or tensor matches '{glob}'", where=where, hint="onnxprune inspect lists the names")
+    return found
+
+
+def _units_of(trace: Trace, names: set[str]) -> NDArray[np.int64]:
+    """The units of named tensors and of the outputs of named nodes."""
+    tensors = [t for n, t in trace.tensors.items() if n in names] + [
+        t for use, t in trace.uses.items() if use[0] in names
+    ]
+    tensors += [
+        trace.tensors[o] for n in trace.model.graph.nodes if n.label in names for o in n.outputs if o in trace.tensors
+    ]
+    units = [trace.unit[layer.labels].reshape(-1) for t in tensors for layer in t.layers]
+    return np.unique(np.concatenate(units)) if units else np.zeros(0, np.int64)
+
+
+def _excluded(trace: Trace, exclude: tuple[str, ...]) -> dict[int, Pinned]:
+    pins: dict[int, Pinned] = {}
+    for glob in exclude:
+        for unit in _units_of(trace, _matches(trace, glob, "--exclude")):
+            pins.setdefault(int(unit), Pinned("", f"is excluded by '{glob}'"))
+    return pins
+
+
+def choose(analysis: Analysis, options: Options, subject: Subject, way: Way, scorer: Scorer) -> Choice:
+    """Score, allocate and rewrite; what cannot follow is pinned and the choice made again."""
+    trace, groups, pins = analysis.trace, analysis.groups, dict(analysis.pins)
+    while True:
+        allocation = _allocate(subject, groups, options, way, scorer)
+        result = rewriting.rewrite(trace, allocation.dead)
+        if isinstance(result, Rewrite):
+            return Choice(allocation.dead, result, groups, allocation.notes)
+        new = [int(u) for u in result.units if int(u) not in pins and int(u) not in trace.pinned]
+        if not new:
+            raise AssertionError(f"{result.reason}, and nothing is left to pin")
+        pins.update((u, result.reason) for u in new)
+        groups = grouping.group(trace, pins)
+
+
+def _allocate(subject: Subject, groups: Groups, options: Options, way: Way, scorer: Scorer) -> Allocation:
+    trace = subject.trace
+    by_ratio = partial(
+        allocate,
+        groups,
+        align=options.align,
+        max_ratio=options.max_ratio,
+        ratio_of=ratio_of(trace, groups, options),
+        all_lossless=options.lossless,
+    )
+    found = scores.score(subject, groups, scorer)
+    if options.budget is None and len(options.ways) == 1 and way.scope != "cost":
+        return by_ratio(found, ratio=options.ratio, scope=way.scope)
+    cost = options.budget.cost if options.budget else Macs()
+    if options.budget is None:  # what the ratio leaves of the MACs when each group loses as much
+        plain = scores.score(subject, groups, scores.resolve("l2")(subject))
+        target = budgets.cost_of(trace, cost, by_ratio(plain, ratio=options.ratio, scope="group").dead)
+    else:
+        target = options.budget.amount(budgets.cost_of(trace, cost, np.zeros(0, np.int64)))
+    if way.scope == "group":
+        return budgets.uniform(trace, cost, target, lambda ratio: by_ratio(found, ratio=ratio, scope="group"))
+    meet = partial(budgets.meet, trace, cost, target, by_cost=way.scope == "cost")
+    return by_ratio(found, ratio=options.ratio, scope="global", meet=meet)
+
+
+def ratio_of(trace: Trace, groups: Groups, options: Options) -> dict[int, float]:
+    """Groups with a ratio of their own; the last glob that names one of their channels decides."""
+    found: dict[int, float] = {}
+    for glob, value in options.ratio_for:
+        units = _units_of(trace, _matches(trace, glob, "--ratio-for"))
+        found.update((g.index, value) for g in groups if np.isin(g.units, units).any())
+    return found

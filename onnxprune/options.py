@@ -1,0 +1,86 @@
+"""How to prune: the command line's options as one value, checked where it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnxprune import candidates
+from onnxprune.budget import Budget
+from onnxprune.calibration import Data
+from onnxprune.candidates import Way
+from onnxprune.errors import OptionError
+from onnxprune.graph import Shape
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to prune. The fields are the command line's options; README.md describes them."""
+
+    ratio: float = 0.3
+    lossless: bool = False
+    align: int = 1
+    importance: str | None = None
+    scope: str | None = None
+    budget: Budget | None = None
+    compensate: bool = True
+    exclude: tuple[str, ...] = ()
+    ratio_for: tuple[tuple[str, float], ...] = ()
+    max_ratio: float | None = None
+    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
+    fuse_bn: bool = True
+    seed: int = 0
+    check_n: int = 3
+    rtol: float | None = None
+    atol: float = 0.0
+    data: Data | None = None
+    flops_reg: float = 0.001
+
+    def __post_init__(self) -> None:
+        """Raise OptionError for values out of range."""
+        _in_range("--ratio", self.ratio)
+        for glob, value in self.ratio_for:
+            _in_range(f"--ratio-for {glob}", value)
+        if self.max_ratio is not None:
+            _in_range("--max-ratio", self.max_ratio)
+        if self.align < 1:
+            raise OptionError(f"must be at least 1, not {self.align}", where="--align")
+        if self.check_n < 0:
+            raise OptionError(f"must not be negative, as {self.check_n} is", where="--check-n")
+        if self.scope not in (None, *candidates.SCOPES):
+            raise OptionError(f"must be {', '.join(candidates.SCOPES)}, not {self.scope}", where="--scope")
+        if self.budget is not None and self.lossless:
+            raise OptionError("asks for nothing more than --lossless does", where="--budget", hint="give one of them")
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """The ways of choosing to try: several where nothing is said and there is calibration data to judge by."""
+        return candidates.ways(self.importance, self.scope, judged=self.data is not None)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plan and report write them."""
+        return {
+            "ratio": self.ratio,
+            "lossless": self.lossless,
+            "align": self.align,
+            "importance": self.ways[0].importance if len(self.ways) == 1 else "auto",
+            "scope": self.ways[0].scope if len(self.ways) == 1 else self.scope or "auto",
+            "budget": str(self.budget) if self.budget else None,
+            "compensate": self.compensate,
+            "exclude": list(self.exclude),
+            "ratio_for": dict(self.ratio_for),
+            "max_ratio": self.max_ratio,
+            "input_shapes": {n: list(s) for n, s in self.input_shapes.items()},
+            "fuse_bn": self.fuse_bn,
+            "seed": self.seed,
+            **({"flops_reg": self.flops_reg} if self.importance == "taylor" else {}),
+            **({"data": self.data.to_json()} if self.data else {}),
+        }
+
+
+def _in_range(where: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise OptionError(
+            f"must be at least 0 and less than 1, not {value:g}", where=where, hint="0.3 removes 30 % of the channels"
+        )

@@ -1,0 +1,53 @@
+"""What is made up for of a pruned model, judged on calibration samples that nothing was learnt from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune import heldout
+from onnxprune.candidates import Tried
+from onnxprune.lesson import Lesson
+from onnxprune.model import Model
+from onnxprune.passes import Compensate
+from onnxprune.progress import Progress
+from onnxprune.report import Learnt
+from onnxprune.trace import Trace
+
+Units = NDArray[np.int64]
+
+#: Plans are compared after compensation by about so many samples: enough to rank them, cheaper than all.
+TRIAL_SAMPLES = 96
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Compensates pruned forms of the model that ``lesson`` is of, or, without ``compensate``, measures them only."""
+
+    trace: Trace = field(repr=False)
+    lesson: Lesson
+    compensate: bool
+    progress: Progress = field(repr=False)
+
+    def distance(self, pruned: Model, dead: Units) -> float:
+        """How far the outputs of a plan are from the original's, on held-out samples."""
+        if self.compensate:
+            seen = self.lesson.seen.head(TRIAL_SAMPLES)
+            _, pruned = Compensate(self.trace, dead, seen, self.progress).fit(pruned)
+        return heldout.distance(heldout.errors(pruned, self.lesson.seen, "the pruned model"))
+
+    def finished(self, pruned: Model, dead: Units, tried: tuple[Tried, ...]) -> tuple[Model, Learnt]:
+        """The model to write, and what is told of it; without compensation where that does not help held out."""
+        seen = self.lesson.seen
+        before = after = heldout.errors(pruned, seen, "the pruned model")
+        result, solved, layers = pruned, 0, 0
+        if self.compensate:
+            fits, result = Compensate(self.trace, dead, seen, self.progress).fit(pruned)
+            solved, layers = sum(f.ridge is not None for f in fits), len(fits)
+            after = heldout.errors(result, seen, "the compensated model")
+            if heldout.distance(after) >= heldout.distance(before):
+                result, solved, after = pruned, 0, before
+        held = sum(p.samples for p in seen.parts if p.held_out)
+        return result, Learnt(sum(p.samples for p in seen.parts), held, before, after, solved, layers, tried)

@@ -1,0 +1,120 @@
+"""Compensation: what other channels can take over, they do; what they cannot is never made worse."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto, numpy_helper
+
+from onnxprune import runtime
+from onnxprune.calibration import from_arrays
+from onnxprune.choose import Analysis, analyse
+from onnxprune.heldout import errors
+from onnxprune.model import Model, from_proto
+from onnxprune.observe import Observations, Spill, observe, products, spilling
+from onnxprune.options import Options
+from onnxprune.passes import RemoveChannels
+from onnxprune.passes.compensate import Compensate
+from onnxprune.rewrite import Rewrite, rewrite
+from tests.models import build
+
+#: Readers of h, whose last two channels say what the first two say.
+READERS = {
+    "Conv": ("float[4,6,3,3] w1, float[4] b1", "y = Conv<pads=[1,1,1,1]>(h, w1, b1)"),
+    "Conv without a bias": ("float[4,6,3,3] w1", "y = Conv(h, w1)"),
+    "ConvTranspose": ("float[6,4,2,2] w1", "y = ConvTranspose<strides=[2,2]>(h, w1)"),
+    "1x1 Conv behind a depthwise Conv": (
+        "float[6,1,3,3] w1, float[4,6,1,1] w2",
+        "d = Conv<group=6>(h, w1)\ny = Conv(d, w2)",
+    ),
+    "Gemm": ("float[4,6] w1, float[4] b1", "p = GlobalAveragePool(h)\nf = Flatten(p)\ny = Gemm<transB=1>(f, w1, b1)"),
+    "MatMul": ("float[6,4] w1", "p = GlobalAveragePool(h)\nf = Flatten(p)\ny = MatMul(f, w1)"),
+    "two layers": (
+        "float[8,6,3,3] w1, float[4,8,1,1] w2",
+        "a = Conv<pads=[1,1,1,1]>(h, w1)\nr = Relu(a)\ny = Conv(r, w2)",
+    ),
+}
+
+
+def doubled(reader: str) -> ModelProto:
+    """x -> Conv -> Relu -> h -> reader -> y, where channels 4 and 5 of h are sums of channels 0 to 3."""
+    weights, nodes = READERS[reader]
+    head = f"(float[N,3,8,8] x) => (float y) <float[6,3,3,3] w0, {weights}>"
+    model = build(f"{head} {{ c = Conv(x, w0)\nh = Identity(c)\n{nodes} }}")
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor).copy()
+        if tensor.name == "w0":
+            array[4], array[5] = array[0] + array[1], array[2] - array[3]
+        elif array.shape == (6, 1, 3, 3):  # what one depthwise filter makes of a sum, another would not
+            array[:] = array[0]
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    return model
+
+
+def samples(count: int, seed: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype(np.float32)
+
+
+class Case:
+    """A model, what was seen of it, and what is left of it without some channels of its first weight."""
+
+    def __init__(self, proto: ModelProto, gone: list[int], calibration: NDArray[np.float32], spill: Spill) -> None:
+        self.model = from_proto(proto)
+        self.analysis: Analysis = analyse(self.model, Options(input_shapes={"x": (1, 3, 8, 8)}))
+        trace = self.analysis.trace
+        shapes = {**trace.shapes.shape, **{n: s for n, (_, s) in self.model.graph.constants.items()}}
+        data = from_arrays({"x": calibration}, self.model, trace.shapes.inputs)
+        self.seen: Observations = observe(self.model, products(self.model, shapes), data, shapes, spill)
+        use = next(u for u in trace.uses if u[0] == "w0")
+        units = trace.unit[trace.uses[use].layers[0].labels.reshape(-1)]
+        self.dead = np.sort(units[gone])
+        result = rewrite(trace, self.dead)
+        assert isinstance(result, Rewrite)
+        self.pruned = RemoveChannels(result).run(self.model).model
+        self.compensate = Compensate(trace, self.dead, self.seen)
+
+
+def output(model: Model, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    with runtime.session(model, "test") as active:
+        return np.asarray(runtime.run(active, {"x": x}, "test")["y"])
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_channels_that_others_say_too_are_taken_over_on_inputs_never_seen(reader: str) -> None:
+    with spilling() as spill:
+        case = Case(doubled(reader), [4, 5], samples(40, 0), spill)
+        compensated = case.compensate.run(case.pruned)
+    fresh = samples(8, 1)
+    wanted, plain, solved = (output(m, fresh) for m in (case.model, case.pruned, compensated.model))
+    span = float(np.ptp(wanted))
+    assert np.abs(plain - wanted).max() > 0.05 * span, "what was removed does not show"
+    assert np.abs(solved - wanted).max() < 2e-3 * span
+    assert compensated.changes
+
+
+def test_held_out_error_of_no_layer_grows() -> None:
+    noise = samples(5, 3)  # far too few to learn from
+    with spilling() as spill:
+        case = Case(doubled("two layers"), [0, 2], noise, spill)
+        fits, compensated = case.compensate.fit(case.pruned)
+        before, after = (errors(m, case.seen, "test") for m in (case.pruned, compensated))
+    assert all(f.after <= f.before for f in fits)
+    assert after[0].snr_db >= before[0].snr_db
+
+
+def test_model_from_which_nothing_was_removed_stays_as_it_is() -> None:
+    with spilling() as spill:
+        case = Case(doubled("two layers"), [], samples(20, 0), spill)
+        result = case.compensate.run(case.pruned)
+    assert not result.changes
+    assert result.model.proto == case.pruned.proto
+
+
+def test_weights_that_two_nodes_share_stay_as_they_are() -> None:
+    text = "(float[N,3,8,8] x) => (float y) <float[6,3,3,3] w0, float[4,6,1,1] w1> { h = Conv(x, w0)\n"
+    model = build(text + "k = Relu(h)\na = Conv(h, w1)\nb = Conv(k, w1)\ny = Add(a, b) }")
+    with spilling() as spill:
+        case = Case(model, [1], samples(20, 0), spill)
+        compensated = case.compensate.run(case.pruned).model
+    np.testing.assert_array_equal(compensated.array("w1"), case.pruned.array("w1"))
