@@ -146,7 +146,7 @@ def gate_gradients(
 ) -> Iterator[dict[str, Array]]:
     """{tensor: d loss / d gate [samples, ...]} for each batch; one with fewer samples is filled up and cut again.
 
-    Raises OptionError where onnx-ad is not installed or does not know an operator, ModelError where onnxruntime
+    Raises OptionError where onnx-ad does not know an operator, ModelError where onnxruntime
     refuses what it wrote.
     """
     reverse = _reversed(part)
@@ -181,11 +181,8 @@ def _filled(array: Array, batch: int) -> Array:
 
 
 def _reversed(part: Differentiable) -> Model:
-    try:
-        import onnx_ad  # noqa: PLC0415 (optional)
-    except ImportError:
-        hint = "pip install 'onnxprune[taylor]'"
-        raise OptionError("gradients need onnx-ad, which is not installed", where="--importance", hint=hint) from None
+    import onnx_ad  # noqa: PLC0415 (only where gradients are asked for)
+
     inputs, outputs = [gate_of(n) for n in part.gates], list(part.outputs)
     whole = ModelProto.FromString(b"".join(part.model.pieces()))  # onnx-ad reads constants
     try:

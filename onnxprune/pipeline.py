@@ -23,7 +23,7 @@ from onnxprune import plan as plans
 from onnxprune.calibration import CalibrationSet
 from onnxprune.candidates import Tried, Way
 from onnxprune.choose import Analysis, Choice, analyse, choose, ratio_of
-from onnxprune.errors import CheckError, ModelError, OptionError
+from onnxprune.errors import CheckError, ModelError, OnnxPruneError, OptionError
 from onnxprune.graph import Shape
 from onnxprune.lesson import Lesson, learn
 from onnxprune.model import Model
@@ -36,7 +36,7 @@ from onnxprune.progress import Progress, silent
 from onnxprune.recover import Recovery
 from onnxprune.report import Learnt, Report, SizeReport
 from onnxprune.rewrite import Rewrite
-from onnxprune.scores.subject import Subject
+from onnxprune.scores.subject import Scorer, Subject
 from onnxprune.severed import Severed
 from onnxprune.trace import Trace
 from onnxprune.verify import Proof, check_valid, prove
@@ -111,10 +111,10 @@ def _pruned(
     trace, given = analysis.trace, analysis.inlined.model
     with watch.stage("choose"):
         if plan is None:
-            choice, tried = _chosen(analysis, options, lesson, watch)
+            choice, tried, missed = _chosen(analysis, options, lesson, watch)
         else:
             dead, result = plans.apply(trace, plan, where)
-            choice, tried = Choice(dead, result, analysis.groups, {}), ()
+            choice, tried, missed = Choice(dead, result, analysis.groups, {}), (), ()
     with watch.stage("rewrite"):
         done = run_passes(trace.model, _steps(choice, options, analysis))
         whole = run_passes(done.model, [RestoreBranches(analysis.flat)]).model
@@ -132,17 +132,20 @@ def _pruned(
                 written = run_passes(solved, [RestoreCalls(analysis.inlined)]).model
                 check_valid(given, written)
     made = plan or plans.make(trace, choice.rewrite, options.to_json())
-    outcome = _Outcome(choice, done.model, written, changes, proof, learnt, planned=plan is not None)
+    outcome = _Outcome(choice, done.model, written, changes, proof, learnt, missed, planned=plan is not None)
     return Result(written, made, _report(analysis, options, outcome, lesson.data if lesson else None, watch))
 
 
 def _chosen(
     analysis: Analysis, options: Options, lesson: Lesson | None, watch: Stopwatch
-) -> tuple[Choice, tuple[Tried, ...]]:
-    """The choice, the nearest to the original where there are several."""
+) -> tuple[Choice, tuple[Tried, ...], tuple[str, ...]]:
+    """The choice, the nearest to the original where there are several, what was tried, and what could not be."""
     data = lesson.data if lesson else None
     subject = Subject(analysis.trace, data, options.seed, options.flops_reg, watch.announce, lesson)
-    scorers = {w.importance: scores.resolve(w.importance)(subject) for w in options.ways}
+    names = dict.fromkeys(w.importance for w in options.ways)
+    found = {n: _scorer(n, subject, alone=len(names) == 1) for n in names}
+    scorers = {n: s for n, s in found.items() if not isinstance(s, str)}
+    ways = [w for w in options.ways if w.importance in scorers]
 
     def plan(way: Way) -> Choice:
         return choose(analysis, options, subject, way, scorers[way.importance])
@@ -153,7 +156,18 @@ def _chosen(
         pruned = run_passes(analysis.trace.model, steps).model
         return Recovery(analysis.trace, lesson, options.compensate, watch.announce).distance(pruned, choice.dead)
 
-    return candidates.best(options.ways, plan, distance, watch.announce)
+    choice, tried = candidates.best(ways, plan, distance, watch.announce)
+    return choice, tried, tuple(s for s in found.values() if isinstance(s, str))
+
+
+def _scorer(name: str, subject: Subject, *, alone: bool) -> Scorer | str:
+    """What scores, or, of several, why it cannot (where gradients are needed and there are none)."""
+    try:
+        return scores.resolve(name)(subject)
+    except OnnxPruneError as reason:
+        if alone:
+            raise
+        return f"importance '{name}' was not tried: {reason.what}"
 
 
 def _calibration(trace: Trace, options: Options, watch: Stopwatch) -> CalibrationSet:
@@ -209,6 +223,7 @@ class _Outcome:
     changes: tuple[str, ...]
     proof: Proof | None
     learnt: Learnt | None
+    missed: tuple[str, ...]  # what was not tried, and why
     planned: bool
 
 
@@ -241,7 +256,7 @@ def _report(
         groups=report.group_reports(choice.groups, removed, asked, choice.notes),
         proof=outcome.proof,
         changes=outcome.changes,
-        notes=(*(data.notes if data else ()), *_notes(choice, outcome.proof, analysis.severed)),
+        notes=(*(data.notes if data else ()), *outcome.missed, *_notes(choice, outcome.proof, analysis.severed)),
         versions=versions(),
         seconds=watch.seconds,
         learnt=outcome.learnt,

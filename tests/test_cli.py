@@ -385,10 +385,8 @@ def test_calibration_data_is_read_and_reported(run: Run, chain: Path, tmp_path: 
     assert data == {"source": str(tmp_path / "x.npy"), "samples": 4, **expected}
 
 
-@pytest.mark.parametrize("importance", ["activation", "apoz", "variance", "taylor"])
+@pytest.mark.parametrize("importance", ["activation", "apoz", "variance", "taylor", "reconstruction", "output"])
 def test_every_importance_from_data_runs(run: Run, chain: Path, tmp_path: Path, importance: str) -> None:
-    if importance == "taylor":
-        pytest.importorskip("onnx_ad", reason="pip install 'onnxprune[taylor]' to run it")
     np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32))
     outcome = run(chain, "--importance", importance, "--data", tmp_path / "x.npy", "--ratio", 0.5, "--check-n", 1)
     assert outcome.err == ""
@@ -840,3 +838,76 @@ def test_module_runs_as_the_command_does(chain: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert_one_line(done.stderr, "--ratio")
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    """Forty samples for `chain`."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((40, 3, 8, 8)).astype(np.float32))
+    return tmp_path / "x.npy"
+
+
+def test_data_alone_compares_plans_and_compensates_the_best(run: Run, chain: Path, samples: Path) -> None:
+    outcome = run(chain, "--data", samples, "--ratio", "0.4", "--json", samples.with_suffix(".json"))
+    report = json.loads(samples.with_suffix(".json").read_text())
+    learnt = report["learnt"]
+    assert [t["way"] for t in learnt["tried"]] == [
+        "output, cost",
+        "output, global",
+        "reconstruction, cost",
+        "l2, group",
+    ]
+    assert 0 < learnt["solved"] <= learnt["layers"]
+    assert (learnt["samples"], learnt["held_out"]) == (40, 8)
+    (before,), (after,) = learnt["pruned"], learnt["final"]
+    assert after["snr_db"] > before["snr_db"]
+    assert f"compensated: {learnt['solved']} of {learnt['layers']} layers solved anew" in outcome.out
+    assert outcome.out.count("tried: ") == 4
+    assert "on 8 held-out of 40 samples" in outcome.out
+    assert report["options"]["importance"] == report["options"]["scope"] == "auto"
+
+
+def test_no_compensate_leaves_every_weight_that_stays_as_it_is(run: Run, chain: Path, samples: Path) -> None:
+    options = ("--data", samples, "--importance", "l2", "--ratio", "0.5", "--no-fuse-bn")
+    run(chain, *options, "--no-compensate", "-o", samples.with_name("a.onnx"))
+    run(chain, "--importance", "l2", "--ratio", "0.5", "--no-fuse-bn", "-o", samples.with_name("b.onnx"))
+    assert samples.with_name("a.onnx").read_bytes() == samples.with_name("b.onnx").read_bytes()
+
+
+def test_with_data_the_same_run_writes_the_same_bytes(run: Run, chain: Path, samples: Path) -> None:
+    written = [samples.with_name(f"{i}.onnx") for i in range(2)]
+    for path in written:
+        run(chain, "--data", samples, "--budget", "macs=0.5", "-o", path)
+    assert written[0].read_bytes() == written[1].read_bytes()
+
+
+def test_a_plan_is_compensated_again_on_other_data(run: Run, chain: Path, samples: Path) -> None:
+    run(chain, "--ratio", "0.5", "--save-plan", samples.with_name("p.json"))
+    outcome = run(chain, "--plan", samples.with_name("p.json"), "--data", samples, "-o", samples.with_name("c.onnx"))
+    assert "layers solved anew" in outcome.out
+    assert "tried: " not in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("macs", "'macs' is not COST=LIMIT"),
+        ("macs=half", "'macs=half' is not COST=LIMIT"),
+        ("time=0.5", "no cost is called 'time'"),
+        ("macs=0", "must be positive"),
+        ("macs=0.0001", "--budget: cannot be met"),
+    ],
+)
+def test_budgets_that_make_no_sense_are_one_line(run: Run, chain: Path, value: str, message: str) -> None:
+    outcome = run(chain, "--budget", value)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+def test_scope_cost_alone_keeps_the_macs_that_the_ratio_would(run: Run, chain: Path, tmp_path: Path) -> None:
+    shares = {}
+    for scope in ("group", "cost"):
+        run(chain, "--ratio", "0.5", "--scope", scope, "--json", tmp_path / "r.json")
+        shares[scope] = json.loads((tmp_path / "r.json").read_text())["macs"]["ratio"]
+    assert shares["cost"] <= shares["group"] + 1e-9

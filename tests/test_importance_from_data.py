@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,8 +96,6 @@ def subject_of(model: Model, inputs: dict[str, Array], labels: Array | None = No
 
 
 def score(name: str, subject: Subject, groups: Any) -> list[Array]:
-    if name == "taylor":
-        pytest.importorskip("onnx_ad", reason="pip install 'onnxprune[taylor]' to run it")
     return [np.asarray(s) for s in scores.score(subject, groups, scores.resolve(name)(subject))]
 
 
@@ -285,13 +282,6 @@ def test_without_data_the_way_out_is_said(name: str) -> None:
     analysis = analyse(model, Options())
     with pytest.raises(OptionError, match=r"--importance: needs calibration data \(give --data"):
         scores.resolve(name)(Subject(analysis.trace))
-
-
-def test_without_onnx_ad_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnx_ad", None)
-    model = from_proto(build(ROWS[0].text))
-    with pytest.raises(OptionError, match=r"gradients need onnx-ad.*pip install 'onnxprune\[taylor\]'"):
-        scores.resolve("taylor")(subject_of(model, samples_of(model))[0])
 
 
 def test_an_operator_without_gradient_is_named() -> None:
