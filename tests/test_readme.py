@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -36,6 +37,9 @@ def test_every_command_is_run_by_something() -> None:
 
 def test_commands_on_a_model(tmp_path: Path) -> None:
     onnx.save(build.unet(fold_bn=False, size=64), tmp_path / "model.onnx")
+    (tmp_path / "calib").mkdir()
+    for index, sample in enumerate(np.random.default_rng(0).standard_normal((10, 1, 1, 64, 64))):
+        np.save(tmp_path / "calib" / f"{index}.npy", sample.astype(np.float32))
     for command in LOCAL:
         assert ("rewrite error" if "model.onnx" in command else "rk3588") in shell(command, tmp_path)
     assert (tmp_path / "model.pruned.onnx").exists()
