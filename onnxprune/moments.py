@@ -59,8 +59,8 @@ class Moments:
 
     def error(self, w: Float) -> float:
         """What W [groups, m, n] misses of the targets, relative to `energy`; 0 where there is nothing to miss."""
-        fitted = np.einsum("gmn,gnk->gmk", w, self.xx)
-        square = self.yy.sum() - 2 * np.einsum("gmn,gnm->", w, self.xy) + np.einsum("gmn,gmn->", fitted, w)
+        crossed = (w * self.xy.transpose(0, 2, 1)).sum()
+        square = self.yy.sum() - 2 * crossed + (np.matmul(w, self.xx) * w).sum()
         energy = self.energy()
         return max(0.0, float(square) / self.rows) / energy if energy > 0 else 0.0
 

@@ -34,7 +34,7 @@ ROWS_PER_COLUMN, LEAST_ROWS, MOST_ROWS = 32, 16384, 65536
 MOST_COLUMNS = 6144
 
 #: Up to so many columns a group, moments are kept of columns; above, of channels, every tap a row of its own.
-MOST_FINE = 2304
+MOST_FINE = 1152
 
 #: Bytes of activations that one batch may take.
 _BATCH_BYTES = 256 << 20

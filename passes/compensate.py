@@ -28,7 +28,7 @@ from onnxprune.rewrite import alive_of
 from onnxprune.trace import Trace
 
 #: Strengths of the ridge that are tried, as shares of the mean square of the columns.
-RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 #: A layer whose held-out error is below this already has nothing to win: rounding.
 _EXACT = 1e-8
@@ -55,6 +55,7 @@ class Compensate:
     dead: NDArray[np.int64] = field(repr=False)
     seen: Observations = field(repr=False)
     progress: Progress = field(default=silent, repr=False)
+    ridges: tuple[float, ...] = RIDGES
     name: str = "compensate"
 
     def run(self, model: Model) -> PassResult:
@@ -90,7 +91,7 @@ class Compensate:
         before = held.error(prior)
         best, after, ridge = prior, before, None
         if before > _EXACT:
-            for strength in RIDGES:
+            for strength in self.ridges:
                 solved = fit.ridge(prior, strength)
                 if solved is not None and (error := held.error(solved)) < after:
                     best, after, ridge = solved, error, strength

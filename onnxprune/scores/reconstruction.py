@@ -36,7 +36,7 @@ DAMPING = 1e-2  #: of the mean variance of the columns
 _LEAST_LEFT = 0.04
 
 #: Of the channels left, the share that goes in one step.
-_STEP = 1 / 64
+_STEP = 1 / 32
 
 
 @dataclass
@@ -136,13 +136,13 @@ class _Reader:
         covariance = centred(self.seen.moments[product.node.label])
         root = self.weighs.get(product.node.label)
         if root is not None:
-            weight = np.einsum("gab,gbct->gact", root, weight)
+            weight = np.matmul(root, weight.reshape(*weight.shape[:2], -1)).reshape(weight.shape)
         if product.fine:
             weight = weight.reshape(product.groups, product.outputs, -1)
             unit = unit.repeat(product.taps, axis=1)
         else:
             weight = weight.transpose(0, 1, 3, 2).reshape(product.groups, -1, product.channels)
-        energy = float(np.einsum("gmn,gnk,gmk->", weight, covariance, weight, optimize=True))
+        energy = float((np.matmul(weight, covariance) * weight).sum())
         found = []
         for part in range(product.groups):
             columns = _columns(unit[part], group.units)
