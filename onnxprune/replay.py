@@ -6,12 +6,14 @@ computed twice, and memory is bounded by a batch.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from onnxprune import runtime
 from onnxprune.edits import Edits
@@ -42,6 +44,12 @@ class Replay:
         """A graph input, or a live tensor."""
         return self.seen.spill.get(f"{'feed' if name in self._inputs else 'replay'} {name}", part.number)
 
+    def free_name(self, stem: str) -> str:
+        """A name that no tensor has."""
+        graph = self.model.graph
+        taken = {*graph.constants, *graph.producer, *self.edits.added}
+        return next(n for i in itertools.count() if (n := stem + "_" * i) not in taken)
+
     def give(self, constants: Mapping[str, NDArray[Any]], added: Mapping[str, NDArray[Any]], node: int) -> None:
         """From here on, these weights; ``added`` is the bias that ``node`` had not."""
         inputs = {**self.edits.inputs, **({node: {2: next(iter(added))}} if added else {})}
@@ -63,7 +71,7 @@ class Replay:
             o for n in inside for o in n.outputs if o and self._last.get(o, -1) >= stop and o not in graph.constants
         ]
         if wanted:
-            types = {n: self.types[n] for n in needed}
+            types = {n: self.types.get(n) or TensorProto.FLOAT for n in needed}
             part = excerpt(self.model.apply(self.edits), self.at, stop, types, wanted)
             with runtime.session(part, "part of the pruned model", optimize=True) as active:
                 for step in self.seen.parts:

@@ -101,7 +101,8 @@ class Compensate:
             added: dict[str, NDArray[Any]] = {}
             if product.form.bias:
                 place = constants if given else added
-                place[node.inputs[2] if given else f"{node.inputs[1]}_bias"] = best[:, :, -1].reshape(-1).astype(dtype)
+                name = node.inputs[2] if given else network.free_name(f"{node.inputs[1]}_bias")
+                place[name] = best[:, :, -1].reshape(-1).astype(dtype)
             network.give(constants, added, node.index)
         return Fit(node.label, before, after, ridge)
 

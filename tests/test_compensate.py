@@ -118,3 +118,14 @@ def test_weights_that_two_nodes_share_stay_as_they_are() -> None:
         case = Case(model, [1], samples(20, 0), spill)
         compensated = case.compensate.run(case.pruned).model
     np.testing.assert_array_equal(compensated.array("w1"), case.pruned.array("w1"))
+
+
+def test_a_new_bias_takes_no_name_that_is_there() -> None:
+    text = "(float[N,3,8,8] x) => (float y) <float[6,3,3,3] w0, float[4,6,1,1] w1, float[1,4,1,1] w1_bias>"
+    model = build(f"{text} {{ h = Conv(x, w0)\nc = Conv(h, w1)\ny = Mul(c, w1_bias) }}")
+    with spilling() as spill:
+        case = Case(model, [1], samples(20, 0), spill)
+        compensated = case.compensate.run(case.pruned).model
+    (conv,) = [n for n in compensated.graph.nodes if n.inputs[1] == "w1"]
+    assert conv.inputs[2] == "w1_bias_"
+    np.testing.assert_array_equal(compensated.array("w1_bias"), case.model.array("w1_bias"))
