@@ -30,8 +30,8 @@ from onnxprune.trace import Trace
 #: Strengths of the ridge that are tried, as shares of the mean square of the columns.
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
-#: A layer whose held-out error is below this already has nothing to win: rounding.
-_EXACT = 1e-8
+#: A layer whose held-out error is below this already has nothing to win: sums of float32 products are no better.
+_EXACT = 1e-6
 
 
 @dataclass(frozen=True)

@@ -749,11 +749,13 @@ def with_function(builder: Builder, nodes: list[NodeProto]) -> tuple[list[NodePr
     start = builder.number(0, len(nodes) - 1)
     end = builder.number(start + 1, min(len(nodes), start + 6))
     body, rest = nodes[start:end], [*nodes[:start], *nodes[end:]]
+    if any(n.domain for n in body):  # onnx.checker cannot look into functions of what it does not know
+        return nodes, []
     made = [o for n in body for o in n.output if o]
     inputs = [i for i in dict.fromkeys(r for n in body for r in reads(n)) if i not in made]
     outside = {r for n in rest for r in reads(n)} | {o.name for o in builder.outputs}
     outputs = [o for o in made if o in outside] or made[-1:]
-    opsets = [helper.make_opsetid("", builder.opset), helper.make_opsetid("com.microsoft", 1)]
+    opsets = [helper.make_opsetid("", builder.opset)]
     function = helper.make_function("local", "Part", inputs, outputs, body, opsets)
     call = helper.make_node("Part", inputs, outputs, "part", domain="local")
     return [*nodes[:start], call, *nodes[end:]], [function]
