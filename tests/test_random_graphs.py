@@ -1,19 +1,22 @@
 """The property on random graphs of all rules together.
 
-``ONNXPRUNE_EXAMPLES=5000 pytest tests/test_random_graphs.py`` looks longer. What it finds becomes a row.
+``ONNXPRUNE_EXAMPLES=5000 pytest tests/test_random_graphs.py`` looks longer. The same number draws the same graphs each
+time, so that a build that was green stays so; with ONNXPRUNE_EXPLORE=1 it draws others. What it finds becomes a row.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from hypothesis import HealthCheck, assume, event, given, note, settings
+from hypothesis import HealthCheck, assume, event, given, note, reject, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, printer
 
 from onnxprune.graph import Shape
 from tests.models import too_new
-from tests.property import assert_exact, assert_lossless, some
+from tests.property import InfiniteError, assert_exact, assert_lossless, some
 from tests.strategies import models
 
 EXAMPLES = int(os.environ.get("ONNXPRUNE_EXAMPLES", "150"))
@@ -22,10 +25,19 @@ EXAMPLES = int(os.environ.get("ONNXPRUNE_EXAMPLES", "150"))
 long = settings(
     max_examples=EXAMPLES,
     deadline=None,
-    derandomize=EXAMPLES == 150,
+    derandomize="ONNXPRUNE_EXPLORE" not in os.environ,
     database=None,
     suppress_health_check=list(HealthCheck),
 )
+
+
+@contextmanager
+def comparable() -> Iterator[None]:
+    """A graph whose own outputs are infinite is no example."""
+    try:
+        yield
+    except InfiniteError:
+        reject()
 
 
 @long
@@ -42,7 +54,8 @@ def test_any_removal_from_any_graph_is_exact(
     model, shapes = drawn
     assume(too_new(model, shapes) is None)
     note(printer.to_text(model))
-    removal = assert_exact(model, some(seed, most, skip, lossless_first=lossless_first), shapes)
+    with comparable():
+        removal = assert_exact(model, some(seed, most, skip, lossless_first=lossless_first), shapes)
     event("something was removed" if removal.removed else "nothing was removed")
     for reason in removal.refusals:
         event(f"refused: {reason.why}")
@@ -54,6 +67,7 @@ def test_what_is_called_lossless_is_missed_by_nobody(drawn: tuple[ModelProto, di
     model, shapes = drawn
     assume(too_new(model, shapes) is None)
     note(printer.to_text(model))
-    removal = assert_lossless(model, shapes)
+    with comparable():
+        removal = assert_lossless(model, shapes)
     event(f"removed: {min(removal.removed, 5)}")
     event("a constant was folded" if removal.folded else "nothing was folded")
