@@ -686,7 +686,7 @@ def fused() -> Iterator[Row]:
     yield of_three("Attention in four dimensions", four, *shapes, opset=23)
     many = "a = com.microsoft.MultiHeadAttention<num_heads=2>"
     yield of_three("MultiHeadAttention", f"{many}(q, k, v)", declared)
-    biased = ("float[24] b", "float[1,2,3,3] r")
+    biased = ("float[24] b", "float[2,2,3,3] r")
     yield of_three("MultiHeadAttention with biases", f"{many}(q, k, v, b,, r)", declared, *biased)
     cached = "".join(f"{n}r = Reshape({n}, s)\n{n}t = Transpose<perm=[0,2,1,3]>({n}r)\n" for n in "kv")
     cached += f"{many}(q, kt, vt)"

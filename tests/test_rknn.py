@@ -100,7 +100,7 @@ def test_agreement_bar_sees_one_missing_channel() -> None:
 @pytest.mark.rknn
 @needs_rknn
 @pytest.mark.parametrize("dtype", ["fp16", "int8"])
-@pytest.mark.parametrize("target", ["rk3588", "rk3566", "rk3576", "rk3562", "rv1106", "rv1126b"])
+@pytest.mark.parametrize("target", ["rk3588", "rk3566"])
 def test_shipped_tables_explain_what_the_installed_compiler_charges(target: str, dtype: str) -> None:
     chip = find(target)
     if dtype not in chip.precisions:
