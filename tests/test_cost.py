@@ -39,11 +39,11 @@ def test_a_weight_that_two_nodes_read_is_paid_once() -> None:
 def test_other_shapes_cost_otherwise() -> None:
     """The shapes given decide, not those of the file: that is how widths are tried."""
     text = """<ir_version: 8, opset_import: ["" : 17]> g (float[1,2,8,8] X) => (float[1,2,8,8] Y)
-    <float16[2,2,1,1] H = {1,0,0,1}> { W = Cast<to = 1>(H) Y = Conv(X, W) }"""
+    <double[2,2,1,1] H = {1,0,0,1}> { W = Cast<to = 1>(H) Y = Conv(X, W) }"""
     model = from_proto(parser.parse_model(text))
     at = {**analysed(model), "X": (1, 1, 8, 8), "W": (2, 1, 1, 1), "H": (2, 1, 1, 1)}
     assert cost.by_node(Macs(), model.graph, at) == {1: 128}
-    assert cost.by_node(Bytes(), model.graph, at) == {0: 4}
+    assert cost.by_node(Bytes(), model.graph, at) == {0: 16}
 
 
 @pytest.mark.parametrize("name", COSTS)
