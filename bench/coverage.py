@@ -5,10 +5,8 @@ have channels to remove, what each tool leaves of it at a ratio of 0.3 (as in ``
 ``bench.torch_pruning``), and which of their results are crashes, invalid or wrong. A layer counts as prunable if an
 axis of its weight holds channels of a group; a product of two activations, if any axis of them does.
 
-The tools round a share of a group's channels to whole ones in their own ways: onnxprune meets the ratio over the
-network, onnxsim rounds in each layer, Torch-Pruning removes at least the ratio of each. Where another one removes
-more, onnxprune runs once more with each group's ratio rounded up to whole channels, so that coverage is compared and
-not rounding.
+The tools round a share of a group's channels to whole ones in their own ways: onnxprune and Torch-Pruning remove at
+least the ratio of each group, onnxsim rounds to the nearest in each layer.
 """
 
 from __future__ import annotations
@@ -16,11 +14,10 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import json
-import math
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -34,11 +31,10 @@ from bench import judge, peers, torch_pruning
 from bench.measure import markdown, publish
 from fixtures import trained
 from fixtures.skeleton import load_skeleton
-from onnxprune import cost, pipeline, scores, verify
+from onnxprune import cost, scores, verify
 from onnxprune import model as files
 from onnxprune.choose import analyse, choose
 from onnxprune.graph import Graph, Node
-from onnxprune.groups import Groups
 from onnxprune.options import Options
 from onnxprune.scores.subject import Subject
 from onnxprune.trace import Trace
@@ -81,26 +77,12 @@ class Share:
 
 @dataclass(frozen=True)
 class Line:
-    """One file; ``limit``: a judged error up to here is rounding, at the precision of the file.
-
-    ``even``: onnxprune's file with each group's ratio rounded up, where another tool removes more.
-    """
+    """One file; ``limit``: a judged error up to here is rounding, at the precision of the file."""
 
     name: str
     share: Share
     limit: float
     outcomes: tuple[peers.Outcome, ...]
-    even: judge.Verdict | None = None
-
-
-@dataclass(frozen=True)
-class Examined:
-    """A file before it is pruned: its model, the groups of its channels, how much is in them, and ``Line.limit``."""
-
-    model: files.Model
-    groups: Groups
-    share: Share
-    limit: float
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -162,16 +144,13 @@ def measure(name: str) -> Line:
             onnx.save(load_skeleton(ZOO[name]), source)
         else:
             source, sizes = trained.path(name), dict(trained.MODELS[name].input_shapes)
-        seen = examine(source, sizes)
+        share, limit = examine(source, sizes)
         feeds = judge.random_feeds(source, sizes)
         outcomes = (
             *peers.compare(source, feeds, RATIO, folder, timeout=TIMEOUT),
             by_torch_pruning(arch(name)) or peers.Outcome(TORCH_PRUNING, 0, NOT_BUILT, None),
         )
-        line = Line(name, seen.share, seen.limit, outcomes)
-        if any(is_ahead(line, other, outcomes[0].verdict) for other in outcomes[1:]):
-            line = replace(line, even=rounded_up(seen, source, sizes, feeds, folder))
-        return line
+        return Line(name, share, limit, outcomes)
 
 
 def arch(name: str) -> str:
@@ -214,21 +193,8 @@ def is_same(name: str, whole: Path) -> bool:
     return all(abs(a - b) <= 0.02 * a for a, b in zip(*sizes, strict=True))
 
 
-def rounded_up(seen: Examined, source: Path, sizes: judge.Shapes, feeds: judge.Feeds, folder: Path) -> judge.Verdict:
-    """Judge onnxprune's file if every group loses at least ``RATIO`` of its channels, in whole ones."""
-    ratios = tuple(
-        (group.name, sum(math.ceil(RATIO * b.width - 1e-9) * b.rows for b in group.blocks) / group.width)
-        for group in seen.groups
-        if all(block.width > 1 for block in group.blocks)
-    )
-    options = Options(ratio=RATIO, ratio_for=ratios, input_shapes=sizes, fuse_bn=False, check_n=0)
-    target = folder / "even.onnx"
-    files.write({target: pipeline.prune(seen.model, options).model})
-    return judge.judge(source, target, feeds)
-
-
-def examine(source: Path, sizes: judge.Shapes) -> Examined:
-    """Which layers can be pruned, found as ``onnxprune inspect`` does; and the limit of the rewrite error."""
+def examine(source: Path, sizes: judge.Shapes) -> tuple[Share, float]:
+    """Which layers can be pruned, found as ``onnxprune inspect`` does; and ``Line.limit``."""
     model = files.load(source)
     options = Options(ratio=0.5, importance="random", input_shapes=sizes)
     analysis = analyse(model, options)
@@ -247,7 +213,7 @@ def examine(source: Path, sizes: judge.Shapes) -> Examined:
         return sum(macs[name] for name in names)
 
     share = Share(work(macs), work(prunable), work(convs), work(prunable & convs.keys()), pinned)
-    return Examined(model, groups, share, verify.default_rtol(trace))
+    return share, verify.default_rtol(trace)
 
 
 def is_prunable(trace: Trace, node: Node, free: npt.NDArray[np.bool_]) -> bool:
@@ -283,9 +249,9 @@ def sizes_kept(verdict: judge.Verdict | None) -> tuple[float, float]:
     return (round(verdict.kept, 3), round(verdict.kept_macs, 3)) if verdict else (1.0, 1.0)
 
 
-def is_ahead(line: Line, other: peers.Outcome, ours: judge.Verdict | None) -> bool:
-    """Whether ``other`` wrote a valid and exact file with fewer parameters or MACs than ``ours``."""
-    mine, theirs = sizes_kept(ours), sizes_kept(other.verdict)
+def is_ahead(line: Line, other: peers.Outcome) -> bool:
+    """Whether ``other`` wrote a valid and exact file with fewer parameters or MACs than onnxprune."""
+    mine, theirs = sizes_kept(line.outcomes[0].verdict), sizes_kept(other.verdict)
     slack = OTHER_EXPORT if other.tool == TORCH_PRUNING else 0
     return not fault(line, other)[0] and any(b < a - slack for a, b in zip(mine, theirs, strict=True))
 
@@ -338,8 +304,7 @@ def head_to_head(lines: Sequence[Line], tool: str) -> dict[str, str]:
     """How often onnxprune removes more than ``tool``, over the files where both are valid and exact."""
     good = [(line, o) for line, o in outcomes_of(lines, tool) if not fault(line, o)[0] and line.outcomes[0].verdict]
     pairs = [(line, o, sizes_kept(line.outcomes[0].verdict), sizes_kept(o.verdict)) for line, o in good]
-    behind = [(line, outcome) for line, outcome, _, _ in pairs if is_ahead(line, outcome, line.outcomes[0].verdict)]
-    at_even = sum(line.even is None or is_ahead(line, outcome, line.even) for line, outcome in behind)
+    behind = [(line, outcome) for line, outcome, _, _ in pairs if is_ahead(line, outcome)]
     return {
         "against": tool,
         "files": str(len(pairs)),
@@ -348,7 +313,6 @@ def head_to_head(lines: Sequence[Line], tool: str) -> dict[str, str]:
         "MACs: onnxprune": f"{fmean(mine[1] for *_, mine, _ in pairs):.3f}" if pairs else "-",
         "MACs: it": f"{fmean(theirs[1] for *_, theirs in pairs):.3f}" if pairs else "-",
         "it removes more": str(len(behind)),
-        "and with onnxprune's widths rounded up too": str(at_even),
     }
 
 
@@ -373,15 +337,14 @@ def fault_rows(lines: Sequence[Line]) -> Iterator[dict[str, str]]:
 
 
 def behind_rows(lines: Sequence[Line]) -> Iterator[dict[str, str]]:
-    """Both figures of a file that another tool removes more of, and onnxprune's with widths rounded up."""
+    """Both figures of a file that another tool removes more of."""
     for line in lines:
         for other in line.outcomes[1:]:
-            if is_ahead(line, other, line.outcomes[0].verdict):
-                verdicts = {"onnxprune": line.outcomes[0].verdict, "rounded up": line.even, "the other": other.verdict}
+            if is_ahead(line, other):
+                verdicts = {"onnxprune": line.outcomes[0].verdict, "the other": other.verdict}
                 cells = {"model": line.name, "other": other.tool}
                 cells |= {f"parameters: {who}": f"{sizes_kept(v)[0]:.3f}" for who, v in verdicts.items()}
-                cells |= {f"MACs: {who}": f"{sizes_kept(v)[1]:.3f}" for who, v in verdicts.items()}
-                yield cells | {"then": "behind" if is_ahead(line, other, line.even) else "level or ahead"}
+                yield cells | {f"MACs: {who}": f"{sizes_kept(v)[1]:.3f}" for who, v in verdicts.items()}
 
 
 def pinned_rows(lines: Sequence[Line]) -> Iterator[dict[str, str]]:

@@ -1,9 +1,10 @@
 """How many channels of each block stay: the ratio asked for, on widths that are multiples of ``align``.
 
 Knows blocks and scores, and nothing of where either came from. Every block may keep all of its n channels, or a
-multiple of its step; the step is such that every width it is part of becomes a multiple of ``align``. What is asked
-for over the network is met as nearly as these widths allow: some blocks are rounded down and others up, where the
-score lost is least. Lossless units go before all others, whatever their scores.
+multiple of its step; the step is such that every width it is part of becomes a multiple of ``align``. At align 1 every
+block loses at least its ratio, in whole channels. Above, what is asked for over the network is met as nearly as the
+widths allow: some blocks are rounded down and others up, where the score lost is least. Lossless units go before all
+others, whatever their scores.
 """
 
 from __future__ import annotations
@@ -146,12 +147,13 @@ def _can_shrink(blocks: Sequence[Item]) -> bool:
 
 
 def _by_group(items: Sequence[Item]) -> list[int]:
-    """Each block near its own ratio: one of the two widths around it, so that the total is met."""
+    """Each block near its own ratio: the width below it at align 1, else one of the two around it, by the total."""
     low, high = [], []
     for item in items:
         wanted = (1 - item.ratio) * item.width
         below = max(item.floor, math.floor(wanted / item.step + 1e-9) * item.step)
-        above = below if below >= wanted - 1e-9 else min(item.width, below + item.step)
+        exact = item.align == 1 or below >= wanted - 1e-9
+        above = below if exact else min(item.width, below + item.step)
         if item.width - below < 1e-9 or item.ratio == 0:
             below = above = item.width
         low.append(min(below, item.most))

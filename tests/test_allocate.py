@@ -84,7 +84,9 @@ def every_choice(shapes: Sequence[Shape], ratio: float, align: int) -> Iterator[
     return itertools.product(*(neighbours(s.width, ratio, step) for s, step in zip(shapes, steps, strict=True)))
 
 
-def cases(count: int, *, rows: bool, seed: int = 0) -> Iterator[tuple[list[Shape], list[Scores], float, int]]:
+def cases(
+    count: int, *, rows: bool, seed: int = 0, aligns: Sequence[int] = (1, 2, 4, 8, 16)
+) -> Iterator[tuple[list[Shape], list[Scores], float, int]]:
     rng = np.random.default_rng(seed)
     for _ in range(count):
         shapes = [
@@ -92,12 +94,12 @@ def cases(count: int, *, rows: bool, seed: int = 0) -> Iterator[tuple[list[Shape
             for _ in range(int(rng.integers(1, 8)))
         ]
         scores = [rng.uniform(0, 2, s.rows * s.width) for s in shapes]
-        yield shapes, scores, float(rng.choice([0.1, 0.25, 0.3, 0.5, 0.8])), int(rng.choice([1, 2, 4, 8, 16]))
+        yield shapes, scores, float(rng.choice([0.1, 0.25, 0.3, 0.5, 0.8])), int(rng.choice(aligns))
 
 
 @pytest.mark.parametrize("rows", [False, True], ids=["single-rows", "tied-rows"])
 def test_nearest_total_and_least_loss_among_the_nearest(rows: bool) -> None:
-    for shapes, scores, ratio, align in cases(150, rows=rows):
+    for shapes, scores, ratio, align in cases(150, rows=rows, aligns=(2, 4, 8, 16)):
         groups = made(shapes)
         target = sum((1 - ratio) * g.width for g in groups)
 
@@ -108,6 +110,14 @@ def test_nearest_total_and_least_loss_among_the_nearest(rows: bool) -> None:
         counts = kept(groups, run(groups, scores, ratio=ratio, align=align))
         best = min(quality(choice) for choice in every_choice(shapes, ratio, align))
         assert quality(counts) == best, (shapes, ratio, align, counts)
+
+
+def test_unaligned_each_row_loses_its_ratio_and_less_than_a_channel_more() -> None:
+    for shapes, scores, ratio, align in cases(50, rows=True, aligns=(1,)):
+        groups = made(shapes)
+        for shape, count in zip(shapes, kept(groups, run(groups, scores, ratio=ratio, align=align)), strict=True):
+            excess = (1 - ratio) * shape.width - count
+            assert -1e-9 <= excess < 1 or count == 1
 
 
 def test_what_goes_has_the_least_scores_of_its_row() -> None:
