@@ -1,7 +1,58 @@
-"""Structured channel pruning of exported ONNX models, proven exact, without PyTorch."""
+"""Structured channel pruning of exported ONNX models, proven exact, without PyTorch.
+
+>>> import onnxprune
+>>> result = onnxprune.prune("model.onnx", ratio=0.3, align=16)
+>>> result.save("small.onnx")
+
+What is here is imported when it is used, so that importing this package takes no time.
+"""
 
 from __future__ import annotations
 
-from importlib import metadata
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = metadata.version("onnxprune")
+if TYPE_CHECKING:
+    from onnxprune.api import Result as Result
+    from onnxprune.api import apply as apply
+    from onnxprune.api import inspect as inspect
+    from onnxprune.api import prune as prune
+    from onnxprune.calibration import Data as Data
+    from onnxprune.errors import CheckError as CheckError
+    from onnxprune.errors import DataError as DataError
+    from onnxprune.errors import ModelError as ModelError
+    from onnxprune.errors import OnnxPruneError as OnnxPruneError
+    from onnxprune.errors import OptionError as OptionError
+    from onnxprune.errors import OutputError as OutputError
+    from onnxprune.errors import PlanError as PlanError
+    from onnxprune.errors import ToolError as ToolError
+    from onnxprune.plan import Plan as Plan
+    from onnxprune.report import Inspection as Inspection
+    from onnxprune.report import Report as Report
+
+    __version__: str
+
+_ERRORS = "CheckError DataError ModelError OnnxPruneError OptionError OutputError PlanError ToolError"
+_HOMES = {
+    **dict.fromkeys(("Result", "apply", "inspect", "prune"), "api"),
+    "Data": "calibration",
+    **dict.fromkeys(_ERRORS.split(), "errors"),
+    "Plan": "plan",
+    **dict.fromkeys(("Inspection", "Report"), "report"),
+}
+
+__all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604 (names)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib import metadata  # noqa: PLC0415 (30 ms)
+
+        return metadata.version("onnxprune")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'onnxprune' has no attribute '{name}'")
+    return getattr(import_module(f"onnxprune.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

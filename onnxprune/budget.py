@@ -44,6 +44,15 @@ class Budget:
             raise OptionError(f"no cost is called '{name}'", where="--budget", hint=", ".join(COSTS))
         return Budget(COSTS[name], limit)
 
+    @staticmethod
+    def parse(text: str) -> Budget:
+        """From ``COST=LIMIT``. Raises OptionError."""
+        name, _, number = text.rpartition("=")
+        try:
+            return Budget.of(name, float(number))
+        except ValueError:
+            raise OptionError(f"'{text}' is not COST=LIMIT", where="--budget", hint="macs=0.5 keeps half") from None
+
     def amount(self, original: float) -> float:
         """The limit in units of the cost."""
         return self.limit * original if self.limit <= 1 else self.limit

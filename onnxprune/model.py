@@ -335,10 +335,10 @@ def _poured(model: Model, path: Path) -> Model:
     return Model(proto, None, {n: w for n, w in model.weights.items() if n not in large})
 
 
-def ensure_writable(paths: Sequence[Path], *, keep: Path) -> None:
+def ensure_writable(paths: Sequence[Path], *, keep: Path | None) -> None:
     """Raise OutputError now, not after minutes of work, where a path cannot be written, or is ``keep`` or another."""
     for index, path in enumerate(paths):
-        if path.resolve() == keep.resolve():
+        if keep is not None and path.resolve() == keep.resolve():
             raise OutputError("is the model itself, which stays as it is", where=str(path), hint="name another file")
         if path.resolve() in [p.resolve() for p in paths[:index]]:
             raise OutputError("is named twice as an output", where=str(path), hint="name another file")

@@ -20,6 +20,7 @@ FILES = {
 LAYERS = (
     "onnxprune.__main__",
     "onnxprune.cli",
+    "onnxprune.api",
     "onnxprune.pipeline",
     "onnxprune.recover",
     "onnxprune.passes",
@@ -73,6 +74,8 @@ def imports(name: str) -> Iterator[str]:
 
 
 def layer(module: str) -> int:
+    if module == "onnxprune":  # the package itself, which offers what is in api
+        return 0
     return next(i for i, top in enumerate(LAYERS) if module == top or module.startswith(f"{top}."))
 
 

@@ -17,6 +17,7 @@ from fixtures import build
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 COMMANDS = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
+PYTHON = [text for kind, text in BLOCKS if kind == "python"]
 LOCAL = [c for c in COMMANDS if c.startswith("onnxprune") and "320n" not in c]
 DOWNLOADED = [c for c in COMMANDS if c.startswith(("pip download", "unzip", "onnxprune")) and "model.onnx" not in c]
 OTHERS = {'pip install ".[test]"', "pytest"}  # .ci/run runs these two
@@ -43,6 +44,9 @@ def test_commands_on_a_model(tmp_path: Path) -> None:
     for command in LOCAL:
         assert ("rewrite error" if "model.onnx" in command else "rk3588") in shell(command, tmp_path)
     assert (tmp_path / "model.pruned.onnx").exists()
+    for text in PYTHON:
+        subprocess.run([sys.executable, "-c", text], cwd=tmp_path, check=True)
+    assert (tmp_path / "small.plan.json").exists()
     assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "model.pruned.onnx").read_bytes()
 
 

@@ -27,12 +27,18 @@ from onnxprune.runtime import Feeds
 #: How many samples are used where nothing else is said.
 DEFAULT_SAMPLES = 256
 
+#: What a source that is no place is called.
+IN_MEMORY = "arrays in memory"
+
 
 @dataclass(frozen=True)
 class Data:
-    """Where calibration data is and how to read it: the command line's options; README.md describes them."""
+    """Where calibration data is and how to read it: the command line's options; README.md describes them.
 
-    source: str
+    ``source``: also arrays in memory, {input: [N, ...]}.
+    """
+
+    source: str | Mapping[str, NDArray[Any]]
     samples: int = DEFAULT_SAMPLES
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -41,7 +47,8 @@ class Data:
 
     def to_json(self) -> dict[str, Any]:
         """As plan and report write them."""
-        return {n: list(v) if isinstance(v, tuple) else v for n, v in vars(self).items()}
+        given = {**vars(self), "source": self.source if isinstance(self.source, str) else IN_MEMORY}
+        return {n: list(v) if isinstance(v, tuple) else v for n, v in given.items()}
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ class CalibrationSet:
 
 
 def load(
-    source: str,
+    source: str | Mapping[str, NDArray[Any]],
     model: Model,
     shapes: Mapping[str, Shape],
     *,
@@ -123,14 +130,17 @@ def load(
 ) -> CalibrationSet:
     """Find the samples at ``source`` and read those in use once, so that what is wrong is said now.
 
-    ``source``: a folder, a glob, a .npy, .npz, image or .txt file, or module:function. ``shapes``: of the model's
-    inputs, as analysed. ``samples``: how many to use, evenly spread over what is there; of what a function yields, the
-    first. Raises DataError, and OptionError for options that do not fit.
+    ``source``: a folder, a glob, a .npy, .npz, image or .txt file, module:function, or arrays. ``shapes``: of the
+    model's inputs, as analysed. ``samples``: how many to use, evenly spread over what is there; of what a function
+    yields, the first. Raises DataError, and OptionError for options that do not fit.
     """
     if samples < 1:
         raise OptionError(f"must be at least 1, not {samples}", where="--samples")
     pixels = Pixels(tuple(mean), tuple(std), layout, color)
     inputs = Inputs.of(model, shapes, pixels)
+    if not isinstance(source, str):
+        held = arrays(source, inputs, IN_MEMORY)
+        return _checked(IN_MEMORY, inputs, lambda: [held], held.size, samples, progress)
     found = find(source, inputs, samples)
     return _checked(source, inputs, found.chunks, found.size, samples, progress)
 
@@ -142,7 +152,7 @@ def from_arrays(
     inputs = Inputs.of(model, shapes, Pixels())
     held = {**data, **({} if labels is None else {LABELS: labels})}
     chunk = arrays(held, inputs, "calibration data")
-    return _checked("arrays in memory", inputs, lambda: [chunk], chunk.size, chunk.size, silent)
+    return _checked(IN_MEMORY, inputs, lambda: [chunk], chunk.size, chunk.size, silent)
 
 
 def _checked(

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from onnxprune import __version__
 from onnxprune.cli.advise import advise
 from onnxprune.cli.inspect import inspect
 from onnxprune.cli.prune import prune
@@ -30,7 +29,7 @@ class _DefaultsToPrune(click.Group):
 @click.group(
     cls=_DefaultsToPrune, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
 )
-@click.version_option(__version__, prog_name="onnxprune")
+@click.version_option(package_name="onnxprune", prog_name="onnxprune")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Remove channels from an exported ONNX model, and prove that nothing else changed.

@@ -47,16 +47,7 @@ def _ratio_for(
 def _budget(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
     from onnxprune.budget import Budget  # noqa: PLC0415 (--help must not wait for it)
 
-    if value is None:
-        return None
-    name, equals, number = value.rpartition("=")
-    try:
-        limit = float(number)
-    except ValueError:
-        equals = ""
-    if not equals:
-        raise click.BadParameter(f"'{value}' is not COST=LIMIT")
-    return Budget.of(name, limit)
+    return None if value is None else Budget.parse(value)
 
 
 def budget(function: F) -> F:
