@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnxprune.api import Result as Result
     from onnxprune.api import apply as apply
+    from onnxprune.api import diff as diff
     from onnxprune.api import inspect as inspect
     from onnxprune.api import prune as prune
     from onnxprune.calibration import Data as Data
+    from onnxprune.compare import Comparison as Comparison
     from onnxprune.errors import CheckError as CheckError
     from onnxprune.errors import DataError as DataError
     from onnxprune.errors import ModelError as ModelError
@@ -34,8 +36,9 @@ if TYPE_CHECKING:
 
 _ERRORS = "CheckError DataError ModelError OnnxPruneError OptionError OutputError PlanError ToolError"
 _HOMES = {
-    **dict.fromkeys(("Result", "apply", "inspect", "prune"), "api"),
+    **dict.fromkeys(("Result", "apply", "diff", "inspect", "prune"), "api"),
     "Data": "calibration",
+    "Comparison": "compare",
     **dict.fromkeys(_ERRORS.split(), "errors"),
     "Plan": "plan",
     **dict.fromkeys(("Inspection", "Report"), "report"),

@@ -18,6 +18,7 @@ from onnxprune import pipeline, source
 from onnxprune import plan as plans
 from onnxprune.budget import Budget
 from onnxprune.calibration import Data
+from onnxprune.compare import Comparison, On, compare
 from onnxprune.model import Model
 from onnxprune.options import Options
 from onnxprune.plan import Plan
@@ -172,6 +173,30 @@ def inspect(
     Raises OnnxPruneError.
     """
     return pipeline.inspect(source.opened(model), Options(exclude=tuple(exclude), input_shapes=_shapes(input_shapes)))
+
+
+def diff(
+    before: Source,
+    after: Source,
+    *,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    data: DataSource | None = None,
+    check_n: int = 3,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Comparison:
+    """What differs between two models, in structure, in size, and in what they compute on ``data`` or seeded inputs.
+
+    >>> found = onnxprune.diff("model.onnx", onnxprune.prune("model.onnx", ratio=0.5).model)
+    >>> found.resized[0]
+    Resized(node='inc.0.conv', weight='inc.0.conv.weight', before=(8, 1, 3, 3), after=(4, 1, 3, 3))
+    >>> found.macs.ratio < 0.4, found.changed
+    (True, ())
+
+    Raises OnnxPruneError.
+    """
+    on = On(_shapes(input_shapes), _data(data), check_n, seed)
+    return compare(source.opened(before), source.opened(after), on, progress)
 
 
 def _pruned(model: Model, options: Options, plan: Plan | None, progress: Progress) -> Result:

@@ -104,15 +104,15 @@ class Report:
             elif name == "learnt":
                 value = None if value is None else asdict(value)
             document[name] = value
-        return json.dumps(_plain(document), indent=2) + "\n"
+        return json.dumps(plain(document), indent=2) + "\n"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no infinity: it becomes a string."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
@@ -175,7 +175,7 @@ class Inspection:
     def to_json(self) -> str:
         """The file's text."""
         return (
-            json.dumps(_plain({"format": "onnxprune-inspection", "version": VERSION, **asdict(self)}), indent=2) + "\n"
+            json.dumps(plain({"format": "onnxprune-inspection", "version": VERSION, **asdict(self)}), indent=2) + "\n"
         )
 
 

@@ -144,6 +144,17 @@ def run(active: Any, feeds: Feeds, where: str) -> dict[str, NDArray[Any]]:
     return dict(zip((o.name for o in active.get_outputs()), results, strict=True))
 
 
+def arrays(results: Mapping[str, object]) -> Feeds:
+    """Sequences as one output an element."""
+    flat: Feeds = {}
+    for name, value in results.items():
+        if isinstance(value, list):
+            flat.update({f"{name}[{i}]": np.asarray(v) for i, v in enumerate(value)})
+        else:
+            flat[name] = np.asarray(value)
+    return flat
+
+
 def results(model: Model, feeds: Feeds) -> dict[str, NDArray[Any]]:
     """Outputs of one run. Raises ModelError."""
     where = str(model.path or "model")

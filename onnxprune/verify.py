@@ -280,20 +280,9 @@ def _running(
     with runtime.session(model, where, optimize=optimize, outputs=[p.name for p in points]) as active:
 
         def run(feed: Feeds) -> Feeds:
-            results = _arrays(runtime.run(active, feed, where))
+            results = runtime.arrays(runtime.run(active, feed, where))
             for point in points if cut else ():
                 results[point.name] = point.cut(results[point.name])
             return results
 
         yield _Running(run, runtime.engine_of(active))
-
-
-def _arrays(results: Mapping[str, object]) -> Feeds:
-    """Sequences as one output an element."""
-    flat: Feeds = {}
-    for name, value in results.items():
-        if isinstance(value, list):
-            flat.update({f"{name}[{i}]": np.asarray(v) for i, v in enumerate(value)})
-        else:
-            flat[name] = np.asarray(value)
-    return flat

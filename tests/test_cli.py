@@ -24,15 +24,9 @@ from onnxprune.options import Options
 from onnxprune.rewrite import Refusal, Rewrite, rewrite
 from onnxprune.trace import Trace
 from onnxprune.weights import value_of
+from tests.commands import CHAIN, SKIP, Outcome, Run, assert_one_line, files_in, put
 from tests.models import build
 
-CHAIN = """(float[1,3,8,8] x) => (float[1,4,8,8] y)
-<float[16,3,1,1] w0, float[16] b0, float[32,16,1,1] w1, float[4,32,1,1] w2>
-{ a = Conv(x, w0, b0)
-  b = Relu(a)
-  c = Conv(b, w1)
-  d = Relu(c)
-  y = Conv(d, w2) }"""
 NORM = """(float[1,3,8,8] x) => (float[1,4,8,8] y)
 <float[16,3,1,1] w0, float[16] s, float[16] o, float[16] m, float[16] var, float[4,16,1,1] w1>
 { a = Conv(x, w0)
@@ -42,55 +36,6 @@ FIXED = """(float[1,3,8,8] x) => (float[1,4,8,8] y)
 <float[4,3,1,1] w0, float[4] s, float[4] o, float[4] m, float[4] var>
 { a = Conv(x, w0)
   y = BatchNormalization(a, s, o, m, var) }"""
-SKIP = """(float[1,3,H,W] x) => (float[1,4,h,w] y)
-<float[8,3,1,1] w0, float[4,16,1,1] w1, float[4] scales = {1, 1, 2, 2}>
-{ a = Conv(x, w0)
-  b = MaxPool<kernel_shape=[2,2], strides=[2,2]>(a)
-  c = Resize<mode="nearest">(b, , scales)
-  d = Concat<axis=1>(a, c)
-  y = Conv(d, w1) }"""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run left: its exit code, and its lines."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process."""
-
-    def call(*args: object) -> Outcome:
-        with pytest.raises(SystemExit) as exit_:
-            cli.main([str(a) for a in args])
-        captured = capsys.readouterr()
-        return Outcome(int(exit_.value.code or 0), captured.out, captured.err)
-
-    return call
-
-
-@pytest.fixture
-def chain(tmp_path: Path) -> Path:
-    return put(tmp_path / "chain.onnx", CHAIN)
-
-
-def put(path: Path, text: str) -> Path:
-    onnx.save(build(text), path)
-    return path
-
-
-def files_in(folder: Path) -> dict[str, str]:
-    """Every file below ``folder``, hidden ones too, with its hash."""
-    return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()
-    }
 
 
 def weights(path: Path) -> dict[str, Any]:
@@ -616,14 +561,6 @@ def test_inspect_takes_exclude_and_input_shape(run: Run, tmp_path: Path) -> None
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------
-
-
-def assert_one_line(err: str, *says: str) -> None:
-    assert err.count("\n") == 1
-    assert err.startswith("onnxprune: ")
-    assert "Traceback" not in err
-    for part in says:
-        assert part in err
 
 
 @dataclass(frozen=True)

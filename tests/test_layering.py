@@ -43,6 +43,7 @@ PROTO_DOORS = {
     "rewrite.py",
     "gradients.py",
     "excerpt.py",
+    "compare.py",
 }
 
 #: Where the graph is read, run on labels, evaluated, proven or fused; and what a node is called.

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from onnxprune.cli.advise import advise
+from onnxprune.cli.diff import diff
 from onnxprune.cli.inspect import inspect
 from onnxprune.cli.prune import prune
 from onnxprune.cli.rknn import rknn
@@ -44,7 +45,7 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(ExitCode.USAGE)
 
 
-for command in (prune, inspect, advise, rknn, targets):
+for command in (prune, inspect, diff, advise, rknn, targets):
     cli.add_command(command)
 
 

@@ -57,7 +57,8 @@ def thousands(number: int) -> str:
     return f"{number:,}".replace(",", " ")
 
 
-def _size(name: str, size: SizeReport) -> tuple[str, ...]:
+def size_row(name: str, size: SizeReport) -> tuple[str, ...]:
+    """A row of a table of sizes."""
     change = f"{100 * (size.ratio - 1):+.1f} %" if size.after != size.before else "unchanged"
     return (name, thousands(size.before), thousands(size.after), change)
 
@@ -72,10 +73,10 @@ def report_text(report: Report) -> str:
     if rows:
         parts.append(table(("group", "width", "kept", "asked", "removed", ""), rows, right=frozenset({1, 2, 3, 4})))
     sizes = [
-        _size("prunable channels", report.channels),
-        _size("parameters", report.parameters),
-        _size("MACs", report.macs),
-        _size("bytes", report.file_bytes),
+        size_row("prunable channels", report.channels),
+        size_row("parameters", report.parameters),
+        size_row("MACs", report.macs),
+        size_row("bytes", report.file_bytes),
     ]
     parts.append(table(("", "before", "after", ""), sizes, right=frozenset({1, 2, 3})))
     parts.append("\n".join(_verdict(report)))

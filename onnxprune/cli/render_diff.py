@@ -1,0 +1,74 @@
+"""Text for the terminal about two models. All figures come from the values shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from onnxprune.cli.render import size_row, table
+from onnxprune.compare import Changed, Comparison
+
+_SHOWN = 12
+
+
+def comparison_text(found: Comparison, *, verbose: bool) -> str:
+    """Widths, nodes and declarations that differ; sizes; how far the outputs are apart."""
+    most = None if verbose else _SHOWN
+    parts = [*_widths(found, most)]
+    for title, names in (("removed", found.removed), ("added", found.added), ("other values", found.revalued)):
+        if names:
+            parts.append(_listed(title, names, most))
+    if found.nodes:
+        parts.append(_listed("changed", [_change(c) for c in found.nodes], most))
+    if found.changed:
+        parts.append(_listed("declared", [_change(c) for c in found.changed], None))
+    sizes = [
+        size_row("parameters", found.parameters),
+        size_row("MACs", found.macs),
+        size_row("bytes", found.file_bytes),
+    ]
+    parts += [table(("", "before", "after", ""), sizes, right=frozenset({1, 2, 3})), "\n".join(_verdict(found))]
+    return "\n\n".join(parts)
+
+
+def _widths(found: Comparison, most: int | None) -> Iterator[str]:
+    """Weights of another shape; vectors are told with -v only."""
+    shown = [r for r in found.resized if most is None or max(len(r.before), len(r.after)) > 1]
+    if found.resized and not shown:
+        shown = list(found.resized)
+    rows = [(r.node, r.weight, _shape(r.before), _shape(r.after)) for r in shown[:most]]
+    if rows:
+        yield table(("node", "weight", "before", "after"), rows)
+    if left := len(found.resized) - len(rows):
+        yield f"{left} more initializers of another shape (-v shows them)"
+
+
+def _listed(title: str, lines: Sequence[str], most: int | None) -> str:
+    more = [f"  {len(lines) - most} more (-v shows them)"] if most is not None and len(lines) > most else []
+    return "\n".join([f"{title}: {len(lines)}", *(f"  {line}" for line in lines[:most]), *more])
+
+
+def _change(change: Changed) -> str:
+    return f"{change.what}: {_said(change.before)} -> {_said(change.after)}"
+
+
+def _said(text: str) -> str:
+    text = " ".join(text.split())
+    return "nothing" if not text else text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _verdict(found: Comparison) -> Iterator[str]:
+    same = {
+        "structure": not (found.resized or found.removed or found.added or found.nodes),
+        "weights": not (found.resized or found.revalued),
+        "declarations": not found.changed,
+    }
+    if names := [name for name, equal in same.items() if equal]:
+        yield f"the same: {', '.join(names)}"
+    for error in found.outputs:
+        figures = f"cosine {error.cosine:.4f}, SNR {error.snr_db:.1f} dB, max abs {error.max_abs:.3g}"
+        yield f"output error: '{error.name}' {figures}, on {found.inputs}"
+    yield from (f"note: {note}" for note in found.notes)

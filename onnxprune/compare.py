@@ -1,0 +1,254 @@
+"""What differs between two models, whoever made them: in structure, in size, and in what they compute.
+
+Nodes are the same by name, or, where the name is gone, by their first output; initializers are by name. Numbers come
+from running both on the same inputs, drawn from a seed or out of calibration data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+from onnx import AttributeProto, NodeProto, helper
+
+from onnxprune import calibration, cost, runtime
+from onnxprune import shapes as shaping
+from onnxprune.calibration import Data
+from onnxprune.differ import Differences, OutputError
+from onnxprune.errors import ModelError, OptionError
+from onnxprune.functions import inline
+from onnxprune.graph import Node, Shape, TensorInfo
+from onnxprune.model import Model
+from onnxprune.progress import Progress, counted, silent
+from onnxprune.report import SizeReport, plain
+from onnxprune.runtime import Feeds
+
+FORMAT, VERSION = "onnxprune-diff", 1
+
+#: Calibration samples that are run at a time.
+_BATCH = 8
+
+#: Of the model itself, what is told when it differs.
+_MODEL_FIELDS = ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string")
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Something that both models say, or one of them does: '' where it does not."""
+
+    what: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Resized:
+    """An initializer of another shape, and the first node that reads it."""
+
+    node: str
+    weight: str
+    before: Shape
+    after: Shape
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models. ``removed`` and ``added``: nodes as 'operator name'; ``revalued``: other values in the same shape.
+
+    ``outputs``: by name, how far the second model's are from the first's, on ``inputs``; empty where they were not run.
+    """
+
+    before: str
+    after: str
+    parameters: SizeReport
+    macs: SizeReport
+    file_bytes: SizeReport
+    changed: tuple[Changed, ...]
+    nodes: tuple[Changed, ...] = field(repr=False)  # attributes and inputs of nodes that both have
+    resized: tuple[Resized, ...] = field(repr=False)
+    revalued: tuple[str, ...] = field(repr=False)
+    removed: tuple[str, ...] = field(repr=False)
+    added: tuple[str, ...] = field(repr=False)
+    outputs: tuple[OutputError, ...]
+    inputs: str
+    notes: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """The file's text."""
+        document = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        for name in ("parameters", "macs", "file_bytes"):
+            document[name]["ratio"] = round(getattr(self, name).ratio, 6)
+        return json.dumps(plain(document), indent=2) + "\n"
+
+
+@dataclass(frozen=True)
+class On:
+    """What both models are run on: ``data``, or ``count`` inputs from ``seed``. ``input_shapes``: of dynamic inputs."""
+
+    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
+    data: Data | None = None
+    count: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise OptionError for a number of inputs that is none."""
+        if self.count < 0:
+            raise OptionError(f"must not be negative, as {self.count} is", where="--check-n")
+
+
+def compare(before: Model, after: Model, on: On, progress: Progress = silent) -> Comparison:
+    """What differs. Raises ModelError where a model's shapes cannot be told, DataError and OptionError."""
+    progress("compare structure")
+    given = runtime.choose_shapes(before, on.input_shapes)
+    # The second may have other inputs: those that it shares are fed alike.
+    fitting = {i.name for i in after.graph.inputs if i.name in given and _fits(i, given[i.name])}
+    costs = [_cost(before, given), _cost(after, runtime.choose_shapes(after, {n: given[n] for n in fitting}))]
+    removed, both, added = _matched(before.graph.nodes, after.graph.nodes)
+    common = [n for n in before.graph.constants if n in after.graph.constants]
+    shape = {n: (before.graph.constants[n][1], after.graph.constants[n][1]) for n in common}
+    outputs, inputs, notes = _run(before, after, given, on, progress)
+    return Comparison(
+        str(before.path or ""),
+        str(after.path or ""),
+        SizeReport(costs[0].parameters, costs[1].parameters),
+        SizeReport(costs[0].macs, costs[1].macs),
+        SizeReport(before.byte_size, after.byte_size),
+        tuple(_declarations(before, after)),
+        tuple(change for a, b in both for change in _changes(before, a, after, b)),
+        tuple(Resized(_reader(before, n), n, a, b) for n, (a, b) in shape.items() if a != b),
+        tuple(n for n, (a, b) in shape.items() if a == b and not _equal(before.array(n), after.array(n))),
+        tuple(f"{n.op} {n.label}" for n in removed),
+        tuple(f"{n.op} {n.label}" for n in added),
+        outputs,
+        inputs,
+        notes,
+    )
+
+
+def _fits(info: TensorInfo, shape: Shape) -> bool:
+    dims = info.dims
+    return dims is None or (len(dims) == len(shape) and all(d in (None, s) for d, s in zip(dims, shape, strict=True)))
+
+
+def _cost(model: Model, inputs: Mapping[str, Shape]) -> cost.Cost:
+    """Parameters and MACs, also of what model-local functions hold."""
+    written = inline(model).written
+    known = shaping.resolve(written, inputs, lambda names: runtime.probe_shapes(written, names, inputs, 0), written)
+    return cost.cost(written.graph, known.shape)
+
+
+def _matched(before: Iterable[Node], after: Iterable[Node]) -> tuple[list[Node], list[tuple[Node, Node]], list[Node]]:
+    """Nodes that only the first has, those that both have, and those that only the second has."""
+    named = {n.label: n for n in after}
+    pairs = {n.index: named.pop(n.label) for n in before if n.label in named}
+    written = {n.outputs[0]: n for n in named.values() if n.outputs}
+    for node in before:
+        first = node.outputs[0] if node.outputs else ""
+        if node.index not in pairs and first in written:
+            pairs[node.index] = written.pop(first)
+    taken = {n.index for n in pairs.values()}
+    both = [(n, pairs[n.index]) for n in before if n.index in pairs]
+    return [n for n in before if n.index not in pairs], both, [n for n in after if n.index not in taken]
+
+
+def _changes(before: Model, a: Node, after: Model, b: Node) -> Iterator[Changed]:
+    """What of a node is another: operator, name, attributes, inputs."""
+    if (a.domain, a.op) != (b.domain, b.op):
+        yield Changed(f"{a.label}: operator", a.op, b.op)
+    if a.name != b.name:
+        yield Changed(f"{a.label}: name", a.name, b.name)
+    old, new = (_attributes(m.proto.graph.node[n.index]) for m, n in ((before, a), (after, b)))
+    for name in dict.fromkeys([*old, *new]):
+        if old.get(name) != new.get(name):
+            yield Changed(f"{a.label}: {name}", _text(old.get(name)), _text(new.get(name)))
+    for position, (read, now) in enumerate(zip_longest(a.inputs, b.inputs, fillvalue="")):
+        if read != now:
+            yield Changed(f"{a.label}: input {position}", read, now)
+
+
+def _attributes(node: NodeProto) -> dict[str, AttributeProto]:
+    return {attribute.name: attribute for attribute in node.attribute}
+
+
+def _text(attribute: AttributeProto | None) -> str:
+    """Numbers and text as they are; of tensors and graphs, only that they are there."""
+    if attribute is None:
+        return ""
+    if attribute.HasField("t") or attribute.HasField("g") or attribute.HasField("sparse_tensor"):
+        return "..."
+    value = helper.get_attribute_value(attribute)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _declarations(before: Model, after: Model) -> Iterator[Changed]:
+    """Inputs, outputs, operator sets, metadata and the rest that a model says of itself."""
+    old, new = _said(before), _said(after)
+    for what in dict.fromkeys([*old, *new]):
+        if old.get(what) != new.get(what):
+            yield Changed(what, old.get(what, ""), new.get(what, ""))
+
+
+def _said(model: Model) -> dict[str, str]:
+    proto = model.proto
+    said = {f"input '{i.name}'": _typed(i) for i in model.graph.inputs}
+    said.update({f"output '{o.name}'": _typed(o) for o in model.graph.outputs})
+    said.update({f"opset {o.domain or 'ai.onnx'}": str(o.version) for o in proto.opset_import})
+    said.update({f"metadata '{p.key}'": p.value for p in proto.metadata_props})
+    said.update({f"function {f.domain}:{f.name}": f"{len(f.node)} nodes" for f in proto.functions})
+    return {**said, "graph name": proto.graph.name, **{n: str(getattr(proto, n)) for n in _MODEL_FIELDS}}
+
+
+def _typed(info: TensorInfo) -> str:
+    kind = helper.tensor_dtype_to_string(info.elem_type).rpartition(".")[2].lower() if info.elem_type else "no tensor"
+    dims = "" if info.dims is None else ",".join("?" if d is None else str(d) for d in info.dims)
+    return f"{kind}[{dims}]"
+
+
+def _reader(model: Model, constant: str) -> str:
+    readers = model.graph.consumers.get(constant)
+    return readers[0][0].label if readers else ""
+
+
+def _equal(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
+    return a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def _run(
+    before: Model, after: Model, shapes: Mapping[str, Shape], on: On, progress: Progress
+) -> tuple[tuple[OutputError, ...], str, tuple[str, ...]]:
+    """Errors of the outputs that both have, what they were run on, and what a reader must not miss."""
+    if [(i.name, i.elem_type) for i in before.graph.inputs] != [(i.name, i.elem_type) for i in after.graph.inputs]:
+        return (), "", ("the inputs differ: the models were not run",)
+    if on.data is None and not on.count:
+        return (), "", ("the models were not run (--check-n 0)",)
+    where = ", ".join(f"{n}:{','.join(map(str, s))}" for n, s in shapes.items())
+    names = [o.name for o in before.graph.outputs]
+    missing = sorted(set(names) ^ {o.name for o in after.graph.outputs})
+    notes = [f"output '{name}' is in one of the models only" for name in missing]
+    differences = Differences()
+    if on.data is None:
+        feeds = iter([runtime.seeded_feeds(before.graph.inputs, shapes, on.seed + i) for i in range(on.count)])
+        total, inputs = on.count, f"{on.count} random inputs of {where}"
+    else:
+        found = calibration.load(model=before, shapes=shapes, progress=progress, **vars(on.data))
+        notes += found.notes
+        feeds, total, inputs = found.batches(_BATCH), found.runs(_BATCH), f"{found.count} samples of {where}"
+    try:
+        with ExitStack() as opened:
+            first = opened.enter_context(runtime.session(before, str(before.path or "first model"), optimize=True))
+            second = opened.enter_context(runtime.session(after, str(after.path or "second model"), optimize=True))
+            for feed in counted(feeds, "compare outputs, inputs", total, progress):
+                wanted, got = (_results(s, feed, m) for s, m in ((first, before), (second, after)))
+                differences.add({n: a for n, a in wanted.items() if n in got}, got)
+    except ModelError as error:
+        return (), "", (*notes, f"the outputs were not compared: {error}")
+    return differences.errors(), inputs, tuple(notes)
+
+
+def _results(session: Any, feed: Feeds, model: Model) -> Feeds:
+    return runtime.arrays(runtime.run(session, feed, str(model.path or "model")))

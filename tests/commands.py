@@ -1,0 +1,59 @@
+"""Running the command line in this process, and the models that it is run on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from tests.models import build
+
+CHAIN = """(float[1,3,8,8] x) => (float[1,4,8,8] y)
+<float[16,3,1,1] w0, float[16] b0, float[32,16,1,1] w1, float[4,32,1,1] w2>
+{ a = Conv(x, w0, b0)
+  b = Relu(a)
+  c = Conv(b, w1)
+  d = Relu(c)
+  y = Conv(d, w2) }"""
+SKIP = """(float[1,3,H,W] x) => (float[1,4,h,w] y)
+<float[8,3,1,1] w0, float[4,16,1,1] w1, float[4] scales = {1, 1, 2, 2}>
+{ a = Conv(x, w0)
+  b = MaxPool<kernel_shape=[2,2], strides=[2,2]>(a)
+  c = Resize<mode="nearest">(b, , scales)
+  d = Concat<axis=1>(a, c)
+  y = Conv(d, w1) }"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left: its exit code, and its lines."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+def put(path: Path, text: str) -> Path:
+    onnx.save(build(text), path)
+    return path
+
+
+def files_in(folder: Path) -> dict[str, str]:
+    """Every file below ``folder``, hidden ones too, with its hash."""
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+def assert_one_line(err: str, *says: str) -> None:
+    assert err.count("\n") == 1
+    assert err.startswith("onnxprune: ")
+    assert "Traceback" not in err
+    for part in says:
+        assert part in err
