@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxprune.cli import options as shared
+
+if TYPE_CHECKING:
+    from onnxprune.cli.judge import Checking
 
 
 @click.command()
@@ -17,24 +20,29 @@ from onnxprune.cli import options as shared
 @shared.calibration
 @click.option("--check-n", type=int, default=3, show_default=True, help="Without --data: seeded inputs to run both on.")
 @click.option("--seed", type=int, default=0, show_default=True, help="For these inputs.")
+@shared.checking(proven=False)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the comparison (JSON).")
 @click.option("-v", "--verbose", is_flag=True, help="Show all that differs, not only the first of it.")
-def diff(before: Path, after: Path, json_path: Path | None, *, check_n: int, verbose: bool, **given: Any) -> None:
+def diff(
+    before: Path, after: Path, json_path: Path | None, ci: Checking, *, check_n: int, verbose: bool, **given: Any
+) -> None:
     """Show what differs between two models: widths, nodes, metadata, and how far their outputs are apart.
 
-    Whoever made them: the second may come from any tool. That they differ is no error.
+    Whoever made them: the second may come from any tool. That they differ is no error, unless it is
+    by more than a limit given here.
     """
     from onnxprune import compare  # noqa: PLC0415 (--help must not wait for these)
     from onnxprune import model as files  # noqa: PLC0415
     from onnxprune.cli import render, render_diff  # noqa: PLC0415
+    from onnxprune.gates import Measured  # noqa: PLC0415
 
     on = compare.On(count=check_n, **given)
     first, second = files.load(before), files.load(after)
-    if json_path is not None:
-        for path in (before, after):
-            files.ensure_writable([json_path], keep=path)
+    for path in (before, after):
+        files.ensure_writable([p for p in (json_path, ci.junit) if p is not None], keep=path)
     with render.status() as announce:
         found = compare.compare(first, second, on, announce)
     if json_path is not None:
         files.write({json_path: found.to_json()})
     click.echo(render_diff.comparison_text(found, verbose=verbose))
+    ci.judge(after, Measured.of_comparison(found), found.notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -152,3 +153,43 @@ def dtype(function: F) -> F:
     return click.option(
         "--dtype", type=click.Choice(["fp16", "int8", "fp32"]), help="What the target computes in. [default: its first]"
     )(function)
+
+
+_LIMITS = (
+    click.option("--min-cosine", type=float, help="Fail where an output is less similar to the original's."),
+    click.option("--min-snr", type=float, metavar="DB", help="Fail where an output's signal to noise is less."),
+    click.option(
+        "--require",
+        multiple=True,
+        metavar="SIZE<=LIMIT",
+        help="Fail unless params, macs, bytes, channels or cycles keep it: a share of the original's, or, above 1, "
+        "a number. Repeatable.",
+    ),
+)
+_REWRITE = click.option("--max-rewrite-error", type=float, help="Fail where the rewrite error is larger.")
+_FILES = (
+    click.option("--junit", type=click.Path(path_type=Path), help="Write every check as a test case (JUnit XML)."),
+    click.option(
+        "--summary", metavar="PATH", help='Append a summary (Markdown) to this file, as to "$GITHUB_STEP_SUMMARY".'
+    ),
+)
+
+
+def checking(*, proven: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Limits and where they are told of, as one argument ``ci``: `Checking`. ``proven``: whether there is a proof."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def collected(*args: Any, junit: Path | None, summary: str | None, **given: Any) -> Any:
+            from onnxprune.cli.judge import Checking  # noqa: PLC0415 (--help must not wait for these)
+            from onnxprune.gates import Gates, Requirement  # noqa: PLC0415
+
+            limits = {name: given.pop(name) for name in ("max_rewrite_error", "min_cosine", "min_snr") if name in given}
+            require = tuple(Requirement.parse(text) for text in given.pop("require"))
+            return function(*args, ci=Checking(Gates(**limits, require=require), junit, summary), **given)
+
+        for option in reversed([*([_REWRITE] if proven else []), *_LIMITS, *_FILES]):
+            collected = option(collected)
+        return collected
+
+    return decorate

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxprune.cli import options as shared
+
+if TYPE_CHECKING:
+    from onnxprune.cli.judge import Checking
 
 
 @click.command()
@@ -63,6 +66,7 @@ from onnxprune.cli import options as shared
 @click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Apply a saved plan instead of choosing.")
 @click.option("--save-plan", type=click.Path(path_type=Path), help="Write the plan (JSON).")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report (JSON).")
+@shared.checking(proven=True)
 @click.option("--dry-run", is_flag=True, help="Do everything but write.")
 @click.option("--check-n", type=int, default=3, show_default=True, help="Seeded inputs to prove on; 0 proves nothing.")
 @click.option(
@@ -80,6 +84,7 @@ def prune(
     plan_path: Path | None,
     save_plan: Path | None,
     json_path: Path | None,
+    ci: Checking,
     *,
     save_as_external_data: bool,
     dry_run: bool,
@@ -98,6 +103,7 @@ def prune(
     from onnxprune import pipeline  # noqa: PLC0415
     from onnxprune import plan as plans  # noqa: PLC0415
     from onnxprune.cli import render  # noqa: PLC0415
+    from onnxprune.gates import Measured  # noqa: PLC0415
     from onnxprune.options import Options  # noqa: PLC0415
     from onnxprune.progress import silent  # noqa: PLC0415
 
@@ -105,11 +111,12 @@ def prune(
     settings = Options(ratio=share, lossless=lossless, **given)
     target = output or model.with_name(f"{model.stem}.pruned.onnx")
     loaded = files.load(model)
-    if not dry_run:
-        files.ensure_writable([p for p in (target, save_plan, json_path) if p is not None], keep=model)
+    places = [ci.junit] if dry_run else [target, save_plan, json_path, ci.junit]
+    files.ensure_writable([p for p in places if p is not None], keep=model)
     plan = plans.load(plan_path) if plan_path else None
-    with nullcontext() if quiet else render.status() as announce:
+    with nullcontext() if quiet else render.status() as announce, ci.proving(model):
         result = pipeline.prune(loaded, settings, plan, announce or silent, str(plan_path))
+    ci.judge(model, Measured.of_report(result.report), result.report.notes, sum(result.report.seconds.values()))
     report = render.placed(result.report, "" if dry_run else str(target))
     if not dry_run:
         texts = {save_plan: result.plan.to_json(), json_path: report.to_json()}

@@ -1,0 +1,81 @@
+"""What a pipeline reads: every check as a test case of JUnit, and a summary in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree as ET  # written, never read
+
+from onnxprune import model as files
+from onnxprune.errors import CheckError, OutputError
+from onnxprune.gates import Check, Gates, Measured, demand
+from onnxprune.report import SizeReport
+
+
+@dataclass(frozen=True)
+class Checking:
+    """What a pipeline asks for: limits, and where to tell what became of them. Told also where a check fails."""
+
+    gates: Gates
+    junit: Path | None
+    summary: str | None
+
+    @contextmanager
+    def proving(self, model: Path) -> Iterator[None]:
+        """Tell of a proof that fails."""
+        try:
+            yield
+        except CheckError as failure:
+            self._tell(model, [Check("proof", passed=False, found=str(failure))], {}, ())
+            raise
+
+    def judge(self, model: Path, measured: Measured, notes: Sequence[str], seconds: float = 0.0) -> None:
+        """Tell of all checks. Raises CheckError where one fails."""
+        checks = [*measured.proof, *self.gates.checks(measured)]
+        self._tell(model, checks, measured.sizes, notes, seconds)
+        demand(checks)
+
+    def _tell(
+        self,
+        model: Path,
+        checks: Sequence[Check],
+        sizes: Mapping[str, SizeReport],
+        notes: Sequence[str],
+        seconds: float = 0.0,
+    ) -> None:
+        if self.junit is not None:
+            files.write({self.junit: junit_text(str(model), checks, seconds)})
+        if self.summary:
+            _append(Path(self.summary), summary_text(model.name, sizes, checks, notes))
+
+
+def junit_text(model: str, checks: Sequence[Check], seconds: float = 0.0) -> str:
+    """A test suite with a case for each check of ``model``."""
+    failed = str(sum(not c.passed for c in checks))
+    suite = ET.Element("testsuite", name="onnxprune", tests=str(len(checks)), failures=failed, time=f"{seconds:.3f}")
+    for check in checks:
+        case = ET.SubElement(suite, "testcase", classname=model, name=check.name)
+        if check.passed:
+            ET.SubElement(case, "system-out").text = check.found
+        else:
+            ET.SubElement(case, "failure", message=check.found)
+    ET.indent(suite)
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{ET.tostring(suite, encoding="unicode")}\n'
+
+
+def summary_text(title: str, sizes: Mapping[str, SizeReport], checks: Sequence[Check], lines: Sequence[str]) -> str:
+    """Sizes as a table, checks as a list, and what else a reader must know."""
+    parts = [f"### onnxprune: {title}", "", "| | before | after | left |", "|---|--:|--:|--:|"]
+    parts += [f"| {n} | {s.before:,} | {s.after:,} | {100 * s.ratio:.1f} % |" for n, s in sizes.items()]
+    parts += ["", *(f"- {'✅' if c.passed else '❌'} `{c.name}`: {c.found}" for c in checks)]
+    return "\n".join([*parts, *(f"- {line}" for line in lines), "", ""])
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise OutputError(f"cannot write: {error.strerror}", where=str(path), hint="name another --summary") from None
