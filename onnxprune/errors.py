@@ -14,6 +14,7 @@ Anything else that escapes is a bug of onnxprune and keeps its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import ClassVar
 
@@ -69,3 +70,14 @@ class CheckError(OnnxPruneError):
     """A check of the result failed; nothing was written."""
 
     exit_code = ExitCode.CHECK_FAILED
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint: those of ``known`` that are spelt most like ``name``, or all of them where none is."""
+    from difflib import get_close_matches  # noqa: PLC0415 (only where something went wrong)
+
+    names = list(dict.fromkeys(known))
+    close = get_close_matches(name, names, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"known: {', '.join(names)}"

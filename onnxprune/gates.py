@@ -137,7 +137,7 @@ def _required(requirement: Requirement, size: SizeReport | None) -> Check:
     return Check(name, passed, f"{size.before} -> {size.after}, {size.ratio:.4f} of it")
 
 
-def demand(checks: Sequence[Check]) -> None:
+def demand(checks: Sequence[Check], where: str) -> None:
     """Raise CheckError, one line, for those that failed."""
     if failed := [f"{c.name}: {c.found}" for c in checks if not c.passed]:
-        raise CheckError("; ".join(failed), hint="choose other options, or another limit")
+        raise CheckError("; ".join(failed), where=where, hint="choose other options, or another limit")

@@ -35,7 +35,7 @@ class Checking:
         """Tell of all checks. Raises CheckError where one fails."""
         checks = [*measured.proof, *self.gates.checks(measured)]
         self._tell(model, checks, measured.sizes, notes, seconds)
-        demand(checks)
+        demand(checks, str(model))
 
     def _tell(
         self,

@@ -9,13 +9,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune.cli import options as shared
+from onnxprune.cli.config import Configured, read
 
 if TYPE_CHECKING:
     from onnxprune.cli.judge import Checking
 
 
-@click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.command(cls=Configured)
+@click.argument("model", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=read,
+    help="Take options from this file. [default: onnxprune.toml or pyproject.toml here]",
+)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Where to write. [default: MODEL.pruned.onnx, beside it]"
 )
@@ -79,7 +88,7 @@ if TYPE_CHECKING:
 @click.option("-v", "--verbose", is_flag=True, help="Show every slice that goes.")
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
 def prune(
-    model: Path,
+    model: Path | None,
     output: Path | None,
     plan_path: Path | None,
     save_plan: Path | None,
@@ -99,6 +108,8 @@ def prune(
     Every run proves that the result equals MODEL with the removed channels at zero; where that fails, nothing is
     written.
     """
+    if model is None:
+        raise click.UsageError("Missing argument 'MODEL'.")
     from onnxprune import model as files  # noqa: PLC0415 (--help must not wait for these)
     from onnxprune import pipeline  # noqa: PLC0415
     from onnxprune import plan as plans  # noqa: PLC0415
