@@ -1,4 +1,4 @@
-"""Gradients of an ONNX model with respect to gates on its tensors, through onnx-ad and onnxruntime.
+"""Gradients of an ONNX model with respect to gates on its tensors, or to its weights, through onnx-ad and onnxruntime.
 
 A gate is a graph input of ones that multiplies a tensor [N, ...], one number for each sample and channel; or one of
 zeros that is added to it, whose gradient is the tensor's own. onnx-ad
@@ -10,6 +10,7 @@ at hand: the gradient of any loss.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -79,32 +80,39 @@ def _with_gates(
     input_shapes: Mapping[str, Shape],
     outputs: Sequence[str],
 ) -> Model:
-    """``model`` at ``input_shapes``, up to ``outputs``, in which tensors meet their gates in an operator ``gate``.
+    """``model`` at ``input_shapes``, up to ``outputs``, in which tensors meet their gates in an operator ``gate``."""
+    more = [(gate_of(n), elem_types[n], s) for n, s in gates.items()]
+    inputs = [*((n, elem_types[n], s) for n, s in input_shapes.items()), *more]
+    out = _standalone(model, inputs, {n: elem_types[n] for n in outputs})
+    nodes = list(out.graph.node)
+    del out.graph.node[:]
+    for node in nodes:
+        after = []
+        for position, name in enumerate(node.output):
+            if name in gates:
+                node.output[position] = f"{name}__ungated"
+                after.append(helper.make_node(gate, [f"{name}__ungated", gate_of(name)], [name]))
+        out.graph.node.extend([node, *after])
+    return Model(shape_inference.infer_shapes(out, data_prop=True), model.path, model.weights)
 
-    Nodes that no output needs are left out.
-    """
+
+def _standalone(model: Model, inputs: Sequence[tuple[str, int, Shape]], outputs: Mapping[str, int]) -> ModelProto:
+    """What of ``model`` leads to ``outputs`` {name: element type}; ``inputs`` stand for constants of their names."""
+    given = {name for name, _, _ in inputs}
     needed, kept = set(outputs), []
     for node in reversed(model.graph.nodes):
-        if needed.intersection(node.outputs):
+        if needed.intersection(node.outputs) - given:
             needed.update((*node.inputs, *node.captured))
             kept.append(node.index)
     # Before IR 4 every initializer had to be a graph input too.
     out = ModelProto(ir_version=max(model.proto.ir_version, 4), functions=model.proto.functions)
     out.opset_import.extend(model.proto.opset_import)
     out.graph.name = model.proto.graph.name or "graph"
-    out.graph.initializer.extend(t for t in model.proto.graph.initializer if t.name in needed)
-    for index in reversed(kept):
-        node = out.graph.node.add()
-        node.CopyFrom(model.proto.graph.node[index])
-        for position, name in enumerate(node.output):
-            if name in gates:
-                node.output[position] = f"{name}__ungated"
-                out.graph.node.append(helper.make_node(gate, [f"{name}__ungated", gate_of(name)], [name]))
-    more = [(gate_of(n), elem_types[n], s) for n, s in gates.items()]
-    inputs = [*((n, elem_types[n], s) for n, s in input_shapes.items()), *more]
+    out.graph.initializer.extend(t for t in model.proto.graph.initializer if t.name in needed - given)
+    out.graph.node.extend(model.proto.graph.node[index] for index in reversed(kept))
     out.graph.input.extend(helper.make_tensor_value_info(*i) for i in inputs)
-    out.graph.output.extend(helper.make_tensor_value_info(n, elem_types[n], None) for n in outputs)
-    return Model(shape_inference.infer_shapes(out, data_prop=True), model.path, model.weights)
+    out.graph.output.extend(helper.make_tensor_value_info(n, t, None) for n, t in outputs.items())
+    return out
 
 
 def _elem_types(trace: Trace) -> dict[str, int]:
@@ -149,7 +157,7 @@ def gate_gradients(
     Raises OptionError where onnx-ad does not know an operator, ModelError where onnxruntime
     refuses what it wrote.
     """
-    reverse = _reversed(part)
+    reverse = _reversed(part.model, [gate_of(n) for n in part.gates], part.outputs, "--importance", _WAY_OUT)
     ones = {gate_of(n): np.full(s, part.neutral, _dtype(part, n)) for n, s in part.gates.items()}
     fast = partial(runtime.session, where=where, optimize=True)
     with fast(part.model) as forward, fast(reverse) as backward:
@@ -180,17 +188,49 @@ def _filled(array: Array, batch: int) -> Array:
     return array if len(array) == batch else np.concatenate([array, array[:1].repeat(batch - len(array), axis=0)])
 
 
-def _reversed(part: Differentiable) -> Model:
+#: (feeds, weights, directions) -> gradients of the weights, after one run of a batch.
+Step = Callable[[Feeds, Mapping[str, Array], Directions], dict[str, Array]]
+
+
+@contextmanager
+def weight_gradients(
+    model: Model, weights: Mapping[str, Array], feeds: Feeds, outputs: Sequence[str]
+) -> Iterator[Step]:
+    """A step for batches of the shapes of ``feeds``: sum(direction * output) differentiated by constants.
+
+    Raises OptionError where onnx-ad does not know an operator, ModelError where onnxruntime refuses what it wrote.
+    """
+    where = str(model.path or "model")
+    types = {i.name: i.elem_type for i in (*model.graph.inputs, *model.graph.outputs)}
+    types.update({n: model.graph.constants[n][0] for n in weights})
+    inputs = [(n, types[n], a.shape) for n, a in (*feeds.items(), *weights.items())]
+    alone = _standalone(model, inputs, {n: types[n] for n in outputs})
+    part = Model(shape_inference.infer_shapes(alone, data_prop=True), model.path, model.weights)
+    _refuse_foreign(part, set(weights))
+    reverse = _reversed(part, list(weights), outputs, "--recover", "leave it out")
+    fast = partial(runtime.session, where=where, optimize=True)
+    with fast(part) as forward, fast(reverse) as backward:
+
+        def step(feeds: Feeds, weights: Mapping[str, Array], directions: Directions) -> dict[str, Array]:
+            given = {**feeds, **weights}
+            values = runtime.run(forward, given, where)
+            seeds = {f"{_SEED}{n}": d.astype(values[n].dtype)[..., None] for n, d in directions(values).items()}
+            found = runtime.run(backward, {**given, **seeds}, where)
+            return {n: found[f"{_SEED}{n}"][..., 0] for n in weights}
+
+        yield step
+
+
+def _reversed(model: Model, inputs: Sequence[str], outputs: Sequence[str], option: str, hint: str) -> Model:
     import onnx_ad  # noqa: PLC0415 (only where gradients are asked for)
 
-    inputs, outputs = [gate_of(n) for n in part.gates], list(part.outputs)
-    whole = ModelProto.FromString(b"".join(part.model.pieces()))  # onnx-ad reads constants
+    whole = ModelProto.FromString(b"".join(model.pieces()))  # onnx-ad reads constants
     try:
-        proto = onnx_ad.reverse(whole, inputs=inputs, outputs=outputs, prefix=_SEED, dim="n", layout="onnx")
+        proto = onnx_ad.reverse(whole, inputs=list(inputs), outputs=list(outputs), prefix=_SEED, dim="n", layout="onnx")
     except Exception as error:  # noqa: BLE001 (UnsupportedOperator, and what malformed graphs raise inside)
         reason = f"{error}".partition(";")[0]
-        raise OptionError(f"onnx-ad gives no gradients: {reason}", where="--importance", hint=_WAY_OUT) from None
-    return Model(proto, part.model.path)
+        raise OptionError(f"onnx-ad gives no gradients: {reason}", where=option, hint=hint) from None
+    return Model(proto, model.path)
 
 
 def random_directions(rng: np.random.Generator, outputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -35,6 +35,7 @@ class Options:
     rtol: float | None = None
     atol: float = 0.0
     data: Data | None = None
+    recover: int = 0
     flops_reg: float = 0.001
 
     def __post_init__(self) -> None:
@@ -48,6 +49,10 @@ class Options:
             raise OptionError(f"must be at least 1, not {self.align}", where="--align")
         if self.check_n < 0:
             raise OptionError(f"must not be negative, as {self.check_n} is", where="--check-n")
+        if self.recover < 0:
+            raise OptionError(f"must not be negative, as {self.recover} is", where="--recover")
+        if self.recover and self.data is None:
+            raise OptionError("trains on calibration samples", where="--recover", hint="give --data too")
         if self.scope not in (None, *candidates.SCOPES):
             raise OptionError(f"must be {', '.join(candidates.SCOPES)}, not {self.scope}", where="--scope")
         if self.budget is not None and self.lossless:
@@ -68,6 +73,7 @@ class Options:
             "scope": self.ways[0].scope if len(self.ways) == 1 else self.scope or "auto",
             "budget": str(self.budget) if self.budget else None,
             "compensate": self.compensate,
+            **({"recover": self.recover} if self.recover else {}),
             "exclude": list(self.exclude),
             "ratio_for": dict(self.ratio_for),
             "max_ratio": self.max_ratio,

@@ -126,7 +126,7 @@ def _pruned(
     changes, learnt = done.changes + called.changes, None
     if lesson is not None and len(choice.groups):
         with watch.stage("compensate"):
-            recovery = Recovery(trace, lesson, options.compensate, watch.announce)
+            recovery = _recovery(trace, lesson, options, watch)
             solved, learnt = recovery.finished(whole, choice.dead, tried)
             if solved is not whole:
                 written = run_passes(solved, [RestoreCalls(analysis.inlined)]).model
@@ -134,6 +134,10 @@ def _pruned(
     made = plan or plans.make(trace, choice.rewrite, options.to_json())
     outcome = _Outcome(choice, done.model, written, changes, proof, learnt, missed, planned=plan is not None)
     return Result(written, made, _report(analysis, options, outcome, lesson.data if lesson else None, watch))
+
+
+def _recovery(trace: Trace, lesson: Lesson, options: Options, watch: Stopwatch) -> Recovery:
+    return Recovery(trace, lesson, options.compensate, options.recover, options.seed, watch.announce)
 
 
 def _chosen(
@@ -154,7 +158,7 @@ def _chosen(
         assert lesson is not None
         steps = [*_steps(choice, options, analysis), RestoreBranches(analysis.flat)]
         pruned = run_passes(analysis.trace.model, steps).model
-        return Recovery(analysis.trace, lesson, options.compensate, watch.announce).distance(pruned, choice.dead)
+        return _recovery(analysis.trace, lesson, options, watch).distance(pruned, choice.dead)
 
     choice, tried = candidates.best(ways, plan, distance, watch.announce)
     return choice, tried, tuple(s for s in found.values() if isinstance(s, str))

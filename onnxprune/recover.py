@@ -11,7 +11,7 @@ from onnxprune import heldout
 from onnxprune.candidates import Tried
 from onnxprune.lesson import Lesson
 from onnxprune.model import Model
-from onnxprune.passes import Compensate
+from onnxprune.passes import Compensate, Distill
 from onnxprune.progress import Progress
 from onnxprune.report import Learnt
 from onnxprune.trace import Trace
@@ -24,11 +24,16 @@ TRIAL_SAMPLES, TRIAL_RIDGES = 96, (1e-5, 1e-2)
 
 @dataclass(frozen=True)
 class Recovery:
-    """Compensates pruned forms of the model that ``lesson`` is of, or, without ``compensate``, measures them only."""
+    """Compensates pruned forms of the model that ``lesson`` is of, or, without ``compensate``, measures them only.
+
+    ``steps``: for how long what is written is then trained on the original's outputs.
+    """
 
     trace: Trace = field(repr=False)
     lesson: Lesson
     compensate: bool
+    steps: int
+    seed: int
     progress: Progress = field(repr=False)
 
     def distance(self, pruned: Model, dead: Units) -> float:
@@ -39,7 +44,7 @@ class Recovery:
         return heldout.distance(heldout.errors(pruned, self.lesson.seen, "the pruned model"))
 
     def finished(self, pruned: Model, dead: Units, tried: tuple[Tried, ...]) -> tuple[Model, Learnt]:
-        """The model to write, and what is told of it; without compensation where that does not help held out."""
+        """The model to write, and what is told of it; without what does not help held-out samples."""
         seen = self.lesson.seen
         before = after = heldout.errors(pruned, seen, "the pruned model")
         result, solved, layers = pruned, 0, 0
@@ -49,5 +54,10 @@ class Recovery:
             after = heldout.errors(result, seen, "the compensated model")
             if heldout.distance(after) >= heldout.distance(before):
                 result, solved, after = pruned, 0, before
+        best = 0
+        if self.steps:
+            best, result = Distill(self.trace, seen, self.steps, self.seed, self.progress).fit(result)
+            after = heldout.errors(result, seen, "the trained model")
         held = sum(p.samples for p in seen.parts if p.held_out)
-        return result, Learnt(sum(p.samples for p in seen.parts), held, before, after, solved, layers, tried)
+        samples = sum(p.samples for p in seen.parts)
+        return result, Learnt(samples, held, before, after, solved, layers, tried, self.steps, best)

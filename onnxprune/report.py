@@ -47,7 +47,8 @@ class Learnt:
     """What calibration data did, and how far the outputs are from the original's on held-out samples.
 
     ``pruned``: with the channels gone; ``final``: as written. They are the same where compensation did not help.
-    ``solved``: layers with new weights, of ``layers`` that could have them.
+    ``solved``: layers with new weights, of ``layers`` that could have them. ``steps``: of training, of which
+    ``best_step`` was the best held out, 0 where none was better than before.
     """
 
     samples: int
@@ -57,6 +58,8 @@ class Learnt:
     solved: int
     layers: int
     tried: tuple[Tried, ...] = ()
+    steps: int = 0
+    best_step: int = 0
 
 
 @dataclass(frozen=True)

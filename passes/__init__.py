@@ -2,6 +2,7 @@
 
 from onnxprune.passes.base import Pass, PassResult, run
 from onnxprune.passes.compensate import Compensate
+from onnxprune.passes.distill import Distill
 from onnxprune.passes.fuse_batchnorm import FuseBatchNorm
 from onnxprune.passes.remove_channels import RemoveChannels
 from onnxprune.passes.restore_branches import RestoreBranches
@@ -9,6 +10,7 @@ from onnxprune.passes.restore_calls import RestoreCalls
 
 __all__ = [
     "Compensate",
+    "Distill",
     "FuseBatchNorm",
     "Pass",
     "PassResult",

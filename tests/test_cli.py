@@ -804,6 +804,24 @@ def test_data_alone_compares_plans_and_compensates_the_best(run: Run, chain: Pat
     assert report["options"]["importance"] == report["options"]["scope"] == "auto"
 
 
+def test_recover_trains_what_was_compensated(run: Run, chain: Path, samples: Path) -> None:
+    options = ("--data", samples, "--importance", "l2", "--ratio", "0.6", "--json", samples.with_suffix(".json"))
+    outcome = run(chain, *options, "--recover", "20")
+    learnt = json.loads(samples.with_suffix(".json").read_text())["learnt"]
+    assert learnt["steps"] == 20
+    assert "trained: 20 steps on the original's outputs" in outcome.out
+    run(chain, *options)
+    plain = json.loads(samples.with_suffix(".json").read_text())["learnt"]
+    assert plain["steps"] == plain["best_step"] == 0
+    assert learnt["final"][0]["snr_db"] >= plain["final"][0]["snr_db"]
+
+
+def test_recover_needs_data(run: Run, chain: Path) -> None:
+    outcome = run(chain, "--recover", "20")
+    assert outcome.code == 2
+    assert_one_line(outcome.err, "--recover", "--data")
+
+
 def test_no_compensate_leaves_every_weight_that_stays_as_it_is(run: Run, chain: Path, samples: Path) -> None:
     options = ("--data", samples, "--importance", "l2", "--ratio", "0.5", "--no-fuse-bn")
     run(chain, *options, "--no-compensate", "-o", samples.with_name("a.onnx"))

@@ -62,6 +62,13 @@ if TYPE_CHECKING:
     help="With --data: solve the weights behind removed channels anew. [default: do]",
 )
 @click.option(
+    "--recover",
+    type=int,
+    default=0,
+    metavar="STEPS",
+    help="With --data: then train for so many steps on what the original gives. [default: 0]",
+)
+@click.option(
     "--flops-reg",
     type=float,
     default=0.001,

@@ -115,6 +115,9 @@ def _learnt(learnt: Learnt) -> Iterator[str]:
     yield (
         f"compensated: {learnt.solved} of {learnt.layers} layers solved anew" if learnt.solved else "compensated: none"
     )
+    if learnt.steps:
+        best = f"the best after {learnt.best_step}" if learnt.best_step else "to no avail: left as it was"
+        yield f"trained: {learnt.steps} steps on the original's outputs, {best}"
     for before, after in zip(learnt.pruned, learnt.final, strict=True):
         change = f"cosine {before.cosine:.4f} -> {after.cosine:.4f}, SNR {before.snr_db:.1f} -> {after.snr_db:.1f} dB"
         yield f"output error: '{after.name}' {change}, on {learnt.held_out} held-out of {learnt.samples} samples"
