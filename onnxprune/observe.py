@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxprune import ops, runtime
+from onnxprune.batching import batch_size
 from onnxprune.calibration import CalibrationSet
 from onnxprune.graph import Node, Shape
 from onnxprune.labels import Tensor
@@ -35,10 +36,6 @@ MOST_COLUMNS = 6144
 
 #: Up to so many columns a group, moments are kept of columns; above, of channels, every tap a row of its own.
 MOST_FINE = 1152
-
-#: Bytes of activations that one batch may take.
-_BATCH_BYTES = 256 << 20
-_MOST_SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -218,7 +215,7 @@ def observe(
     parts: list[Part] = []
     with runtime.session(model, where, optimize=True, outputs=names) as active:
         for held, own in zip((False, True), data.split(), strict=True):
-            for feeds in own.batches(_batch_size(model, shapes)):
+            for feeds in own.batches(batch_size(model.graph, shapes)):
                 part = Part(len(parts), len(next(iter(feeds.values()))), held)
                 values = {**feeds, **runtime.run(active, feeds, where)}
                 _take(seen, part, values, data.count)
@@ -229,12 +226,6 @@ def observe(
                 parts.append(part)
                 progress("observe", sum(p.samples for p in parts), data.count)
     return replace(seen, parts=tuple(parts))
-
-
-def _batch_size(model: Model, shapes: Mapping[str, Shape]) -> int:
-    """As many samples as have activations that fit into memory."""
-    sample = 4 * sum(math.prod(shapes[o]) for n in model.graph.nodes for o in n.outputs if o in shapes)
-    return max(1, min(_MOST_SAMPLES, _BATCH_BYTES // max(1, sample)))
 
 
 def _take(seen: Observations, part: Part, values: Feeds, samples: int) -> None:

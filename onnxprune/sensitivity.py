@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.batching import batch_size
 from onnxprune.calibration import CalibrationSet
 from onnxprune.gradients import Directions, differentiable, gate_gradients, random_directions
 from onnxprune.observe import Product
@@ -28,8 +29,8 @@ Float = NDArray[np.float64]
 #: Samples are enough when their rows are many: so few.
 SAMPLES = 64
 
-#: Bytes of activations, gates and gradients that one batch may take.
-_BATCH_BYTES = 256 << 20
+#: Activations, gates, and the gradients of both.
+_COPIES = 4
 
 
 def roots(
@@ -40,10 +41,7 @@ def roots(
     Raises OptionError where there are no gradients.
     """
     data = data.head(SAMPLES)
-    sample = 4 * sum(
-        math.prod(trace.shapes.shape[o]) for n in trace.model.graph.nodes for o in n.outputs if o in trace.shapes.shape
-    )
-    size = data.run_size(max(1, _BATCH_BYTES // (4 * max(1, sample))))
+    size = data.run_size(batch_size(trace.model.graph, trace.shapes.shape, _COPIES))
     first = next(data.batches(size))
     count = len(next(iter(first.values())))
     gates = {p.target: (count, *trace.shapes.shape[p.target][1:]) for p in products.values()}

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from fixtures.build import TAYLOR, labelled_unet
-from onnxprune import calibration, runtime, scores
+from onnxprune import batching, calibration, runtime, scores
 from onnxprune.choose import analyse
 from onnxprune.errors import OptionError
 from onnxprune.model import Model, from_proto, load
 from onnxprune.options import Options
-from onnxprune.scores import activation
 from onnxprune.scores.subject import Subject
 from onnxprune.scores.taylor import cross_entropy_gradient, moving_average
 from tests.models import build
@@ -144,7 +143,7 @@ def test_scores_do_not_depend_on_how_many_samples_are_run_at_once(name: str, mon
     inputs = samples_of(model, 21)
     subject, groups = subject_of(model, inputs, labels=np.arange(21 * 16).reshape(21, 4, 4) % 4)
     (many,) = score(name, subject, groups)
-    monkeypatch.setattr(activation, "BATCH_BYTES", 0)
+    monkeypatch.setattr(batching, "BYTES", 0)
     (one,) = score(name, subject, groups)
     np.testing.assert_allclose(one, many, rtol=1e-4)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +11,15 @@ import numpy as np
 import onnx
 
 from bench import judge
-from bench.measure import Run, python
+from bench.measure import python
 
 CALIBRATION = "CALIBRATION"  #: stands for the file of calibration samples
-#: What is compared: the options beside budget and alignment. One that the command line has not is left out.
+#: What is compared: the options beside budget and alignment.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "weights only": ("--importance", "l2", "--scope", "global"),
     "data, no compensation": ("--data", CALIBRATION, "--no-compensate"),
     "full": ("--data", CALIBRATION),
 }
-_STEPS = 7  #: of a bisection: to 1 % of the ratio
 
 Metrics = dict[str, float]  #: by name; the first is the one that tables show
 
@@ -54,19 +51,12 @@ class Outcome:
 def prune(subject: Subject, variant: str, budget: float, align: int) -> Outcome:
     """Prune ``subject`` to ``budget`` of its MACs, and measure the file that is written."""
     options = [str(subject.calibration) if option == CALIBRATION else option for option in VARIANTS[variant]]
-    absent = [option for option in options if option.startswith("--") and option not in _help()]
-    if absent:
-        return Outcome(variant, budget, align, failure=f"no {absent[0]}")
     for name, shape in subject.shapes.items():
         options += ["--input-shape", f"{name}:{','.join(map(str, shape))}"]
-    options += ["--align", str(align)]
+    options += ["--align", str(align), "--budget", f"macs={budget}"]
     with tempfile.TemporaryDirectory() as folder:
         pruned = Path(folder, "pruned.onnx")
-        if "--budget" in _help():
-            options += ["--budget", f"macs={budget}"]
-        else:
-            options += ["--ratio", str(_ratio(subject.source, options, budget))]
-        done = _run(subject.source, [*options, "-o", str(pruned)])
+        done = python("onnxprune", subject.source, *options, "-o", str(pruned))
         if done.failure:
             return Outcome(variant, budget, align, seconds=done.seconds, failure=done.failure)
         share = _macs(subject, pruned) / _macs(subject, subject.source)
@@ -88,29 +78,3 @@ def _macs(subject: Subject, path: Path) -> int:
     """Multiply-accumulates of one sample, as ``bench.judge`` counts them."""
     zeros = {name: np.zeros(shape, np.float32) for name, shape in subject.shapes.items()}
     return judge.macs(onnx.load(path), zeros)
-
-
-@functools.cache
-def _help() -> str:
-    """Say what the command line offers."""
-    return python("onnxprune", "prune", "--help").stdout
-
-
-def _run(source: Path, options: Sequence[str]) -> Run:
-    return python("onnxprune", source, *options)
-
-
-def _ratio(source: Path, options: Sequence[str], budget: float) -> float:
-    """Bisect the smallest ratio that meets the budget, by what unproven runs report; 0.99 if none does."""
-    low, high = 0.0, 0.99
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder, "report.json")
-        for _ in range(_STEPS):
-            ratio = (low + high) / 2
-            unproven = ("--check-n", "0", "-o", str(Path(folder, "pruned.onnx")), "--json", str(report))
-            fits = bool(
-                _run(source, [*options, "--ratio", str(ratio), *unproven]).failure
-            )  # a ratio that nothing can meet is too high
-            fits = fits or json.loads(report.read_text())["macs"]["ratio"] <= budget
-            low, high = (low, ratio) if fits else (ratio, high)
-    return high

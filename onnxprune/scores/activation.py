@@ -15,17 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune import runtime
+from onnxprune.batching import batch_size
 from onnxprune.labels import Layer, Tensor
 from onnxprune.progress import counted
 from onnxprune.scores.subject import Scorer, Scores, Subject
 from onnxprune.scores.views import Norm, View, by_group
 from onnxprune.trace import Trace
-
-#: Bytes of activations that one batch may take.
-BATCH_BYTES = 128 << 20
-
-_MOST_SAMPLES = 32
-
 
 #: [channels, elements] -> [sums, channels]: what is added up over batches.
 Summed = Callable[[NDArray[Any]], Scores]
@@ -83,12 +78,6 @@ def places(trace: Trace) -> list[Place]:
     return list(found.values())
 
 
-def batch_size(trace: Trace, names: list[str]) -> int:
-    """How many samples to run at once, so that tensors ``names`` fit into memory."""
-    elements = sum(int(np.prod(trace.shapes.shape[n], dtype=np.int64)) for n in names)
-    return max(1, min(_MOST_SAMPLES, BATCH_BYTES // max(1, 4 * elements)))
-
-
 def _scorer(subject: Subject, summed: Summed, figure: Figure, norm: Norm) -> Scorer:
     unit = subject.trace.unit
     views = [View(figure(m), unit[p.layer.labels].reshape(-1)) for p, m in _observed(subject, summed)]
@@ -101,7 +90,7 @@ def _observed(subject: Subject, summed: Summed) -> list[tuple[Place, Scores]]:
     found = places(trace)
     names = list(dict.fromkeys(p.tensor.name for p in found))
     given = {i.name for i in trace.model.graph.inputs} | {o.name for o in trace.model.graph.outputs}
-    where, size = str(trace.model.path or "model"), batch_size(trace, names)
+    where, size = str(trace.model.path or "model"), batch_size(trace.model.graph, trace.shapes.shape)
     batches = counted(data.batches(size), "running the original on calibration data", data.runs(size), subject.progress)
     more = [n for n in names if n not in given]
     sums = [np.zeros(()) for _ in found]

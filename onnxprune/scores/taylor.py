@@ -23,13 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune import cost
+from onnxprune.batching import batch_size
 from onnxprune.errors import OptionError
 from onnxprune.gradients import Differentiable, Directions, differentiable, gate_gradients, random_directions
 from onnxprune.graph import Node, Shape
 from onnxprune.labels import Layer
 from onnxprune.progress import counted
 from onnxprune.runtime import Feeds
-from onnxprune.scores.activation import batch_size
 from onnxprune.scores.subject import Scorer, Scores, Subject
 from onnxprune.scores.views import View, by_group
 from onnxprune.trace import ROLES, Trace
@@ -87,8 +87,7 @@ def _moving_averages(subject: Subject, layers: Mapping[str, Layer]) -> dict[str,
     """{tensor: [n]} over all samples, in minibatches of `MINIBATCH` whatever number is run at once."""
     trace, data = subject.trace, subject.samples
     where = str(trace.model.path or "model")
-    every = [o for n in trace.model.graph.nodes for o in n.outputs if o in trace.shapes.shape]
-    size = data.run_size(max(1, batch_size(trace, every) // 2))  # activations, and their gradients
+    size = data.run_size(batch_size(trace.model.graph, trace.shapes.shape, copies=4))  # as in a reverse-mode graph
     first = next(data.batches(size))
     size = len(next(iter(first.values())))
     part = differentiable(trace, {n: (size, *la.labels.shape[1:]) for n, la in layers.items()}, first)
