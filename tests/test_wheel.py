@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,18 +16,23 @@ ROOT = Path(__file__).parents[1]
 PARTS = ("pyproject.toml", "README.md", "LICENSE", "onnxprune", "passes")
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
-    """Built from a copy of the tree with the setuptools that is installed."""
-    folder = tmp_path_factory.mktemp("wheel")
-    tree = folder / "tree"
+def copied(parts: Sequence[str], tree: Path) -> Path:
+    """A copy of parts of the tree: building leaves files behind."""
     tree.mkdir()
-    for part in PARTS:
+    for part in parts:
         source = ROOT / part
         if source.is_dir():
             shutil.copytree(source, tree / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, tree / part)
+    return tree
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
+    """Built from a copy of the tree with the setuptools that is installed."""
+    folder = tmp_path_factory.mktemp("wheel")
+    tree = copied(PARTS, folder / "tree")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     done = subprocess.run([*pip, "-w", str(folder), str(tree)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
