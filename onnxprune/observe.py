@@ -20,7 +20,7 @@ import numpy as np
 from onnxprune import ops, runtime
 from onnxprune.batching import batch_size
 from onnxprune.calibration import CalibrationSet
-from onnxprune.graph import Node, Shape
+from onnxprune.graph import Graph, Node, Shape
 from onnxprune.labels import Tensor
 from onnxprune.model import Model
 from onnxprune.moments import Moments
@@ -40,7 +40,10 @@ MOST_FINE = 1152
 
 @dataclass(frozen=True)
 class Product:
-    """A node that multiplies with a constant weight [groups, outputs, channels, taps]."""
+    """A node that multiplies with a constant weight [groups, outputs, channels, taps].
+
+    ``beside``: the tensor that its output is added to, if that is all that is done with it and both are there by then.
+    """
 
     node: Node
     form: Linear = field(repr=False)
@@ -48,6 +51,7 @@ class Product:
     outputs: int
     channels: int
     taps: int
+    beside: str = ""
 
     @property
     def columns(self) -> int:
@@ -98,8 +102,19 @@ def products(model: Model, shapes: Mapping[str, Shape]) -> list[Product]:
             continue
         groups, outputs, channels, taps = form.matrix(array).shape
         if channels * taps <= MOST_COLUMNS:
-            found.append(Product(node, form, groups, outputs, channels, taps))
+            found.append(Product(node, form, groups, outputs, channels, taps, _beside(model.graph, node, shapes)))
     return found
+
+
+def _beside(graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> str:
+    (target, *_), outputs = node.outputs, {o.name for o in graph.outputs}
+    readers = [reader for reader, _ in graph.consumers.get(target, ())]
+    if len(readers) != 1 or target in outputs or ops.gathers_of(readers[0]) != "adds":
+        return ""
+    others = [n for n in readers[0].inputs if n != target]
+    fits = len(others) == 1 and others[0] not in graph.constants and shapes.get(others[0]) == shapes[target]
+    before = fits and (others[0] not in graph.producer or graph.producer[others[0]].index < node.index)
+    return others[0] if before else ""
 
 
 def _plain(node: Node, form: Linear, rank: int) -> bool:
@@ -184,6 +199,10 @@ class Observations:
         """What was drawn of a product's output [rows, groups, outputs], and where."""
         return self.spill.get(f"target {node}", part.number), self.spill.get(f"rows {node}", part.number)
 
+    def beside(self, node: str, part: Part) -> Array:
+        """The same rows of what is added to that output."""
+        return self.spill.get(f"beside {node}", part.number)
+
     def shape_of(self, node: str, part: Part) -> Shape:
         """The shape of that output."""
         return tuple(self.spill.get(f"shape {node}", part.number))
@@ -205,7 +224,7 @@ def observe(
     where = str(model.path or "model")
     outputs = [o.name for o in model.graph.outputs]
     given = {*outputs, *(i.name for i in model.graph.inputs)}
-    names = dict.fromkeys(n for p in found for n in (p.source, p.target) if n not in given)
+    names = dict.fromkeys(n for p in found for n in (p.source, p.target, p.beside) if n and n not in given)
     seen = Observations(
         {p.node.label: p for p in found},
         {p.node.label: Moments.empty(p.groups, p.columns if p.fine else p.channels, 0, bias=True) for p in found},
@@ -235,6 +254,9 @@ def _take(seen: Observations, part: Part, values: Feeds, samples: int) -> None:
         seen.spill.put(f"shape {label}", part.number, np.asarray(values[product.target].shape))
         target = as_float(product.targets_of(values[product.target], rows))
         seen.spill.put(f"target {label}", part.number, target)
+        if product.beside:
+            beside = as_float(product.targets_of(values[product.beside], rows))
+            seen.spill.put(f"beside {label}", part.number, beside)
         if part.held_out:
             continue
         x = as_float(product.form.patches(values[product.source], values[product.target].shape, rows))

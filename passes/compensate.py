@@ -2,7 +2,8 @@
 
 Layer by layer in the order of the graph (sequential reconstruction: He et al. 2017, arXiv 1707.06168; ThiNet,
 1707.06342): X are the columns of the layer's input in the network as pruned and compensated so far, Y the rows of its
-output in the original,
+output in the original, or, where it is added to another tensor that has been computed by then, what makes their
+sum the original's,
 
     W' = argmin |Y - X W'|^2 + k |W' - W|^2       by ridge regression (`onnxprune.moments`)
 
@@ -114,7 +115,12 @@ class Compensate:
         )
         for part in self.seen.parts:
             x, (y, rows) = network.get(product.source, part), self.seen.rows_of(product.node.label, part)
-            target = y.reshape(len(rows), -1)[:, kept].reshape(len(rows), product.groups, -1)
+            target = y.reshape(len(rows), -1)[:, kept]
+            if product.beside:  # the sum is what the original's is, with what is missing of its other part
+                beside = self.seen.beside(product.node.label, part).reshape(len(rows), -1)[:, kept]
+                now = product.targets_of(network.get(product.beside, part), rows)
+                target = target + beside - as_float(now).reshape(len(rows), -1)
+            target = target.reshape(len(rows), product.groups, -1)
             patches = product.form.patches(x, self.seen.shape_of(product.node.label, part), rows)
             columns = as_float(patches).reshape(len(rows), product.groups, -1)
             (held if part.held_out else fit).add(columns, target)

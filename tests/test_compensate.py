@@ -30,6 +30,10 @@ READERS = {
     ),
     "Gemm": ("float[4,6] w1, float[4] b1", "p = GlobalAveragePool(h)\nf = Flatten(p)\ny = Gemm<transB=1>(f, w1, b1)"),
     "MatMul": ("float[6,4] w1", "p = GlobalAveragePool(h)\nf = Flatten(p)\ny = MatMul(f, w1)"),
+    "Add, whose other side keeps the weights that it shares": (
+        "float[4,6,1,1] w2, float[4,6,3,3] w1",
+        "a = Conv(h, w2)\nb = Conv(h, w2)\ns = Add(a, b)\nd = Conv<pads=[1,1,1,1]>(h, w1)\ny = Add(s, d)",
+    ),
     "two layers": (
         "float[8,6,3,3] w1, float[4,8,1,1] w2",
         "a = Conv<pads=[1,1,1,1]>(h, w1)\nr = Relu(a)\ny = Conv(r, w2)",

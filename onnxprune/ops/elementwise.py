@@ -69,7 +69,8 @@ def known_cast(facts: Facts) -> Sequence[Known | None]:
     return pointwise(facts) if facts.node.attrs.get("to") in floats else [None]
 
 
-gathers("merges", "Add", "Mul", "Sum")
+gathers("adds", "Add", "Sum")
+gathers("multiplies", "Mul")
 
 
 @rule("CastLike")

@@ -112,7 +112,7 @@ def _is_added(graph: Graph, node: Node, shapes: Mapping[str, Shape], precision: 
     while len(readers := graph.consumers.get(name, [])) == 1:
         reader = readers[0][0]
         others = [n for n in reader.inputs if n and n != name and n not in graph.constants]
-        if ops.gathers_of(reader) == "merges":
+        if ops.gathers_of(reader) in ("adds", "multiplies"):
             same = all(shapes.get(n) == shapes.get(name) for n in others)
             before = [p for n in others if (p := graph.producer.get(n)) is not None]
             return bool(others) and same and all(p.index < node.index for p in before)
