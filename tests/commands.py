@@ -18,6 +18,10 @@ CHAIN = """(float[1,3,8,8] x) => (float[1,4,8,8] y)
   c = Conv(b, w1)
   d = Relu(c)
   y = Conv(d, w2) }"""
+FIXED = """(float[1,3,8,8] x) => (float[1,4,8,8] y)
+<float[4,3,1,1] w0, float[4] s, float[4] o, float[4] m, float[4] var>
+{ a = Conv(x, w0)
+  y = BatchNormalization(a, s, o, m, var) }"""
 SKIP = """(float[1,3,H,W] x) => (float[1,4,h,w] y)
 <float[8,3,1,1] w0, float[4,16,1,1] w1, float[4] scales = {1, 1, 2, 2}>
 { a = Conv(x, w0)

@@ -24,7 +24,7 @@ from onnxprune.options import Options
 from onnxprune.rewrite import Refusal, Rewrite, rewrite
 from onnxprune.trace import Trace
 from onnxprune.weights import value_of
-from tests.commands import CHAIN, SKIP, Outcome, Run, assert_one_line, files_in, put
+from tests.commands import CHAIN, FIXED, SKIP, Outcome, Run, assert_one_line, files_in, put
 from tests.models import build
 
 NORM = """(float[1,3,8,8] x) => (float[1,4,8,8] y)
@@ -32,10 +32,6 @@ NORM = """(float[1,3,8,8] x) => (float[1,4,8,8] y)
 { a = Conv(x, w0)
   b = BatchNormalization(a, s, o, m, var)
   y = Conv(b, w1) }"""
-FIXED = """(float[1,3,8,8] x) => (float[1,4,8,8] y)
-<float[4,3,1,1] w0, float[4] s, float[4] o, float[4] m, float[4] var>
-{ a = Conv(x, w0)
-  y = BatchNormalization(a, s, o, m, var) }"""
 
 
 def weights(path: Path) -> dict[str, Any]:

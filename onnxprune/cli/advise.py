@@ -28,7 +28,7 @@ def advise(model: Path, target: str, dtype: str | None, json_path: Path | None, 
     from onnxprune import model as files  # noqa: PLC0415
     from onnxprune import targets  # noqa: PLC0415
     from onnxprune.choose import analyse  # noqa: PLC0415
-    from onnxprune.cli import render, render_target  # noqa: PLC0415
+    from onnxprune.cli import render_target, terminal  # noqa: PLC0415
     from onnxprune.options import Options  # noqa: PLC0415
 
     chip = targets.find(target)
@@ -36,11 +36,11 @@ def advise(model: Path, target: str, dtype: str | None, json_path: Path | None, 
     loaded = files.load(model)
     if json_path is not None:
         files.ensure_writable([json_path], keep=model)
-    with render.status() as announce:
+    with terminal.status() as announce:
         announce("analyse")
         analysis = analyse(loaded, Options(**given))
         announce("advise")
         found = advising.advise(analysis.trace, analysis.groups, costs)
     if json_path is not None:
         files.write({json_path: found.to_json()})
-    click.echo(render_target.advice_text(found, verbose=verbose))
+    terminal.show(render_target.advice_text(found, verbose=verbose))

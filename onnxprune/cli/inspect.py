@@ -20,16 +20,16 @@ def inspect(model: Path, json_path: Path | None, *, verbose: bool, **given: Any)
     """Show what of MODEL could be pruned, and what could not, by which node and why."""
     from onnxprune import model as files  # noqa: PLC0415 (--help must not wait for these)
     from onnxprune import pipeline  # noqa: PLC0415
-    from onnxprune.cli import render  # noqa: PLC0415
+    from onnxprune.cli import render, terminal  # noqa: PLC0415
     from onnxprune.options import Options  # noqa: PLC0415
 
     settings = Options(**given)
     loaded = files.load(model)
     if json_path is not None:
         files.ensure_writable([json_path], keep=model)
-    with render.status() as announce:
+    with terminal.status() as announce:
         announce("analyse")
         found = pipeline.inspect(loaded, settings)
     if json_path is not None:
         files.write({json_path: found.to_json()})
-    click.echo(render.inspection_text(found, verbose=verbose))
+    terminal.show(render.inspection_text(found, verbose=verbose))

@@ -120,7 +120,7 @@ def prune(
     from onnxprune import model as files  # noqa: PLC0415 (--help must not wait for these)
     from onnxprune import pipeline  # noqa: PLC0415
     from onnxprune import plan as plans  # noqa: PLC0415
-    from onnxprune.cli import render  # noqa: PLC0415
+    from onnxprune.cli import render, terminal  # noqa: PLC0415
     from onnxprune.gates import Measured  # noqa: PLC0415
     from onnxprune.options import Options  # noqa: PLC0415
     from onnxprune.progress import silent  # noqa: PLC0415
@@ -132,7 +132,7 @@ def prune(
     places = [ci.junit] if dry_run else [target, save_plan, json_path, ci.junit]
     files.ensure_writable([p for p in places if p is not None], keep=model)
     plan = plans.load(plan_path) if plan_path else None
-    with nullcontext() if quiet else render.status() as announce, ci.proving(model):
+    with nullcontext() if quiet else terminal.status() as announce, ci.proving(model):
         result = pipeline.prune(loaded, settings, plan, announce or silent, str(plan_path))
     ci.judge(model, Measured.of_report(result.report), result.report.notes, sum(result.report.seconds.values()))
     report = render.placed(result.report, "" if dry_run else str(target))
@@ -143,4 +143,4 @@ def prune(
     if not quiet:
         if verbose:
             click.echo(render.plan_text(result.plan, loaded))
-        click.echo(render.report_text(report))
+        terminal.show(render.report_text(report))

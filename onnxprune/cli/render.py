@@ -1,60 +1,22 @@
-"""Text for the terminal. All figures come from the report value."""
+"""Text about runs of `prune` and `inspect`. All figures come from the report value."""
 
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
+from onnxprune.cli.terminal import table, thousands
 from onnxprune.model import Model
 from onnxprune.plan import AxisKept, Plan
-from onnxprune.progress import Progress, silent
 from onnxprune.report import Inspection, Learnt, Report, SizeReport
-
-
-@contextmanager
-def status() -> Iterator[Progress]:
-    """A spinner that names the stage, and a bar where it is counted, on a terminal only."""
-    if not sys.stderr.isatty():
-        yield silent
-        return
-    from rich import progress as bars  # noqa: PLC0415
-    from rich.console import Console  # noqa: PLC0415
-
-    columns = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"), bars.BarColumn(), bars.TimeElapsedColumn())
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task("load", total=None)
-
-        def tell(stage: str, done: int = 0, total: int = 0, /) -> None:
-            shown.update(task, description=stage, completed=done, total=total or None)
-
-        yield tell
 
 
 def placed(report: Report, output: str) -> Report:
     """The report with the place where the model goes."""
     return replace(report, output=output)
-
-
-def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]], *, right: frozenset[int] = frozenset()) -> str:
-    """Columns padded with spaces; ``right``: columns of numbers."""
-    lines = [header, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
-def thousands(number: int) -> str:
-    """A number with thousands apart."""
-    return f"{number:,}".replace(",", " ")
 
 
 def size_row(name: str, size: SizeReport) -> tuple[str, ...]:
@@ -63,13 +25,13 @@ def size_row(name: str, size: SizeReport) -> tuple[str, ...]:
     return (name, thousands(size.before), thousands(size.after), change)
 
 
-def report_text(report: Report) -> str:
+def report_text(report: Report) -> list[str]:
     """What a reviewer asks: widths, sizes, both errors, and where the files are."""
     rows = [
         (g.name, str(g.width), str(g.kept), f"{100 * g.asked:.1f} %", f"{100 * g.achieved:.1f} %", g.note)
         for g in report.groups
     ]
-    parts = []
+    parts: list[str] = []
     if rows:
         parts.append(table(("group", "width", "kept", "asked", "removed", ""), rows, right=frozenset({1, 2, 3, 4})))
     sizes = [
@@ -80,7 +42,7 @@ def report_text(report: Report) -> str:
     ]
     parts.append(table(("", "before", "after", ""), sizes, right=frozenset({1, 2, 3})))
     parts.append("\n".join(_verdict(report)))
-    return "\n\n".join(parts)
+    return parts
 
 
 def _verdict(report: Report) -> Iterator[str]:
@@ -107,6 +69,18 @@ def _verdict(report: Report) -> Iterator[str]:
         yield from _learnt(report.learnt)
     yield from (f"note: {note}" for note in report.notes)
     yield f"written: {report.output}" if report.output else "dry run: nothing was written"
+    yield f"next: {_next(report)}"
+
+
+def _next(report: Report) -> str:
+    """What is to be done now."""
+    if not report.output:
+        return "the same without --dry-run writes the model"
+    if report.channels.after == report.channels.before:
+        return "a larger --ratio or a --budget, or onnxprune inspect, which says what cannot be pruned and why"
+    if report.learnt is not None:
+        return "measure its accuracy on your own test set, then onnxprune rknn --target NAME compiles it"
+    return "fine-tune it by its plan (--save-plan), or prune with --data, which makes up for what went without training"
 
 
 def _learnt(learnt: Learnt) -> Iterator[str]:
@@ -154,7 +128,7 @@ def _gone(axis: AxisKept) -> str:
     return f"removed {text}" + (" in its first block" if axis.keep.ndim > 1 else "")
 
 
-def inspection_text(found: Inspection, *, verbose: bool) -> str:
+def inspection_text(found: Inspection, *, verbose: bool) -> list[str]:
     """Groups, then what is held and why."""
     rows = [
         (
@@ -167,14 +141,15 @@ def inspection_text(found: Inspection, *, verbose: bool) -> str:
         )
         for g in found.groups
     ]
-    parts = []
+    parts: list[str] = []
     if rows:
         parts.append(table(("group", "width", "parameters", "MACs", "nodes", ""), rows, right=frozenset({1, 2, 3, 4})))
     if verbose:
         parts.extend(f"{g.name}\n" + "\n".join(f"  {n}" for n in g.nodes) for g in found.groups)
     if found.held:
         held = [(h.node, f"{h.held} of {h.width}", h.reasons[0] if h.reasons else "") for h in found.held]
-        parts.append("cannot be pruned:\n" + table(("node", "channels", "because"), held, right=frozenset({1})))
+        header = ("node", "channels", "because")
+        parts.append(table(header, held, right=frozenset({1}), title="cannot be pruned:"))
     shapes = ", ".join(f"{n}:{','.join(map(str, s))}" for n, s in found.input_shapes.items())
     total = sum(h.held for h in found.held)
     parts.append(
@@ -182,7 +157,7 @@ def inspection_text(found: Inspection, *, verbose: bool) -> str:
         f"{total} output channels held; "
         f"{thousands(found.cost.parameters)} parameters, {thousands(found.cost.macs)} MACs at {shapes}"
     )
-    return "\n\n".join(parts)
+    return parts
 
 
 def _extra(rows: int, heads: int) -> str:

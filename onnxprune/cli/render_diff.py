@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from onnxprune.cli.render import size_row, table
+from onnxprune.cli.render import size_row
+from onnxprune.cli.terminal import table
 from onnxprune.compare import Changed, Comparison
 
 _SHOWN = 12
 
 
-def comparison_text(found: Comparison, *, verbose: bool) -> str:
+def comparison_text(found: Comparison, *, verbose: bool) -> list[str]:
     """Widths, nodes and declarations that differ; sizes; how far the outputs are apart."""
     most = None if verbose else _SHOWN
-    parts = [*_widths(found, most)]
+    parts: list[str] = [*_widths(found, most)]
     for title, names in (("removed", found.removed), ("added", found.added), ("other values", found.revalued)):
         if names:
             parts.append(_listed(title, names, most))
@@ -27,7 +28,7 @@ def comparison_text(found: Comparison, *, verbose: bool) -> str:
         size_row("bytes", found.file_bytes),
     ]
     parts += [table(("", "before", "after", ""), sizes, right=frozenset({1, 2, 3})), "\n".join(_verdict(found))]
-    return "\n\n".join(parts)
+    return parts
 
 
 def _widths(found: Comparison, most: int | None) -> Iterator[str]:

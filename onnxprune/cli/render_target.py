@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from onnxprune.advise import Advice
-from onnxprune.cli.render import table, thousands
+from onnxprune.cli.terminal import Table, table, thousands
 from onnxprune.rknn.convert import Compiled, Conversion
 
 _SHOWN = 12
 
 
-def conversion_text(found: Conversion, *, verbose: bool) -> str:
+def conversion_text(found: Conversion, *, verbose: bool) -> list[str]:
     """Each layer's cycles, before and after where two models are compared; then what a reader must not miss."""
     last = found.models[-1]
     parts = [_layers(found, verbose=verbose), *("\n".join(_compiled(c, found)) for c in found.models)]
     lines = [f"note: {note}" for note in found.notes]
     lines.append("cycles are the compiler's own estimate, not a measurement on a board")
     lines.append(f"written: {last.output}")
-    return "\n\n".join([*parts, "\n".join(lines)])
+    return [*parts, "\n".join(lines)]
 
 
-def _layers(found: Conversion, *, verbose: bool) -> str:
+def _layers(found: Conversion, *, verbose: bool) -> Table:
     """A row per layer of the last model, with the first model's cycles of the same name."""
     last = found.models[-1]
     before = {x.node: x.cycles for x in found.models[0].layers} if len(found.models) > 1 else {}
@@ -58,11 +58,11 @@ def _compiled(compiled: Compiled, found: Conversion) -> Iterator[str]:
         yield f"  simulator against onnxruntime: '{error.name}' {figures}"
 
 
-def advice_text(found: Advice, *, verbose: bool) -> str:
+def advice_text(found: Advice, *, verbose: bool) -> list[str]:
     """What is wasted, most first."""
     most = None if verbose else _SHOWN
     total = max(found.cycles, 1)
-    parts = []
+    parts: list[str] = []
     if found.padding:
         rows = [
             (
@@ -96,4 +96,4 @@ def advice_text(found: Advice, *, verbose: bool) -> str:
         f"{thousands(found.cycles)} cycles on {found.target}, {source}; {share:.1f} % of them for channels that do not "
         f"exist. Widths should be multiples of {found.align}"
     )
-    return "\n\n".join(parts)
+    return parts

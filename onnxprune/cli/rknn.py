@@ -44,10 +44,10 @@ def rknn(
     """
     from onnxprune import model as files  # noqa: PLC0415 (--help must not wait for these)
     from onnxprune import rknn as toolkit  # noqa: PLC0415
-    from onnxprune.cli import render, render_target  # noqa: PLC0415
+    from onnxprune.cli import render_target, terminal  # noqa: PLC0415
 
     if calibrate_target is not None:
-        with render.status() as announce:
+        with terminal.status() as announce:
             text = toolkit.measured(target, given["python"], announce)
         files.write({calibrate_target: text})
         click.echo(f"written: {calibrate_target}")
@@ -59,8 +59,8 @@ def rknn(
     other = files.load(against) if against else None
     files.ensure_writable([p for p in (place, json_path) if p is not None], keep=model)
     request = toolkit.Request(loaded, place, other, **given)
-    with render.status() as announce:
+    with terminal.status() as announce:
         found = toolkit.convert(request, target, dtype or "fp16", announce)
     if json_path is not None:
         files.write({json_path: found.to_json()})
-    click.echo(render_target.conversion_text(found, verbose=verbose))
+    terminal.show(render_target.conversion_text(found, verbose=verbose))

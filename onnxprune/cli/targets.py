@@ -13,7 +13,7 @@ def targets(*, verbose: bool) -> None:
     Another one is a TOML file of the same keys: --target PATH.toml.
     """
     from onnxprune import targets as known  # noqa: PLC0415 (--help must not wait for these)
-    from onnxprune.cli import render  # noqa: PLC0415
+    from onnxprune.cli import terminal  # noqa: PLC0415
 
     rows = [
         (
@@ -29,6 +29,6 @@ def targets(*, verbose: bool) -> None:
         for name, precision in chip.precisions.items()
     ]
     header = ("target", "type", "out", "in", "align", "measured with", "")
-    click.echo(render.table(header, rows, right=frozenset({2, 3, 4})))
+    terminal.show([terminal.table(header, rows, right=frozenset({2, 3, 4}))])
     if verbose:
         click.echo("\n" + "\n".join(f"{chip.name}: {chip.source}" for chip in known.shipped()))

@@ -1,0 +1,105 @@
+"""On a terminal tables have rules and colours, and stages times; in a pipe there are plain lines, always the same."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.commands import FIXED, Run, put
+
+pty = pytest.importorskip("pty", reason="pseudo-terminals are Unix's")
+
+COLOUR = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-7]|38;[0-9;]+)m")
+
+
+def on_terminal(*args: object, **environment: str) -> str:
+    """What the command line writes to a terminal of 100 columns that is its output and its error."""
+    own, other = pty.openpty()
+    command = [sys.executable, "-m", "onnxprune", *map(str, args)]
+    given = {n: v for n, v in os.environ.items() if n not in ("NO_COLOR", "FORCE_COLOR", "CI")}
+    settings = {**given, "TERM": "xterm-256color", "COLUMNS": "100", **environment}
+    process = subprocess.Popen(command, stdin=other, stdout=other, stderr=other, env=settings)
+    os.close(other)
+    written = b""
+    while True:
+        try:
+            piece = os.read(own, 1 << 16)
+        except OSError:  # Linux's end of file
+            break
+        if not piece:
+            break
+        written += piece
+    os.close(own)
+    assert process.wait() == 0, written.decode()
+    return written.decode()
+
+
+def test_a_terminal_gets_rules_colours_and_the_time_of_each_stage(chain: Path) -> None:
+    text = on_terminal(chain, "--ratio", 0.5)
+    assert "────" in text
+    assert COLOUR.search(text)
+    for stage in ("analyse", "choose", "rewrite", "prove"):
+        assert re.search(rf"{stage}\s+\d+\.\d s", text)
+    for part in ("Conv:a", "50.0 %", "rewrite error", "written", "next"):
+        assert part in text
+
+
+def test_no_color_is_respected(chain: Path) -> None:
+    text = on_terminal(chain, NO_COLOR="1")
+    assert "────" in text
+    assert not COLOUR.search(text)
+
+
+def test_a_dumb_terminal_gets_no_escapes(chain: Path) -> None:
+    assert "\x1b" not in on_terminal(chain, "--dry-run", TERM="dumb")
+
+
+def test_quiet_is_silent_on_a_terminal_too(chain: Path) -> None:
+    assert on_terminal(chain, "-q") == ""
+
+
+@pytest.mark.parametrize("command", ["inspect", "diff", "targets"])
+def test_other_commands_draw_tables_too(chain: Path, command: str) -> None:
+    args = {"inspect": [chain], "diff": [chain, chain], "targets": []}[command]
+    assert "────" in on_terminal(command, *args)
+
+
+def test_a_pipe_gets_the_same_plain_lines_each_time(run: Run, chain: Path) -> None:
+    first, second = (run(chain, "--ratio", 0.5) for _ in range(2))
+    assert first == second
+    assert first.err == ""
+    lines = first.out.splitlines()
+    assert lines[:3] == [
+        "group   width  kept   asked  removed",
+        "Conv:a     16     8  50.0 %   50.0 %",
+        "Conv:c     32    16  50.0 %   50.0 %",
+    ]
+    assert lines[3:9] == [
+        "",
+        "                   before   after",
+        "prunable channels      48      24  -50.0 %",
+        "parameters            704     224  -68.2 %",
+        "MACs               44 032  13 824  -68.6 %",
+        lines[8],
+    ]
+    assert "\x1b" not in first.out
+
+
+def test_the_last_line_says_what_is_to_be_done_next(run: Run, chain: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((6, 3, 8, 8)).astype(np.float32))
+    data = ["--data", tmp_path / "x.npy", "--importance", "activation"]
+    for args, says in (
+        ([chain], "fine-tune it by its plan"),
+        ([chain, "--dry-run"], "without --dry-run"),
+        ([chain, *data], "measure its accuracy"),
+        ([put(tmp_path / "m.onnx", FIXED)], "onnxprune inspect"),
+    ):
+        last = run(*args, "--check-n", 1).out.splitlines()[-1]
+        assert last.startswith("next: ")
+        assert says in last
