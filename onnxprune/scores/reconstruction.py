@@ -51,6 +51,11 @@ class _Consumer:
     scale: float
     columns: dict[int, tuple[Positions, Positions]]
 
+    @property
+    def reads_one(self) -> bool:
+        """Whether it reads a single unit, as a depthwise convolution: then nothing takes over, and costs stay."""
+        return sum(len(units) for units, _ in self.columns.values()) == 1
+
     def costs(self, alive: NDArray[np.bool_]) -> Float:
         """What each unit of the group would cost now [width]; 0 of those that are not read here."""
         found = np.zeros(len(alive))
@@ -173,8 +178,10 @@ def _eliminated(consumers: list[_Consumer], width: int) -> Float:
     score = np.zeros(width)
     least = max(1, round(_LEAST_LEFT * width))
     last = 0.0
+    fixed = np.sum([np.zeros(width), *(c.costs(alive) for c in consumers if c.reads_one)], axis=0)
+    consumers = [c for c in consumers if not c.reads_one]
     while (left := int(alive.sum())) > least:
-        cost = np.sum([c.costs(alive) for c in consumers], axis=0)
+        cost = np.sum([fixed, *(c.costs(alive) for c in consumers)], axis=0)
         candidates = np.flatnonzero(alive)
         going = candidates[np.argsort(cost[candidates], kind="stable")][: min(max(1, int(left * _STEP)), left - least)]
         score[going] = np.maximum.accumulate(np.maximum(cost[going], last))
@@ -182,6 +189,6 @@ def _eliminated(consumers: list[_Consumer], width: int) -> Float:
         alive[going] = False
         for consumer in consumers:
             consumer.remove(going)
-    cost = np.sum([c.costs(alive) for c in consumers], axis=0)
+    cost = np.sum([fixed, *(c.costs(alive) for c in consumers)], axis=0)
     score[alive] = np.maximum(cost[alive], last)
     return score
