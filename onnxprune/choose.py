@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -26,7 +26,7 @@ from onnxprune.groups import Groups
 from onnxprune.model import Model
 from onnxprune.options import Options
 from onnxprune.rewrite import Rewrite
-from onnxprune.scores.subject import Scorer, Subject
+from onnxprune.scores.subject import Scorer, Scores, Subject
 from onnxprune.severed import Severed, sever
 from onnxprune.trace import Pinned, Trace
 
@@ -48,12 +48,16 @@ class Analysis:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which units go, the rewrite that removes them, and the groups they were chosen from."""
+    """Which units go, the rewrite that removes them, and the groups they were chosen from, with their ``scores``.
+
+    There are no scores where a saved plan was applied.
+    """
 
     dead: NDArray[np.int64] = field(repr=False)
     rewrite: Rewrite
     groups: Groups
     notes: Mapping[int, str]
+    scores: tuple[Scores, ...] = field(default=(), repr=False)
 
 
 def analyse(model: Model, options: Options) -> Analysis:
@@ -109,10 +113,11 @@ def choose(analysis: Analysis, options: Options, subject: Subject, way: Way, sco
     """Score, allocate and rewrite; what cannot follow is pinned and the choice made again."""
     trace, groups, pins = analysis.trace, analysis.groups, dict(analysis.pins)
     while True:
-        allocation = _allocate(subject, groups, options, way, scorer)
+        found = scores.score(subject, groups, scorer)
+        allocation = _allocate(subject, groups, options, way, found)
         result = rewriting.rewrite(trace, allocation.dead)
         if isinstance(result, Rewrite):
-            return Choice(allocation.dead, result, groups, allocation.notes)
+            return Choice(allocation.dead, result, groups, allocation.notes, tuple(found))
         new = [int(u) for u in result.units if int(u) not in pins and int(u) not in trace.pinned]
         if not new:
             raise AssertionError(f"{result.reason}, and nothing is left to pin")
@@ -120,7 +125,7 @@ def choose(analysis: Analysis, options: Options, subject: Subject, way: Way, sco
         groups = grouping.group(trace, pins)
 
 
-def _allocate(subject: Subject, groups: Groups, options: Options, way: Way, scorer: Scorer) -> Allocation:
+def _allocate(subject: Subject, groups: Groups, options: Options, way: Way, found: Sequence[Scores]) -> Allocation:
     trace = subject.trace
     by_ratio = partial(
         allocate,
@@ -130,7 +135,6 @@ def _allocate(subject: Subject, groups: Groups, options: Options, way: Way, scor
         ratio_of=ratio_of(trace, groups, options),
         all_lossless=options.lossless,
     )
-    found = scores.score(subject, groups, scorer)
     if options.budget is None and len(options.ways) == 1 and way.scope != "cost":
         return by_ratio(found, ratio=options.ratio, scope=way.scope)
     cost = options.budget.cost if options.budget else Macs()

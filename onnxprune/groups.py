@@ -85,13 +85,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Held:
-    """Output channels of a weight that cannot be pruned, and why."""
+    """Output channels of a weight that cannot be pruned, and why; ``units``: what they are, each once."""
 
     node: str
     constant: str
     width: int
     held: int
     reasons: tuple[Pinned, ...]
+    units: Units = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -336,6 +337,7 @@ def _held(
         units = (s.units if s.units.ndim == 1 else np.unique(s.units, axis=0)).reshape(-1)
         held = units[~free[units]]
         if len(held):
-            reasons = dict.fromkeys(r for u in np.unique(held) for r in pins.get(int(u), ()) if r.why)
-            found.append(Held(reader_of(trace, s).label, s.constant, len(units), len(held), tuple(reasons)))
+            own = np.unique(held)
+            reasons = dict.fromkeys(r for u in own for r in pins.get(int(u), ()) if r.why)
+            found.append(Held(reader_of(trace, s).label, s.constant, len(units), len(held), tuple(reasons), own))
     return tuple(found)

@@ -11,13 +11,13 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib import metadata
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import calibration, candidates, cost, report, scores
+from onnxprune import anatomy, calibration, candidates, cost, report, scores
 from onnxprune import groups as grouping
 from onnxprune import plan as plans
 from onnxprune.calibration import CalibrationSet
@@ -132,7 +132,7 @@ def _pruned(
                 written = run_passes(solved, [RestoreCalls(analysis.inlined)]).model
                 check_valid(given, written)
     made = plan or plans.make(trace, choice.rewrite, options.to_json())
-    outcome = _Outcome(choice, done.model, written, changes, proof, learnt, missed, planned=plan is not None)
+    outcome = _Outcome(choice, done.model, written, changes, proof, learnt, missed, plan is not None, made)
     return Result(written, made, _report(analysis, options, outcome, lesson.data if lesson else None, watch))
 
 
@@ -229,6 +229,7 @@ class _Outcome:
     learnt: Learnt | None
     missed: tuple[str, ...]  # what was not tried, and why
     planned: bool
+    plan: Plan = field(repr=False)
 
 
 def _report(
@@ -237,33 +238,37 @@ def _report(
     trace, given, choice = analysis.trace, analysis.inlined.model, outcome.choice
     gone = np.zeros(trace.units, np.bool_)
     gone[choice.dead] = True
-    removed = {g.index: int(gone[g.units].sum()) for g in choice.groups}
-    own = ratio_of(trace, choice.groups, options)
+    groups, removed = choice.groups, {g.index: int(gone[g.units].sum()) for g in choice.groups}
+    own = ratio_of(trace, groups, options)
     free = outcome.planned or options.budget is not None or len(options.ways) > 1  # no group was asked for a ratio
-    asked = {g.index: own.get(g.index, removed[g.index] / g.width if free else options.ratio) for g in choice.groups}
-    width = choice.groups.width
+    asked = {g.index: own.get(g.index, removed[g.index] / g.width if free else options.ratio) for g in groups}
+    width = groups.width
     before = cost.cost(trace.model.graph, trace.shapes.shape)
-    after = cost.cost(outcome.pruned.graph, _shapes_after(trace, choice.rewrite, outcome.pruned))
+    later = _shapes_after(trace, choice.rewrite, outcome.pruned)
+    after = cost.cost(outcome.pruned.graph, later)
     total = sum(removed.values())
     return Report(
         model=str(given.path or ""),
         output="",
         sha256=given.sha256,
         options=options.to_json(),
-        asked=sum(asked[g.index] * g.width for g in choice.groups) / width if width else 0.0,
+        asked=sum(asked[g.index] * g.width for g in groups) / width if width else 0.0,
         achieved=total / width if width else 0.0,
-        lossless=int(gone[choice.groups.lossless].sum()),
+        lossless=int(gone[groups.lossless].sum()),
         channels=SizeReport(width, width - total),
         parameters=SizeReport(before.parameters, after.parameters),
         macs=SizeReport(before.macs, after.macs),
         file_bytes=SizeReport(given.byte_size, outcome.written.byte_size),
-        groups=report.group_reports(choice.groups, removed, asked, choice.notes),
+        groups=report.group_reports(groups, gone, asked, choice.notes, choice.scores),
         proof=outcome.proof,
         changes=outcome.changes,
         notes=(*(data.notes if data else ()), *outcome.missed, *_notes(choice, outcome.proof, analysis.severed)),
         versions=versions(),
         seconds=watch.seconds,
         learnt=outcome.learnt,
+        parts=anatomy.parts(trace, groups, {i: groups.groups[i].width - n for i, n in removed.items()}),
+        layers=anatomy.layers(trace.model.graph, trace.shapes.shape, outcome.pruned.graph, later),
+        slices=anatomy.slices(trace, groups, outcome.plan),
     )
 
 

@@ -46,6 +46,14 @@ class AxisKept:
         blocks = {"blocks": len(self.keep)} if self.keep.ndim > 1 else {}
         return {"axis": self.axis, "size": self.size, **blocks, "keep": self.keep.tolist()}
 
+    @property
+    def removed(self) -> str:
+        """The removed positions as ranges, "0-3,7"; of the first block where blocks differ."""
+        keep = self.keep if self.keep.ndim == 1 else self.keep[0]
+        gone = np.setdiff1d(np.arange(self.size), keep)
+        runs = np.split(gone, np.flatnonzero(np.diff(gone) > 1) + 1) if len(gone) else []
+        return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -13,7 +13,7 @@ from onnxprune.lesson import Lesson
 from onnxprune.model import Model
 from onnxprune.passes import Compensate, Distill
 from onnxprune.progress import Progress
-from onnxprune.report import Learnt
+from onnxprune.report import Learnt, SampleError
 from onnxprune.trace import Trace
 
 Units = NDArray[np.int64]
@@ -46,18 +46,20 @@ class Recovery:
     def finished(self, pruned: Model, dead: Units, tried: tuple[Tried, ...]) -> tuple[Model, Learnt]:
         """The model to write, and what is told of it; without what does not help held-out samples."""
         seen = self.lesson.seen
-        before = after = heldout.errors(pruned, seen, "the pruned model")
+        before = after = heldout.measure(pruned, seen, "the pruned model")
         result, solved, layers = pruned, 0, 0
         if self.compensate:
             fits, result = Compensate(self.trace, dead, seen, self.progress).fit(pruned)
             solved, layers = sum(f.ridge is not None for f in fits), len(fits)
-            after = heldout.errors(result, seen, "the compensated model")
-            if heldout.distance(after) >= heldout.distance(before):
+            after = heldout.measure(result, seen, "the compensated model")
+            if heldout.distance(after.errors) >= heldout.distance(before.errors):
                 result, solved, after = pruned, 0, before
         best = 0
         if self.steps:
             best, result = Distill(self.trace, seen, self.steps, self.seed, self.progress).fit(result)
-            after = heldout.errors(result, seen, "the trained model")
-        held = sum(p.samples for p in seen.parts if p.held_out)
-        samples = sum(p.samples for p in seen.parts)
-        return result, Learnt(samples, held, before, after, solved, layers, tried, self.steps, best)
+            after = heldout.measure(result, seen, "the trained model")
+        held = self.lesson.data.split()[1].chosen.tolist()
+        by_sample = tuple(SampleError(*s) for s in zip(held, before.samples, after.samples, strict=True))
+        count = sum(p.samples for p in seen.parts)
+        errors = (before.errors, after.errors)
+        return result, Learnt(count, len(held), *errors, solved, layers, tried, self.steps, best, by_sample)

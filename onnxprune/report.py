@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from onnxprune.candidates import Tried
 from onnxprune.cost import Cost
 from onnxprune.differ import OutputError
+from onnxprune.graph import Shape
 from onnxprune.groups import Group, Groups
 from onnxprune.verify import Proof
 
@@ -19,7 +23,11 @@ FORMAT, VERSION = "onnxprune-report", 1
 
 @dataclass(frozen=True)
 class GroupReport:
-    """One group before and after. ``asked`` and ``achieved`` are shares of its channels removed."""
+    """One group before and after. ``asked`` and ``achieved`` are shares of its channels removed.
+
+    ``scores``: [width] the importance of each channel, to 4 digits; none where a saved plan was applied. ``removed``:
+    positions of those that went.
+    """
 
     name: str
     width: int
@@ -27,6 +35,8 @@ class GroupReport:
     asked: float
     achieved: float
     note: str = ""
+    scores: tuple[float, ...] = field(default=(), repr=False)
+    removed: tuple[int, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,63 @@ class SizeReport:
     def ratio(self) -> float:
         """What is left."""
         return self.after / self.before if self.before else 1.0
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """A group, by its position among the groups, or (None) channels that are held, and why (``reasons``).
+
+    ``name``: the node that makes them. ``feeds``: positions of the parts that read it; an earlier one where it is added
+    to what that one made.
+    """
+
+    name: str
+    group: int | None
+    width: int
+    kept: int
+    reasons: tuple[str, ...]
+    feeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """A node with weights or MACs, before and after. ``weight``: the largest constant that it reads, if any."""
+
+    node: str
+    weight: str
+    before: Shape
+    after: Shape
+    parameters: SizeReport
+    macs: SizeReport
+
+
+@dataclass(frozen=True)
+class SliceReport:
+    """An axis of the initializer ``tensor`` that is cut: of ``size`` positions ``kept`` stay, ``removed`` go ("0-3,7").
+
+    ``blocks``: more than one where each block of axis 0 keeps others; ``removed`` is then of the first.
+    """
+
+    groups: tuple[str, ...]
+    node: str
+    tensor: str
+    axis: int
+    size: int
+    kept: int
+    removed: str
+    blocks: int
+
+
+@dataclass(frozen=True)
+class SampleError:
+    """How far the outputs are from the original's on one held-out sample: noise over signal, the mean over outputs.
+
+    ``sample``: its position in the calibration data. ``pruned`` and ``final`` as in `Learnt`.
+    """
+
+    sample: int
+    pruned: float
+    final: float
 
 
 @dataclass(frozen=True)
@@ -60,6 +127,7 @@ class Learnt:
     tried: tuple[Tried, ...] = ()
     steps: int = 0
     best_step: int = 0
+    by_sample: tuple[SampleError, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -87,6 +155,10 @@ class Report:
     versions: Mapping[str, str]
     seconds: Mapping[str, float]
     learnt: Learnt | None = None
+    parts: tuple[PartReport, ...] = field(default=(), repr=False)
+    layers: tuple[LayerReport, ...] = field(default=(), repr=False)
+    slices: tuple[SliceReport, ...] = field(default=(), repr=False)
+    command: str = ""  # the command line that makes it again
 
     def to_json(self) -> str:
         """The file's text."""
@@ -96,8 +168,8 @@ class Report:
             value = getattr(self, name)
             if name in sizes:
                 value = {"before": value.before, "after": value.after, "ratio": round(value.ratio, 6)}
-            elif name == "groups":
-                value = [asdict(g) for g in value]
+            elif name in ("groups", "parts", "layers", "slices"):
+                value = [asdict(v) for v in value]
             elif name == "proof":
                 value = (
                     None
@@ -107,7 +179,7 @@ class Report:
             elif name == "learnt":
                 value = None if value is None else asdict(value)
             document[name] = value
-        return json.dumps(plain(document), indent=2) + "\n"
+        return _text(plain(document)) + "\n"
 
 
 def plain(value: Any) -> Any:
@@ -121,21 +193,41 @@ def plain(value: Any) -> Any:
     return value
 
 
+def _text(value: Any, margin: str = "") -> str:
+    """JSON with a line for each entry, but lists of numbers and texts on one."""
+    inner = f"{margin}  "
+    if isinstance(value, dict) and value:
+        lines = [f"{inner}{json.dumps(k)}: {_text(v, inner)}" for k, v in value.items()]
+        return "{\n" + ",\n".join(lines) + f"\n{margin}}}"
+    if isinstance(value, list) and any(isinstance(v, (dict, list)) for v in value):
+        return "[\n" + ",\n".join(f"{inner}{_text(v, inner)}" for v in value) + f"\n{margin}]"
+    return json.dumps(value)
+
+
 def group_reports(
-    groups: Groups, removed: Mapping[int, int], asked: Mapping[int, float], notes: Mapping[int, str]
+    groups: Groups,
+    gone: NDArray[np.bool_],
+    asked: Mapping[int, float],
+    notes: Mapping[int, str],
+    scores: Sequence[NDArray[np.float64]],
 ) -> tuple[GroupReport, ...]:
-    """A line for each group; ``removed``: units by group index."""
-    return tuple(
-        GroupReport(
-            g.name,
-            g.width,
-            g.width - removed.get(g.index, 0),
-            asked[g.index],
-            removed.get(g.index, 0) / g.width,
-            notes.get(g.index, ""),
+    """A line for each group; ``gone``: by unit; ``scores``: [width] of each group, or none at all."""
+    found = []
+    for place, g in enumerate(groups):
+        removed = np.flatnonzero(gone[g.units])
+        found.append(
+            GroupReport(
+                g.name,
+                g.width,
+                g.width - len(removed),
+                asked[g.index],
+                len(removed) / g.width,
+                notes.get(g.index, ""),
+                tuple(float(f"{s:.4g}") for s in scores[place]) if scores else (),
+                tuple(removed.tolist()),
+            )
         )
-        for g in groups
-    )
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -121,12 +121,53 @@ def test_report_document_has_the_documented_fields(run: Run, chain: Path, tmp_pa
     assert report["parameters"] == {"before": 704, "after": 432, "ratio": 0.613636}
     assert report["macs"] == {"before": 64 * 688, "after": 64 * 420, "ratio": 0.610465}
     assert [(g["name"], g["width"], g["kept"]) for g in report["groups"]] == [("Conv:a", 16, 12), ("Conv:c", 32, 24)]
-    assert report["groups"][0].keys() == {"name", "width", "kept", "asked", "achieved", "note"}
+    assert report["groups"][0].keys() == {*("name", "width", "kept", "asked", "achieved", "note", "scores", "removed")}
+    assert [(p["name"], p["group"], p["feeds"]) for p in report["parts"]] == [
+        ("Conv:a", 0, [1]),
+        ("Conv:c", 1, [2]),
+        ("Conv:y", None, []),
+    ]
+    assert [(x["weight"], x["after"]) for x in report["layers"]] == [
+        ("w0", [12, 3, 1, 1]),
+        ("w1", [24, 12, 1, 1]),
+        ("w2", [4, 24, 1, 1]),
+    ]
+    assert [(s["tensor"], s["axis"], s["groups"]) for s in report["slices"]] == [
+        ("w0", 0, ["Conv:a"]),
+        ("b0", 0, ["Conv:a"]),
+        ("w1", 0, ["Conv:c"]),
+        ("w1", 1, ["Conv:a"]),
+        ("w2", 1, ["Conv:c"]),
+    ]
     assert report["proof"]["samples"] == 3
     assert report["proof"]["rewrite_error"] < 1e-5
     assert {"name", "max_abs", "relative", "cosine", "snr_db"} <= report["proof"]["pruning"][0].keys()
     assert {"onnxprune", "onnx", "onnxruntime", "numpy"} <= report["versions"].keys()
     assert report["seconds"].keys() == {"analyse", "choose", "rewrite", "prove"}
+
+
+def test_report_page_is_written_with_the_model_in_the_language_asked_for(
+    run: Run, chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "r.html"
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    run(chain, "--report", page)
+    text = page.read_text(encoding="utf-8")
+    assert "How it was made" in text
+    assert f"onnxprune {chain} --report {page}" in text
+    monkeypatch.setenv("LANG", "zh_CN.UTF-8")
+    run(chain, "--report", page)
+    assert "生成方式" in page.read_text(encoding="utf-8")
+    run(chain, "--report", page, "--lang", "en")
+    assert "How it was made" in page.read_text(encoding="utf-8")
+
+
+def test_dry_run_writes_the_report_page_alone(run: Run, chain: Path, tmp_path: Path) -> None:
+    outcome = run(chain, "--dry-run", "--report", tmp_path / "r.html", "--json", tmp_path / "r.json", "--lang", "en")
+    assert outcome.code == 0
+    assert sorted(files_in(tmp_path)) == ["chain.onnx", "r.html"]
+    assert "no model written" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
 def test_plan_document_has_the_documented_fields(run: Run, chain: Path, tmp_path: Path) -> None:
@@ -429,7 +470,8 @@ def corrupted(trace: Trace, dead: np.ndarray[Any, np.dtype[np.int64]]) -> Rewrit
 def test_a_failed_proof_writes_nothing(run: Run, chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxprune.choose.rewriting.rewrite", corrupted)
     before = files_in(tmp_path)
-    outcome = run(chain, "--json", tmp_path / "r.json", "--save-plan", tmp_path / "p.json")
+    outputs = ("--json", tmp_path / "r.json", "--save-plan", tmp_path / "p.json", "--report", tmp_path / "r.html")
+    outcome = run(chain, *outputs)
     assert outcome.code == 1
     assert outcome.out == ""
     assert_one_line(outcome.err, "'y'", "rewrite error", "nothing was written")
@@ -489,6 +531,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     for place in places[full_at]:
         monkeypatch.setattr(place, full)
     outputs = ["-o", tmp_path / "out.onnx", "--json", tmp_path / "r.json", "--save-plan", tmp_path / "p.json"]
+    outputs += ["--report", tmp_path / "r.html"]
     outcome = run(tmp_path / "m.onnx", "--check-n", 0, *outputs, *external)
     assert outcome.code == 2
     assert_one_line(outcome.err, "out.onnx" if full_at == "onnx" else "p.json", "No space left on device")
@@ -697,6 +740,7 @@ REFUSED = (
     Refused("plan-over-the-model", given("--save-plan", "{dir}/m.onnx"), ["m.onnx", "the model itself"]),
     Refused("report-over-the-model", given("--json", "{dir}/m.onnx"), ["m.onnx", "the model itself"]),
     Refused("no-report-folder", given("--json", "{dir}/no/r.json"), ["r.json", "cannot write"]),
+    Refused("page-over-the-model", given("--report", "{dir}/m.onnx", "--dry-run"), ["m.onnx", "the model itself"]),
     Refused("one-path-twice", given("--json", "{dir}/a", "--save-plan", "{dir}/a"), ["a", "twice", "name another"]),
     Refused("ratio-one", given("--ratio", 1), ["--ratio", "less than 1", "30 %"]),
     Refused("ratio-negative", given("--ratio", "-0.1"), ["--ratio", "at least 0"]),

@@ -52,7 +52,8 @@ for command in (prune, inspect, diff, advise, rknn, targets):
 def main(args: Sequence[str] | None = None) -> None:
     """Run, and exit with a documented code. User errors are one line on stderr; bugs keep their traceback."""
     try:
-        result: Any = cli.main(args=list(args) if args is not None else None, standalone_mode=False)
+        given = list(args) if args is not None else sys.argv[1:]
+        result: Any = cli.main(args=given, obj=tuple(given), standalone_mode=False)  # the report names the command
     except OnnxPruneError as error:
         click.echo(f"onnxprune: {error}", err=True)
         sys.exit(error.exit_code)

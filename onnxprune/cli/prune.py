@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,8 +83,12 @@ if TYPE_CHECKING:
 @click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Apply a saved plan instead of choosing.")
 @click.option("--save-plan", type=click.Path(path_type=Path), help="Write the plan (JSON).")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report (JSON).")
+@click.option("--report", "page_path", type=click.Path(path_type=Path), help="Write the report as one HTML page.")
+@click.option(
+    "--lang", type=click.Choice(["en", "zh"]), help="The language of the HTML page. [default: the locale's, or en]"
+)
 @shared.checking(proven=True)
-@click.option("--dry-run", is_flag=True, help="Do everything but write.")
+@click.option("--dry-run", is_flag=True, help="Do everything but write: of all files, --report alone.")
 @click.option("--check-n", type=int, default=3, show_default=True, help="Seeded inputs to prove on; 0 proves nothing.")
 @click.option(
     "--rtol", type=float, help="Limit of the rewrite error, as a share of the output's range. [default: by precision]"
@@ -100,8 +105,10 @@ def prune(
     plan_path: Path | None,
     save_plan: Path | None,
     json_path: Path | None,
+    page_path: Path | None,
     ci: Checking,
     *,
+    lang: str | None,
     save_as_external_data: bool,
     dry_run: bool,
     ratio: float | None,
@@ -117,8 +124,8 @@ def prune(
     """
     if model is None:
         raise click.UsageError("Missing argument 'MODEL'.")
-    from onnxprune import model as files  # noqa: PLC0415 (--help must not wait for these)
-    from onnxprune import pipeline  # noqa: PLC0415
+    from onnxprune import html, pipeline  # noqa: PLC0415 (--help must not wait for these)
+    from onnxprune import model as files  # noqa: PLC0415
     from onnxprune import plan as plans  # noqa: PLC0415
     from onnxprune.cli import render, terminal  # noqa: PLC0415
     from onnxprune.gates import Measured  # noqa: PLC0415
@@ -129,17 +136,18 @@ def prune(
     settings = Options(ratio=share, lossless=lossless, **given)
     target = output or model.with_name(f"{model.stem}.pruned.onnx")
     loaded = files.load(model)
-    places = [ci.junit] if dry_run else [target, save_plan, json_path, ci.junit]
-    files.ensure_writable([p for p in places if p is not None], keep=model)
+    wanted = (page_path, ci.junit) if dry_run else (target, save_plan, json_path, page_path, ci.junit)
+    files.ensure_writable([p for p in wanted if p is not None], keep=model)
     plan = plans.load(plan_path) if plan_path else None
     with nullcontext() if quiet else terminal.status() as announce, ci.proving(model):
         result = pipeline.prune(loaded, settings, plan, announce or silent, str(plan_path))
     ci.judge(model, Measured.of_report(result.report), result.report.notes, sum(result.report.seconds.values()))
-    report = render.placed(result.report, "" if dry_run else str(target))
-    if not dry_run:
-        texts = {save_plan: result.plan.to_json(), json_path: report.to_json()}
-        kept = {path: text for path, text in texts.items() if path is not None}
-        files.write({**kept, target: result.model}, external=save_as_external_data)
+    report = render.placed(result.report, "" if dry_run else str(target), click.get_current_context().obj)
+    texts = {} if dry_run else {save_plan: result.plan.to_json(), json_path: report.to_json()}
+    if page_path is not None:
+        texts[page_path] = html.page(report, lang or html.of_locale(os.environ))
+    kept = {path: text for path, text in texts.items() if path is not None}
+    files.write({**kept, **({} if dry_run else {target: result.model})}, external=save_as_external_data)
     if not quiet:
         if verbose:
             click.echo(render.plan_text(result.plan, loaded))

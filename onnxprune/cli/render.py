@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-
-import numpy as np
 
 from onnxprune.cli.terminal import table, thousands
 from onnxprune.model import Model
@@ -14,9 +13,9 @@ from onnxprune.plan import AxisKept, Plan
 from onnxprune.report import Inspection, Learnt, Report, SizeReport
 
 
-def placed(report: Report, output: str) -> Report:
-    """The report with the place where the model goes."""
-    return replace(report, output=output)
+def placed(report: Report, output: str, given: Sequence[str]) -> Report:
+    """The report with the place where the model goes, and the command line of the arguments ``given``."""
+    return replace(report, output=output, command=shlex.join(["onnxprune", *given]))
 
 
 def size_row(name: str, size: SizeReport) -> tuple[str, ...]:
@@ -118,14 +117,7 @@ def plan_text(plan: Plan, model: Model) -> str:
 
 
 def _gone(axis: AxisKept) -> str:
-    """The removed positions, as ranges; of the first block where blocks differ."""
-    keep = axis.keep if axis.keep.ndim == 1 else axis.keep[0]
-    gone = np.setdiff1d(np.arange(axis.size), keep)
-    if not len(gone):
-        return "removed none"
-    runs = np.split(gone, np.flatnonzero(np.diff(gone) > 1) + 1)
-    text = ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
-    return f"removed {text}" + (" in its first block" if axis.keep.ndim > 1 else "")
+    return f"removed {axis.removed or 'none'}" + (" in its first block" if axis.keep.ndim > 1 and axis.removed else "")
 
 
 def inspection_text(found: Inspection, *, verbose: bool) -> list[str]:

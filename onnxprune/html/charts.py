@@ -1,0 +1,181 @@
+"""The geometry of the page's charts, as SVG path data: plain numbers in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+#: The lane diagram: pixels between lanes, the height of a row in its own units, and the most lanes that are drawn;
+#: what needs more shares the last.
+STEP, ROW, MOST_LANES = 8, 40, 12
+
+#: Above this many rows the lines of one row are one path, which cannot be lit up by source.
+MOST_TRACED = 400
+
+#: Bars of a score chart; of more channels, each bar is several.
+MOST_BARS = 66
+
+
+@dataclass(frozen=True)
+class Line:
+    """Path data of one row that belongs to the lane of part ``source``; -1: of several. ``back``: it leads upwards."""
+
+    source: int
+    path: str
+    back: bool = False
+
+
+@dataclass(frozen=True)
+class _Lane:
+    source: int
+    stops: frozenset[int]
+    column: int = 0
+
+    @property
+    def first(self) -> int:
+        return min(self.source, *self.stops)
+
+    @property
+    def last(self) -> int:
+        return max(self.source, *self.stops)
+
+    @property
+    def back(self) -> bool:
+        return self.last == self.source
+
+
+@dataclass(frozen=True)
+class Diagram:
+    """Lines joining the rows of a list, each row drawn by itself: ``rows[i]`` in a box ``width`` by `ROW`."""
+
+    width: int
+    dot: int
+    rows: tuple[tuple[Line, ...], ...] = field(repr=False)
+
+
+def diagram(feeds: Sequence[Sequence[int]]) -> Diagram:
+    """Row i is joined to each row of ``feeds[i]``: straight to the next, on a lane beside to those further on."""
+    lanes = _placed(_lanes(feeds))
+    columns = max((lane.column + 1 for lane in lanes), default=0)
+    dot = STEP * columns + STEP
+    rows: list[list[Line]] = [[] for _ in feeds]
+    for lane in lanes:
+        for row in range(lane.first, lane.last + 1):
+            path = _crossing(lane, row, dot - STEP * (lane.column + 1), dot)
+            rows[row].append(Line(lane.source, path, lane.back))
+    for row, targets in enumerate(feeds):
+        if row + 1 in targets:
+            half = ROW // 2
+            rows[row].append(Line(row, f"M{dot} {half}V{ROW}"))
+            rows[row + 1].append(Line(row, f"M{dot} 0V{half}"))
+    if len(rows) > MOST_TRACED:
+        rows = [[_merged(lines, back=back) for back in (False, True)] for lines in rows]
+    return Diagram(dot + STEP, dot, tuple(tuple(line for line in lines if line.path) for lines in rows))
+
+
+def _merged(lines: Sequence[Line], *, back: bool) -> Line:
+    return Line(-1, "".join(dict.fromkeys(line.path for line in lines if line.back == back)), back)
+
+
+def _lanes(feeds: Sequence[Sequence[int]]) -> Iterator[_Lane]:
+    for source, targets in enumerate(feeds):
+        for stops in (frozenset(t for t in targets if t > source + 1), frozenset(t for t in targets if t < source)):
+            if stops:
+                yield _Lane(source, stops)
+
+
+def _placed(lanes: Iterator[_Lane]) -> list[_Lane]:
+    """Each in the innermost column that is free over its rows."""
+    ends: list[int] = []
+    found = []
+    for lane in sorted(lanes, key=lambda e: (e.first, e.last, e.source)):
+        column = next((c for c, end in enumerate(ends) if end <= lane.first), len(ends))
+        if column >= MOST_LANES:
+            column = MOST_LANES - 1
+        ends[column:] = [lane.last, *ends[column + 1 :]]
+        found.append(_Lane(lane.source, lane.stops, column))
+    return found
+
+
+def _crossing(lane: _Lane, row: int, x: int, dot: int) -> str:
+    half, bend = ROW // 2, 8
+    down = f"M{dot} {half}H{x + bend}Q{x} {half} {x} {half + bend}V{ROW}"
+    up = f"M{x} 0V{half - bend}Q{x} {half} {x + bend} {half}H{dot}"
+    if row == lane.first:
+        return down
+    if row == lane.last:
+        return up
+    return f"M{x} 0V{ROW}" + (up if row in lane.stops else "")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Sorted scores as two paths of bars, of what went and of what stays, in a box ``width`` by ``height``.
+
+    ``cut``: where one ends and the other begins, or None where they are mixed (several blocks, lossless channels);
+    ``below`` and ``above``: the scores beside it.
+    """
+
+    width: float
+    height: float
+    removed: str
+    kept: str
+    low: float
+    high: float
+    cut: float | None = None
+    below: float = 0.0
+    above: float = 0.0
+
+
+def scores(values: Sequence[float], removed: Sequence[int], width: float = 132, height: float = 26) -> Scores:
+    """The chart of one group's scores, lowest first, from zero up."""
+    value = np.asarray(values)
+    gone = np.zeros(len(value), np.bool_)
+    gone[list(removed)] = True
+    order = np.lexsort((~gone, value))
+    value, gone = value[order], gone[order]
+    bars = min(len(value), MOST_BARS)
+    edges = np.linspace(0, len(value), bars + 1).astype(int)
+    top = float(value[-1]) or 1.0
+    step = width / bars
+    gap = 1.0 if step >= 3 else 0.0
+    paths = {True: "", False: ""}
+    for i, (a, b) in enumerate(pairwise(edges)):
+        tall = max(0.6, height * max(0.0, float(value[a:b].mean())) / top)
+        paths[bool(gone[a:b].mean() >= 0.5)] += f"M{i * step:.4g} {height}v{-tall:.3g}h{step - gap:.3g}v{tall:.3g}z"
+    count = int(gone.sum())
+    clean = 0 < count < len(value) and bool(gone[:count].all())
+    beside = (float(value[count - 1]), float(value[count])) if clean else (0.0, 0.0)
+    cut = width * count / len(value) - gap / 2 if clean else None
+    return Scores(width, height, paths[True], paths[False], float(value[0]), float(value[-1]), cut, *beside)
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Points of two series over the same positions, and the heights of the lines of a scale."""
+
+    width: float
+    height: float
+    first: tuple[tuple[float, float], ...]
+    second: tuple[tuple[float, float], ...]
+    scale: tuple[tuple[float, float], ...]  # (y, value)
+
+
+def dots(first: Sequence[float], second: Sequence[float], width: float = 640, height: float = 150) -> Dots:
+    """Two series, finite, on one scale with round numbers."""
+    both = [*first, *second]
+    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 1000) if (max(both) - min(both)) / s <= 5)
+    low, high = np.floor(min(both) / step) * step, np.ceil(max(both) / step) * step
+    high = max(high, low + step)
+
+    def y(value: float) -> float:
+        return round(height - 4 - (height - 8) * (value - float(low)) / float(high - low), 1)
+
+    def at(series: Sequence[float]) -> tuple[tuple[float, float], ...]:
+        return tuple((round((i + 0.5) * width / len(series), 1), y(v)) for i, v in enumerate(series))
+
+    lines = tuple((y(float(v)), float(v)) for v in np.arange(low, high + step / 2, step))
+    return Dots(width, height, at(first), at(second), lines)
