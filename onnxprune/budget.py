@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onnxprune.allocate import Allocation
 from onnxprune.cost import COSTS, CostModel
-from onnxprune.errors import OptionError
+from onnxprune.errors import OptionError, nearest
 from onnxprune.sizing import Sizes
 from onnxprune.trace import Trace
 from onnxprune.widths import Item
@@ -41,7 +41,7 @@ class Budget:
     def of(name: str, limit: float) -> Budget:
         """By the name of a cost model. Raises OptionError."""
         if name not in COSTS:
-            raise OptionError(f"no cost is called '{name}'", where="--budget", hint=", ".join(COSTS))
+            raise OptionError(f"no cost is called '{name}'", where="--budget", hint=nearest(name, COSTS))
         return Budget(COSTS[name], limit)
 
     @staticmethod

@@ -20,7 +20,7 @@ from onnxprune.allocate import Allocation, allocate
 from onnxprune.branches import Flat, flatten
 from onnxprune.candidates import Way
 from onnxprune.cost import Macs
-from onnxprune.errors import OptionError
+from onnxprune.errors import OptionError, nearest
 from onnxprune.functions import Inlined, inline
 from onnxprune.groups import Groups
 from onnxprune.model import Model
@@ -85,7 +85,8 @@ def _matches(trace: Trace, glob: str, where: str) -> set[str]:
     names = [n.label for n in graph.nodes] + [*graph.constants, *trace.tensors]
     found = {n for n in names if n == glob or fnmatch.fnmatchcase(n, glob)}
     if not found:
-        raise OptionError(f"no node or tensor matches '{glob}'", where=where, hint="onnxprune inspect lists the names")
+        hint = nearest(glob.strip("*"), names, "onnxprune inspect lists the names")
+        raise OptionError(f"no node or tensor matches '{glob}'", where=where, hint=hint)
     return found
 
 

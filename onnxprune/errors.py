@@ -72,12 +72,12 @@ class CheckError(OnnxPruneError):
     exit_code = ExitCode.CHECK_FAILED
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint: those of ``known`` that are spelt most like ``name``, or all of them where none is."""
+def nearest(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """A hint: those of ``known`` that are spelt most like ``name``; where none is, ``otherwise``, or all of them."""
     from difflib import get_close_matches  # noqa: PLC0415 (only where something went wrong)
 
     names = list(dict.fromkeys(known))
     close = get_close_matches(name, names, n=3, cutoff=0.6)
     if close:
         return f"did you mean {' or '.join(close)}?"
-    return f"known: {', '.join(names)}"
+    return f"known: {', '.join(names)}" if otherwise is None else otherwise

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from onnxprune.compare import Comparison
 from onnxprune.differ import OutputError
-from onnxprune.errors import CheckError, OptionError
+from onnxprune.errors import CheckError, OptionError, nearest
 from onnxprune.report import Report, SizeReport
 
 #: What --require may limit, by the name that --budget has for it.
@@ -43,7 +43,7 @@ class Requirement:
         if found is None or math.isnan(limit):
             raise OptionError(f"'{text}' is not SIZE<=LIMIT", where="--require", hint="macs<=0.6, in quotes in a shell")
         if found[1] not in SIZES:
-            raise OptionError(f"there is no size '{found[1]}'", where="--require", hint=", ".join(SIZES))
+            raise OptionError(f"there is no size '{found[1]}'", where="--require", hint=nearest(found[1], SIZES))
         return Requirement(found[1], found[2], limit)
 
     def __str__(self) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from onnxprune.elements import dtype_of
-from onnxprune.errors import ModelError, OptionError, OutputError
+from onnxprune.errors import ModelError, OptionError, OutputError, nearest
 from onnxprune.graph import Shape, TensorInfo
 from onnxprune.model import Model
 
@@ -186,9 +186,7 @@ def choose_shapes(model: Model, given: Mapping[str, Shape], part: Model | None =
     inputs = {i.name: i for i in model.graph.inputs if i.elem_type}
     for name, shape in given.items():
         if name not in inputs:
-            raise OptionError(
-                f"the model has no input '{name}'", where="--input-shape", hint=f"inputs: {', '.join(inputs)}"
-            )
+            raise OptionError(f"the model has no input '{name}'", where="--input-shape", hint=nearest(name, inputs))
         dims = inputs[name].dims
         if dims is not None and (
             len(dims) != len(shape) or any(d not in (None, s) for d, s in zip(dims, shape, strict=True))
@@ -257,6 +255,13 @@ def _operators() -> frozenset[tuple[str, str]]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state  # noqa: PLC0415 (heavy: only where models run)
 
     return frozenset((s.domain, s.name) for s in state.get_all_operator_schema())
+
+
+def providers() -> list[str]:
+    """What onnxruntime could run models on here."""
+    import onnxruntime as ort  # noqa: PLC0415 (heavy: only where models run)
+
+    return list(ort.get_available_providers())
 
 
 def has_operator(domain: str, op: str) -> bool:

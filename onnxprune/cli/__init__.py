@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from onnxprune.cli.advise import advise
 from onnxprune.cli.diff import diff
+from onnxprune.cli.doctor import doctor
 from onnxprune.cli.inspect import inspect
 from onnxprune.cli.prune import prune
 from onnxprune.cli.rknn import rknn
 from onnxprune.cli.targets import targets
-from onnxprune.errors import ExitCode, OnnxPruneError
+from onnxprune.errors import ExitCode, OnnxPruneError, OptionError, nearest
 
 
 class _DefaultsToPrune(click.Group):
@@ -23,8 +26,19 @@ class _DefaultsToPrune(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {"--help", "-h", "--version"}
         if args and args[0] not in self.commands and args[0] not in own:
+            self._not_a_command(args[0])
             args = ["prune", *args]
         return super().parse_args(ctx, args)
+
+    def _not_a_command(self, name: str) -> None:
+        """Raise OptionError for a word that is no file and nearly a command."""
+        hint = nearest(name, self.commands, "")
+        if hint and name.isalpha() and not Path(name).exists():
+            raise OptionError(f"there is no command and no file '{name}'", hint=hint)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands, or else files, as a model may stand in their place; first, as bash forgets what was before."""
+        return [CompletionItem(incomplete, type="file"), *super().shell_complete(ctx, incomplete)]
 
 
 @click.group(
@@ -45,7 +59,7 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(ExitCode.USAGE)
 
 
-for command in (prune, inspect, diff, advise, rknn, targets):
+for command in (prune, inspect, diff, advise, rknn, targets, doctor):
     cli.add_command(command)
 
 

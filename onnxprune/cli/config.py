@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from onnxprune.cli import sections
 from onnxprune.errors import OnnxPruneError, OptionError, nearest
 
 #: Where options are looked for in the current folder, in this order.
@@ -117,6 +118,10 @@ class Configured(click.Command):
         """Keep what was given: it is read again for each model."""
         ctx.meta.setdefault(_ARGS, tuple(args))
         return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """In sections."""
+        sections.write(ctx, formatter, sections.PRUNE)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run for each model; the largest exit code of all."""

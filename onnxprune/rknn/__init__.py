@@ -6,6 +6,6 @@ The cycles are the compiler's own estimate, not a measurement on a board.
 from onnxprune.rknn.calibrate import measured
 from onnxprune.rknn.convert import Conversion, Request, convert
 from onnxprune.rknn.log import Layer, parse
-from onnxprune.rknn.toolkit import Built, Job, build
+from onnxprune.rknn.toolkit import Built, Job, build, version
 
-__all__ = ["Built", "Conversion", "Job", "Layer", "Request", "build", "convert", "measured", "parse"]
+__all__ = ["Built", "Conversion", "Job", "Layer", "Request", "build", "convert", "measured", "parse", "version"]

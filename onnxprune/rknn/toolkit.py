@@ -114,6 +114,15 @@ def _interpreter(python: Path | None) -> str:
     return str(python)
 
 
+def version(python: Path | None = None) -> str:
+    """The toolkit's version. Raises ToolError where it is not installed."""
+    code = "from importlib import metadata; print(metadata.version('rknn-toolkit2'))"
+    done = subprocess.run([_interpreter(python), "-c", code], capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise ToolError("is there, but does not say its version", where="rknn-toolkit2", hint=_INSTALL)
+    return done.stdout.strip()
+
+
 def _staged(job: Job, folder: Path, dtype: str) -> dict[str, Any]:
     """The job as the worker reads it, with its inputs written to ``folder``."""
     folder.mkdir()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onnxprune.errors import ModelError, OptionError
+from onnxprune.errors import ModelError, OptionError, nearest
 from onnxprune.groups import Groups
 from onnxprune.scores import activation, fpgm, magnitude, reconstruction, taylor
 from onnxprune.scores.subject import Criterion, Scorer, Scores, Subject
@@ -45,10 +45,8 @@ def resolve(name: str) -> Criterion:
     if name in CRITERIA:
         return CRITERIA[name]
     if ":" not in name:
-        known = ", ".join(CRITERIA)
-        raise OptionError(
-            f"no importance is called '{name}'", where="--importance", hint=f"{known}, or module:function"
-        )
+        hint = nearest(name, CRITERIA, f"{', '.join(CRITERIA)}, or module:function")
+        raise OptionError(f"no importance is called '{name}'", where="--importance", hint=hint)
     found = user_function(name, "--importance")
     return found if isinstance(found, Criterion) else of_weights(found)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune import ops
-from onnxprune.errors import OptionError
+from onnxprune.errors import OptionError, nearest
 from onnxprune.graph import Node
 
 if sys.version_info >= (3, 11):
@@ -113,8 +113,9 @@ def find(name: str) -> Chip:
         return found
     if name.endswith(".toml"):
         return load(Path(name))
-    names = ", ".join(chip.name for chip in shipped())
-    raise OptionError(f"there is no target '{name}'", where="--target", hint=f"{names}, or the path of a .toml")
+    names = [chip.name for chip in shipped()]
+    hint = nearest(name, names, f"{', '.join(names)}, or the path of a .toml")
+    raise OptionError(f"there is no target '{name}'", where="--target", hint=hint)
 
 
 def load(path: Path) -> Chip:
@@ -162,7 +163,7 @@ def _fitting(kind: type, given: dict[str, Any], where: str) -> dict[str, Any]:
     """``given``, if it has the keys of ``kind`` and values of their types."""
     known = {f.name: f for f in fields(kind)}
     if unknown := sorted(set(given) - set(known)):
-        raise OptionError(f"unknown key '{unknown[0]}'", where=where, hint=f"keys: {', '.join(known)}")
+        raise OptionError(f"unknown key '{unknown[0]}'", where=where, hint=nearest(unknown[0], known))
     needed = [n for n, f in known.items() if f.default is MISSING and n not in given]
     if needed:
         raise OptionError(f"'{needed[0]}' is missing", where=where)
