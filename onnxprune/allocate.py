@@ -1,10 +1,10 @@
-"""How many channels of each block stay: the ratio asked for, on widths that are multiples of ``align``.
+"""How many channels of each block stay: the ratio asked for, on widths that are multiples as an alignment says.
 
 Knows blocks and scores, and nothing of where either came from. Every block may keep all of its n channels, or a
-multiple of its step; the step is such that every width it is part of becomes a multiple of ``align``. At align 1 every
-block loses at least its ratio, in whole channels. Above, what is asked for over the network is met as nearly as the
-widths allow: some blocks are rounded down and others up, where the score lost is least. Lossless units go before all
-others, whatever their scores.
+multiple of its step; the step is such that every width it is part of is what it should be a multiple of. Where any
+width will do, every block loses at least its ratio, in whole channels. Else what is asked for over the network is met
+as nearly as the widths allow: some blocks are rounded down and others up, where the score lost is least. Lossless units
+go before all others, whatever their scores.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.alignment import Alignment, can_shrink
 from onnxprune.groups import Groups
 from onnxprune.widths import Family, Item, Scores, family_of, item_of
 
@@ -44,7 +45,7 @@ def allocate(
     scores: Sequence[Scores],
     *,
     ratio: float,
-    align: int,
+    align: Alignment,
     scope: str,
     max_ratio: float | None,
     ratio_of: Mapping[int, float],
@@ -64,13 +65,14 @@ def allocate(
     for group, score in zip(groups, scores, strict=True):
         asked = ratio_of.get(group.index, ratio)
         limit = own_cap if group.index in ratio_of else cap
+        places = align.places(group)
         blocks = [
-            item_of(group, index, score, groups.lossless, align, asked, limit) for index in range(len(group.blocks))
+            item_of(group, index, score, groups.lossless, places, asked, limit) for index in range(len(group.blocks))
         ]
-        whole = [family_of(group, heads, align, len(items)) for heads in group.heads]
-        if align > 1 and not _can_shrink(blocks):
+        whole = [family_of(heads, places, len(items)) for heads in group.heads]
+        if places and not can_shrink([i.width for i in blocks], [i.step for i in blocks]):
             blocks = [replace(item, fixed=True) for item in blocks]
-            notes.update({group.index: f"cannot be narrower and a multiple of {align}: left as it is"} if asked else {})
+            notes.update({group.index: f"cannot be narrower and {align}: left as it is"} if asked else {})
             whole = []
         items += [_without_lossless(item, groups.lossless, max_ratio) for item in blocks] if all_lossless else blocks
         families += whole
@@ -140,19 +142,13 @@ def _without_lossless(item: Item, lossless: NDArray[np.int64], max_ratio: float 
     return replace(item, spare=spare, bottom=0.0 if max_ratio is None else (1 - max_ratio) * item.units.size)
 
 
-def _can_shrink(blocks: Sequence[Item]) -> bool:
-    """Whether a group can be narrower and all its widths multiples: blocks add up, so each of several must be one."""
-    alone = len(blocks) == 1
-    return any(i.width > i.step for i in blocks) and (alone or all(i.width % i.step == 0 for i in blocks))
-
-
 def _by_group(items: Sequence[Item]) -> list[int]:
     """Each block near its own ratio: the width below it at align 1, else one of the two around it, by the total."""
     low, high = [], []
     for item in items:
         wanted = (1 - item.ratio) * item.width
         below = max(item.floor, math.floor(wanted / item.step + 1e-9) * item.step)
-        exact = item.align == 1 or below >= wanted - 1e-9
+        exact = not len(item.aligns) or below >= wanted - 1e-9
         above = below if exact else min(item.width, below + item.step)
         if item.width - below < 1e-9 or item.ratio == 0:
             below = above = item.width

@@ -25,6 +25,7 @@ from onnxprune.plan import Plan
 from onnxprune.progress import Progress, silent
 from onnxprune.report import Inspection, Report
 from onnxprune.source import Source
+from onnxprune.targets import costs
 
 #: Where calibration data is (see README.md), arrays in memory, {input: [N, ...]}, or `Data`, which says how to read it.
 DataSource: TypeAlias = str | os.PathLike[str] | Mapping[str, NDArray[np.generic]] | Data
@@ -67,7 +68,9 @@ def prune(
     *,
     ratio: float | None = None,
     lossless: bool = False,
-    align: int = 1,
+    align: int | None = None,
+    target: str | None = None,
+    dtype: str | None = None,
     budget: str | None = None,
     importance: str | None = None,
     scope: str | None = None,
@@ -101,7 +104,8 @@ def prune(
         ratio=(0.0 if lossless else 0.3) if ratio is None else ratio,
         lossless=lossless,
         align=align,
-        budget=None if budget is None else Budget.parse(budget),
+        target=(priced := costs(target, dtype)),
+        budget=None if budget is None else Budget.parse(budget, priced),
         importance=importance,
         scope=scope,
         exclude=tuple(exclude),

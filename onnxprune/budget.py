@@ -1,33 +1,43 @@
 """Sizes that meet a budget of some cost, where the least score is lost for what is saved.
 
-Steps are taken off one block after another, the cheapest first: by score lost for each unit of cost that it saves, or
-for each channel. What a step saves depends on its neighbours' sizes, and never grows as they shrink, so that a price
-that was computed earlier is a lower bound: it is computed anew when its turn comes.
+Widths are chosen by score lost for each unit of cost saved (`onnxprune.descent`); or all at one ratio, the smallest
+that meets the budget; or by another cost than that of the budget.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.allocate import Allocation
+from onnxprune.allocate import Allocation, Meet
 from onnxprune.cost import COSTS, CostModel
+from onnxprune.descent import Descent
 from onnxprune.errors import OptionError, nearest
 from onnxprune.sizing import Sizes
+from onnxprune.targets import Cycles, Milliseconds
 from onnxprune.trace import Trace
 from onnxprune.widths import Item
 
 #: A uniform ratio is found to this precision: 2 ** -_HALVINGS.
 _HALVINGS = 12
 
+#: Sums of costs that are equal differ by less.
+_ROUNDING = 1 + 1e-9
+
+#: A budget that is met by way of another cost is met to 2 ** -_GUIDED_HALVINGS of that.
+_GUIDED_HALVINGS = 7
+
 
 @dataclass(frozen=True)
 class Budget:
-    """What a model may cost: at most ``limit`` of ``cost``, or, up to 1, that share of what the original costs."""
+    """What a model may cost: at most ``limit`` of ``cost``, or, up to 1, that share of what the original costs.
+
+    Milliseconds are never a share.
+    """
 
     cost: CostModel
     limit: float
@@ -38,24 +48,33 @@ class Budget:
             raise OptionError(f"must be positive, not {self.limit:g}", where="--budget", hint="macs=0.5 keeps half")
 
     @staticmethod
-    def of(name: str, limit: float) -> Budget:
-        """By the name of a cost model. Raises OptionError."""
+    def of(name: str, limit: float, target: Cycles | None = None) -> Budget:
+        """By the name of a cost model, of ``target`` where it is one of a target's. Raises OptionError."""
+        if name in ("cycles", "ms"):
+            if target is None:
+                hint = "give --target: onnxprune targets lists them"
+                raise OptionError(f"{name} are those of a target", where="--budget", hint=hint)
+            return Budget(target if name == "cycles" else Milliseconds(target), limit)
         if name not in COSTS:
-            raise OptionError(f"no cost is called '{name}'", where="--budget", hint=nearest(name, COSTS))
+            raise OptionError(
+                f"no cost is called '{name}'", where="--budget", hint=nearest(name, [*COSTS, "cycles", "ms"])
+            )
         return Budget(COSTS[name], limit)
 
     @staticmethod
-    def parse(text: str) -> Budget:
+    def parse(text: str, target: Cycles | None = None) -> Budget:
         """From ``COST=LIMIT``. Raises OptionError."""
         name, _, number = text.rpartition("=")
         try:
-            return Budget.of(name, float(number))
+            return Budget.of(name, float(number), target)
         except ValueError:
             raise OptionError(f"'{text}' is not COST=LIMIT", where="--budget", hint="macs=0.5 keeps half") from None
 
     def amount(self, original: float) -> float:
-        """The limit in units of the cost."""
-        return self.limit * original if self.limit <= 1 else self.limit
+        """The limit in units of the cost. Raises OptionError where nothing of the model has that cost."""
+        if not original:
+            raise OptionError(f"nothing in this model costs {self.cost.name}", where="--budget", hint="macs=0.5")
+        return self.limit * original if self.limit <= 1 and self.cost.name != "ms" else self.limit
 
     def __str__(self) -> str:
         return f"{self.cost.name}={self.limit:g}"
@@ -72,21 +91,57 @@ def cost_of(trace: Trace, cost: CostModel, dead: NDArray[np.int64]) -> float:
 
 def uniform(trace: Trace, cost: CostModel, target: float, by_ratio: Callable[[float], Allocation]) -> Allocation:
     """The smallest ratio, the same in every group, at which the cost is at most ``target``. Raises OptionError."""
-    low, high = 0.0, 1.0 - 2**-_HALVINGS
+    high = 1.0 - 2**-_HALVINGS
     least = by_ratio(high)
     _check(cost_of(trace, cost, least.dead), target)
-    for _ in range(_HALVINGS):
+    return _smallest(trace, cost, target, by_ratio, high, _HALVINGS) or least
+
+
+def guided(
+    trace: Trace, cost: CostModel, target: float, guide: CostModel, ranked: Callable[[Meet], Allocation]
+) -> Allocation:
+    """Widths that are chosen by ``guide``, of which no more goes than brings ``cost`` to ``target``.
+
+    Raises OptionError where all that can go does not.
+    """
+    whole = cost_of(trace, guide, np.zeros(0, np.int64))
+
+    def at(ratio: float) -> Allocation:
+        return ranked(partial(meet, trace, guide, (1 - ratio) * whole, by_cost=True))
+
+    found = _smallest(trace, cost, target, at, 1.0, _GUIDED_HALVINGS)
+    if found is None:
+        raise OptionError("cannot be met by what saves cycles", where="--budget")
+    return found
+
+
+def _smallest(
+    trace: Trace, cost: CostModel, target: float, by_ratio: Callable[[float], Allocation], high: float, halvings: int
+) -> Allocation | None:
+    """What the smallest ratio gives at which the cost is met; a ratio that cannot be had is too large."""
+    low, least = 0.0, None
+    for _ in range(halvings):
         middle = (low + high) / 2
-        found = by_ratio(middle)
-        if cost_of(trace, cost, found.dead) <= target:
+        found = attempt(partial(by_ratio, middle))
+        if isinstance(found, OptionError):
+            high = middle
+        elif cost_of(trace, cost, found.dead) <= target * _ROUNDING:
             high, least = middle, found
         else:
             low = middle
     return least
 
 
+def attempt(make: Callable[[], Allocation]) -> Allocation | OptionError:
+    """What is made, or why it cannot be."""
+    try:
+        return make()
+    except OptionError as error:
+        return error
+
+
 def _check(cost: float, target: float) -> None:
-    if cost > target * (1 + 1e-9):
+    if cost > target * _ROUNDING:
         raise OptionError(
             f"cannot be met: {target:.4g} is asked for, and {cost:.4g} the least that can be left",
             where="--budget",
@@ -111,52 +166,8 @@ def meet(
     sizes = Sizes(trace, [i.units for i in items], cost)
     for index, item in enumerate(items):
         sizes.keep(index, decided.get(index, item.most))
-    open_ = [i for i in range(len(items)) if i not in decided]
-    total = sizes.cost
-    heap: list[tuple[float, int, int]] = []
-
-    def price(index: int, after: int) -> float:
-        item, now = items[index], sizes.kept[index]
-        lost = item.loss[after] - item.loss[now]
-        saved = -sizes.change(index, after) if by_cost else item.keeps(now - after)
-        return float(lost) / saved if saved > 0 else float("inf")
-
-    def offer(index: int) -> None:
-        item, now = items[index], sizes.kept[index]
-        after = (now - 1) // item.step * item.step
-        if after >= items[index].floor and (found := price(index, after)) < float("inf"):
-            heapq.heappush(heap, (found, index, after))
-
-    for index in open_:
-        offer(index)
-    while heap and total > target:
-        _, index, after = heapq.heappop(heap)
-        now = price(index, after)
-        if now == float("inf"):
-            continue
-        if heap and now > heap[0][0]:
-            heapq.heappush(heap, (now, index, after))
-            continue
-        total += sizes.change(index, after)
-        sizes.keep(index, after)
-        offer(index)
-    _check(total, target)
-    _give_back(items, open_, sizes, target)
+    descent = Descent(items, sizes, [i for i in range(len(items)) if i not in decided], by_cost)
+    descent.to(target * _ROUNDING)
+    _check(sizes.cost, target)
+    descent.improve(target * _ROUNDING)
     return list(sizes.kept)
-
-
-def _give_back(items: Sequence[Item], open_: Sequence[int], sizes: Sizes, target: float) -> None:
-    """The last step may have saved more than was needed: put back what still fits, the dearest first."""
-    total = sizes.cost
-    gains = []
-    for index in open_:
-        item = items[index]
-        now = sizes.kept[index]
-        back = min(item.most, (now // item.step + 1) * item.step)
-        if back > now:
-            gains.append((float(item.loss[back] - item.loss[now]), index, back))
-    for _, index, back in sorted(gains, reverse=True):
-        more = sizes.change(index, back)
-        if total + more <= target:
-            total += more
-            sizes.keep(index, back)

@@ -41,13 +41,16 @@ AUTO = (
 )
 
 
-def ways(importance: str | None, scope: str | None, *, judged: bool) -> tuple[Way, ...]:
-    """Those of `AUTO` that fit what is said, where they can be judged; else one way, by default l2 in each group."""
+def ways(importance: str | None, scope: str | None, *, judged: bool, priced: bool = False) -> tuple[Way, ...]:
+    """Those of `AUTO` that fit what is said, where they can be judged; else one way, by default l2 in each group.
+
+    ``priced``: a target says what widths are worth: then l2 for each unit of cost.
+    """
     if judged and importance in (None, "auto"):
         if scope is None:
             return AUTO
         return tuple(Way(name, scope) for name in dict.fromkeys(way.importance for way in AUTO))
-    return (Way(importance or "l2", scope or "group"),)
+    return (Way(importance or "l2", scope or ("cost" if priced else "group")),)
 
 
 @dataclass(frozen=True)

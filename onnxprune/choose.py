@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -16,6 +17,7 @@ from onnxprune import groups as grouping
 from onnxprune import rewrite as rewriting
 from onnxprune import shapes as shaping
 from onnxprune import trace as tracing
+from onnxprune.alignment import Multiple, TargetBlocks
 from onnxprune.allocate import Allocation, allocate
 from onnxprune.branches import Flat, flatten
 from onnxprune.candidates import Way
@@ -28,6 +30,7 @@ from onnxprune.options import Options
 from onnxprune.rewrite import Rewrite
 from onnxprune.scores.subject import Scorer, Scores, Subject
 from onnxprune.severed import Severed, sever
+from onnxprune.spend import Spending
 from onnxprune.trace import Pinned, Trace
 
 
@@ -58,6 +61,7 @@ class Choice:
     groups: Groups
     notes: Mapping[int, str]
     scores: tuple[Scores, ...] = field(default=(), repr=False)
+    remarks: tuple[str, ...] = ()  # on the whole of it
 
 
 def analyse(model: Model, options: Options) -> Analysis:
@@ -114,11 +118,12 @@ def choose(analysis: Analysis, options: Options, subject: Subject, way: Way, sco
     """Score, allocate and rewrite; what cannot follow is pinned and the choice made again."""
     trace, groups, pins = analysis.trace, analysis.groups, dict(analysis.pins)
     while True:
-        found = scores.score(subject, groups, scorer)
-        allocation = _allocate(subject, groups, options, way, found)
+        scored = scores.score(subject, groups, scorer)
+        allocation = _allocate(subject, groups, scored, options, way)
         result = rewriting.rewrite(trace, allocation.dead)
         if isinstance(result, Rewrite):
-            return Choice(allocation.dead, result, groups, allocation.notes, tuple(found))
+            remarks = _wasteful(subject, groups, scored, options, way, allocation)
+            return Choice(allocation.dead, result, groups, allocation.notes, tuple(scored), remarks)
         new = [int(u) for u in result.units if int(u) not in pins and int(u) not in trace.pinned]
         if not new:
             raise AssertionError(f"{result.reason}, and nothing is left to pin")
@@ -126,28 +131,52 @@ def choose(analysis: Analysis, options: Options, subject: Subject, way: Way, sco
         groups = grouping.group(trace, pins)
 
 
-def _allocate(subject: Subject, groups: Groups, options: Options, way: Way, found: Sequence[Scores]) -> Allocation:
-    trace = subject.trace
-    by_ratio = partial(
+def _allocate(subject: Subject, groups: Groups, scored: Sequence[Scores], options: Options, way: Way) -> Allocation:
+    trace, plain = subject.trace, Multiple(options.align or 1)
+    allocated = partial(
         allocate,
         groups,
-        align=options.align,
         max_ratio=options.max_ratio,
         ratio_of=ratio_of(trace, groups, options),
         all_lossless=options.lossless,
     )
+    align = TargetBlocks(trace, groups, options.target) if options.target and options.align is None else plain
     if options.budget is None and len(options.ways) == 1 and way.scope != "cost":
-        return by_ratio(found, ratio=options.ratio, scope=way.scope)
-    cost = options.budget.cost if options.budget else Macs()
-    if options.budget is None:  # what the ratio leaves of the MACs when each group loses as much
-        plain = scores.score(subject, groups, scores.resolve("l2")(subject))
-        target = budgets.cost_of(trace, cost, by_ratio(plain, ratio=options.ratio, scope="group").dead)
+        return allocated(scored, align=align, ratio=options.ratio, scope=way.scope)
+    cost = options.budget.cost if options.budget else options.target or Macs()
+    if options.budget is None:  # what the ratio leaves of the cost when each group loses as much
+        by_size = scores.score(subject, groups, scores.resolve("l2")(subject))
+        evenly = allocated(by_size, align=align, ratio=options.ratio, scope="group")
+        limit = budgets.cost_of(trace, cost, evenly.dead)
     else:
-        target = options.budget.amount(budgets.cost_of(trace, cost, np.zeros(0, np.int64)))
-    if way.scope == "group":
-        return budgets.uniform(trace, cost, target, lambda ratio: by_ratio(found, ratio=ratio, scope="group"))
-    meet = partial(budgets.meet, trace, cost, target, by_cost=way.scope == "cost")
-    return by_ratio(found, ratio=options.ratio, scope="global", meet=meet)
+        limit = options.budget.amount(budgets.cost_of(trace, cost, np.zeros(0, np.int64)))
+    spending = Spending(trace, groups, scored, allocated, cost, limit, way.scope, options.align, options.target)
+    return spending.allocation()
+
+
+def _wasteful(
+    subject: Subject, groups: Groups, scored: Sequence[Scores], options: Options, way: Way, made: Allocation
+) -> tuple[str, ...]:
+    """What the target's own blocks would give, where ``--align`` says less and that wastes cycles or score."""
+    if options.target is None or options.align is None or not len(groups):
+        return ()
+    block = math.lcm(options.target.precision.out_block, options.target.precision.in_block)
+    if options.align % block == 0:
+        return ()
+    other = budgets.attempt(partial(_allocate, subject, groups, scored, replace(options, align=block), way))
+    if isinstance(other, OptionError):
+        return ()
+    trace, total = subject.trace, sum(float(s.sum()) for s in scored)
+    (now, lost), (then, less) = (
+        (budgets.cost_of(trace, options.target, a.dead), groups.lost(scored, a.dead)) for a in (made, other)
+    )
+    if then >= now and less >= lost:
+        return ()
+    left = " instead of ".join(f"{round(c):,}".replace(",", " ") for c in (then, now))
+    kept = " instead of ".join(f"{100 * (1 - x / total):.1f} %" for x in (less, lost))
+    return (
+        f"{options.target} computes in {block} channels: --align {block} leaves {left} cycles, and {kept} of the score",
+    )
 
 
 def ratio_of(trace: Trace, groups: Groups, options: Options) -> dict[int, float]:

@@ -1,9 +1,10 @@
 """What a model costs, as a function of tensor shapes. All cost models have one signature, so an allocator takes any.
 
-    macs       multiply-accumulates, per run at these shapes
-    params     elements of weights
-    bytes      bytes of weights
-    cycles     what a target's compiler charges (onnxprune.targets)
+    macs         multiply-accumulates, per run at these shapes
+    params       elements of weights
+    bytes        bytes of weights
+    activations  bytes of activations written
+    cycles       what a target's compiler charges, and ms, these by its clock (onnxprune.targets)
 
 The cost of a model is the sum over its nodes, and a node's follows from shapes alone: so a change of widths costs what
 the nodes that see other shapes cost now.
@@ -30,7 +31,11 @@ class CostModel(Protocol):
 
     @property
     def name(self) -> str:
-        """As in ``--budget``: 'macs', 'params', 'bytes', 'cycles'."""
+        """As in ``--budget``: 'macs', 'params', 'bytes', 'activations', 'cycles', 'ms'."""
+
+    @property
+    def stepped(self) -> bool:
+        """Whether a channel less may save nothing, and several together the cost of a block."""
 
     def node(self, graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> float:
         """Cost of ``node`` at these shapes of tensors and constants, of which some may be missing: not known.
@@ -45,6 +50,7 @@ class Macs:
     """Multiply-accumulates by the operator's own count; 0 for an operator that has none."""
 
     name: str = "macs"
+    stepped: bool = False
 
     def node(self, graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> float:
         """MACs of one run of the node."""
@@ -57,6 +63,7 @@ class Params:
     """Elements of weights. One that several nodes read is counted at the first."""
 
     name: str = "params"
+    stepped: bool = False
 
     def node(self, graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> float:
         """Elements of the constants of float and 8-bit types that the node is the first to read."""
@@ -68,6 +75,7 @@ class Bytes:
     """Bytes of weights, as stored in the file. One that several nodes read is counted at the first."""
 
     name: str = "bytes"
+    stepped: bool = False
 
     def node(self, graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> float:
         """Bytes of the constants of float and 8-bit types that the node is the first to read."""
@@ -75,8 +83,22 @@ class Bytes:
         return sum(math.prod(shapes[n]) * _item_bytes(graph.constants[n][0]) for n in own)
 
 
+@dataclass(frozen=True)
+class Activations:
+    """Bytes of activations that nodes write, in the type of the model's first input of floats. Vectors are sizes."""
+
+    name: str = "activations"
+    stepped: bool = False
+
+    def node(self, graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> float:
+        """Bytes of the node's outputs."""
+        written = [n for n in node.outputs if len(shapes.get(n, ())) > 1 and n not in graph.constants]
+        kind = next((i.elem_type for i in graph.inputs if i.elem_type in _FLOATS), TensorProto.FLOAT)
+        return sum(math.prod(shapes[n]) for n in written) * _item_bytes(kind)
+
+
 #: The cost models that need no target, by what --budget calls them.
-COSTS: Mapping[str, CostModel] = {model.name: model for model in (Macs(), Params(), Bytes())}
+COSTS: Mapping[str, CostModel] = {model.name: model for model in (Macs(), Params(), Bytes(), Activations())}
 
 
 @dataclass(frozen=True)

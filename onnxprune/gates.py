@@ -77,7 +77,7 @@ class Measured:
         """Of a run: on held-out samples where there are any, else on the inputs of the proof."""
         proof, learnt = report.proof, report.learnt
         sizes = (report.channels, report.parameters, report.macs, report.file_bytes)
-        named = dict(zip(SIZES, sizes, strict=False))
+        named = {**dict(zip(SIZES, sizes, strict=False)), **report.costs}
         if learnt is not None:
             outputs, on = learnt.final, f"{learnt.held_out} held-out samples"
         else:

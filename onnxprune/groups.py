@@ -114,6 +114,11 @@ class Groups:
         """Prunable channels: the units of all groups."""
         return sum(g.width for g in self.groups)
 
+    def lost(self, scores: Sequence[NDArray[np.float64]], dead: Units) -> float:
+        """The score of ``dead``, but for what is lossless; ``scores``: by group, [width]."""
+        gone = np.setdiff1d(dead, self.lossless)
+        return sum(float(s[np.isin(g.units, gone)].sum()) for g, s in zip(self.groups, scores, strict=True))
+
 
 def group(trace: Trace, extra: Mapping[int, Pinned] | None = None) -> Groups:
     """Group the units of ``trace``; ``extra`` pins more units (by options, or by nodes that could not follow)."""

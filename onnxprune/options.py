@@ -12,6 +12,7 @@ from onnxprune.calibration import Data
 from onnxprune.candidates import Way
 from onnxprune.errors import OptionError
 from onnxprune.graph import Shape
+from onnxprune.targets import Cycles
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,11 @@ class Options:
 
     ratio: float = 0.3
     lossless: bool = False
-    align: int = 1
+    align: int | None = None
     importance: str | None = None
     scope: str | None = None
     budget: Budget | None = None
+    target: Cycles | None = None
     compensate: bool = True
     exclude: tuple[str, ...] = ()
     ratio_for: tuple[tuple[str, float], ...] = ()
@@ -45,7 +47,7 @@ class Options:
             _in_range(f"--ratio-for {glob}", value)
         if self.max_ratio is not None:
             _in_range("--max-ratio", self.max_ratio)
-        if self.align < 1:
+        if self.align is not None and self.align < 1:
             raise OptionError(f"must be at least 1, not {self.align}", where="--align")
         if self.check_n < 0:
             raise OptionError(f"must not be negative, as {self.check_n} is", where="--check-n")
@@ -61,17 +63,19 @@ class Options:
     @property
     def ways(self) -> tuple[Way, ...]:
         """The ways of choosing to try: several where nothing is said and there is calibration data to judge by."""
-        return candidates.ways(self.importance, self.scope, judged=self.data is not None)
+        priced = self.budget is not None and self.target is not None
+        return candidates.ways(self.importance, self.scope, judged=self.data is not None, priced=priced)
 
     def to_json(self) -> dict[str, Any]:
         """As plan and report write them."""
         return {
             "ratio": self.ratio,
             "lossless": self.lossless,
-            "align": self.align,
+            "align": self.align if self.align or self.target else 1,
             "importance": self.ways[0].importance if len(self.ways) == 1 else "auto",
             "scope": self.ways[0].scope if len(self.ways) == 1 else self.scope or "auto",
             "budget": str(self.budget) if self.budget else None,
+            "target": str(self.target) if self.target else None,
             "compensate": self.compensate,
             **({"recover": self.recover} if self.recover else {}),
             "exclude": list(self.exclude),

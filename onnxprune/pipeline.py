@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from importlib import metadata
@@ -24,7 +24,7 @@ from onnxprune.calibration import CalibrationSet
 from onnxprune.candidates import Tried, Way
 from onnxprune.choose import Analysis, Choice, analyse, choose, ratio_of
 from onnxprune.errors import CheckError, ModelError, OnnxPruneError, OptionError
-from onnxprune.graph import Shape
+from onnxprune.graph import Graph, Shape
 from onnxprune.lesson import Lesson, learn
 from onnxprune.model import Model
 from onnxprune.observe import spilling
@@ -259,10 +259,17 @@ def _report(
         parameters=SizeReport(before.parameters, after.parameters),
         macs=SizeReport(before.macs, after.macs),
         file_bytes=SizeReport(given.byte_size, outcome.written.byte_size),
+        costs=_costs(analysis, options, outcome),
         groups=report.group_reports(groups, gone, asked, choice.notes, choice.scores),
         proof=outcome.proof,
         changes=outcome.changes,
-        notes=(*(data.notes if data else ()), *outcome.missed, *_notes(choice, outcome.proof, analysis.severed)),
+        notes=(
+            *(data.notes if data else ()),
+            *outcome.missed,
+            *choice.remarks,
+            *_estimated(options),
+            *_notes(choice, outcome.proof, analysis.severed),
+        ),
         versions=versions(),
         seconds=watch.seconds,
         learnt=outcome.learnt,
@@ -270,6 +277,32 @@ def _report(
         layers=anatomy.layers(trace.model.graph, trace.shapes.shape, outcome.pruned.graph, later),
         slices=anatomy.slices(trace, groups, outcome.plan),
     )
+
+
+def _costs(analysis: Analysis, options: Options, outcome: _Outcome) -> dict[str, SizeReport]:
+    """What a target and a budget make interesting, beside what is always reported."""
+    trace = analysis.trace
+    after = _shapes_after(trace, outcome.choice.rewrite, outcome.pruned)
+    models: dict[str, cost.CostModel] = {"cycles": options.target} if options.target else {}
+    if options.budget and options.budget.cost.name == "activations":
+        models["activations"] = options.budget.cost
+
+    def total(model: cost.CostModel, graph: Graph, shapes: Mapping[str, Shape]) -> int:
+        return round(sum(cost.by_node(model, graph, shapes).values()))
+
+    return {
+        name: SizeReport(total(m, trace.model.graph, trace.shapes.shape), total(m, outcome.pruned.graph, after))
+        for name, m in models.items()
+    }
+
+
+def _estimated(options: Options) -> tuple[str, ...]:
+    """Whose cycles these are."""
+    if options.target is None:
+        return ()
+    chip = options.target.chip
+    source = f"the compiler's estimate ({chip.measured})" if chip.measured else "counted by what documents say"
+    return (f"cycles of {options.target} are {source}, not a board's time",)
 
 
 def _shapes_after(trace: Trace, result: Rewrite, pruned: Model) -> dict[str, Shape]:

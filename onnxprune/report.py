@@ -51,6 +51,10 @@ class SizeReport:
         """What is left."""
         return self.after / self.before if self.before else 1.0
 
+    def to_json(self) -> dict[str, float]:
+        """As the report's file has it."""
+        return {"before": self.before, "after": self.after, "ratio": round(self.ratio, 6)}
+
 
 @dataclass(frozen=True)
 class PartReport:
@@ -134,6 +138,8 @@ class Learnt:
 class Report:
     """One run of `prune`. Shares are of prunable channels; ``lossless``: how many of those removed nobody misses.
 
+    ``costs``: by cost model, what a target or a budget makes interesting: cycles, activations.
+
     ``seconds`` by stage.
     """
 
@@ -159,6 +165,7 @@ class Report:
     layers: tuple[LayerReport, ...] = field(default=(), repr=False)
     slices: tuple[SliceReport, ...] = field(default=(), repr=False)
     command: str = ""  # the command line that makes it again
+    costs: Mapping[str, SizeReport] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The file's text."""
@@ -167,7 +174,9 @@ class Report:
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
             if name in sizes:
-                value = {"before": value.before, "after": value.after, "ratio": round(value.ratio, 6)}
+                value = value.to_json()
+            elif name == "costs":
+                value = {n: size.to_json() for n, size in value.items()}
             elif name in ("groups", "parts", "layers", "slices"):
                 value = [asdict(v) for v in value]
             elif name == "proof":

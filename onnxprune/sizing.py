@@ -1,18 +1,19 @@
 """Tensor shapes, and with them costs, as functions of how many channels each block keeps.
 
-The size of an axis is what always stays of it, and of each block its positions there times the share that is kept.
+The size of an axis is what always stays of it, and of each block its positions there times the share that is kept. A
+node that costs nothing at the original's widths costs nothing at any.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.cost import CostModel
-from onnxprune.graph import Node, Shape
+from onnxprune.graph import Shape
 from onnxprune.labels import Tensor
 from onnxprune.trace import Trace
 
@@ -52,12 +53,15 @@ class Sizes(Mapping[str, Shape]):
             self._axes[name] = (tensor.shape, self._forms(tensor))
         for name, (_, shape) in graph.constants.items():
             self._axes.setdefault(name, (shape, ()))
-        self._touched: dict[int, list[Node]] = {}
-        for node in graph.nodes:
+        self._cost = {n.index: cost for n in graph.nodes if (cost := self.model.node(graph, n, self))}
+        self._seen: dict[tuple[int, ...], float] = {}
+        self._reads: dict[int, list[int]] = {}
+        self._touched: dict[int, list[int]] = {}
+        for node in (graph.nodes[index] for index in self._cost):
             names = [n for n in (*node.inputs, *node.outputs) if n in self._axes]
-            for index in dict.fromkeys(b for n in names for a in self._axes[n][1] for b in a.blocks):
-                self._touched.setdefault(index, []).append(node)
-        self._cost = {n.index: self.model.node(graph, n, self) for n in graph.nodes}
+            self._reads[node.index] = sorted({b for n in names for a in self._axes[n][1] for b in a.blocks})
+            for block in self._reads[node.index]:
+                self._touched.setdefault(block, []).append(node.index)
 
     def _forms(self, tensor: Tensor) -> tuple[_Axis, ...]:
         found = []
@@ -101,17 +105,37 @@ class Sizes(Mapping[str, Shape]):
         """The cost of the whole model."""
         return sum(self._cost.values())
 
-    def change(self, block: int, kept: int) -> float:
-        """By how much the cost changes if ``block`` keeps so many."""
-        now, self.kept[block] = self.kept[block], kept
-        graph = self.trace.model.graph
-        found = sum(self.model.node(graph, n, self) - self._cost[n.index] for n in self._touched.get(block, ()))
-        self.kept[block] = now
+    def counts(self, block: int) -> bool:
+        """Whether any node whose cost is known depends on ``block``."""
+        return block in self._touched
+
+    def beside(self, block: int) -> list[int]:
+        """The other blocks that share a node with ``block``: how much it saves depends on them."""
+        found = {b for node in self._touched.get(block, ()) for b in self._reads[node]}
+        return sorted(found - {block})
+
+    def change(self, kept: Mapping[int, int]) -> float:
+        """By how much the cost changes if some blocks keep so many."""
+        before = {block: self.kept[block] for block in kept}
+        for block, count in kept.items():
+            self.kept[block] = count
+        found = sum(self._node(node) - self._cost[node] for node in self._nodes(kept))
+        for block, count in before.items():
+            self.kept[block] = count
         return found
 
     def keep(self, block: int, kept: int) -> None:
         """Let ``block`` keep so many."""
         self.kept[block] = kept
-        graph = self.trace.model.graph
-        for node in self._touched.get(block, ()):
-            self._cost[node.index] = self.model.node(graph, node, self)
+        self._cost.update((node, self._node(node)) for node in self._touched.get(block, ()))
+
+    def _nodes(self, blocks: Iterable[int]) -> Iterable[int]:
+        return dict.fromkeys(node for block in blocks for node in self._touched.get(block, ()))
+
+    def _node(self, index: int) -> float:
+        """What a node costs now. It follows from what the blocks around it keep, and is computed once for each."""
+        key = (index, *[self.kept[b] for b in self._reads[index]])
+        if key not in self._seen:
+            graph = self.trace.model.graph
+            self._seen[key] = self.model.node(graph, graph.nodes[index], self)
+        return self._seen[key]

@@ -1,7 +1,7 @@
 """What may go of blocks and heads, and which widths are multiples of what the hardware computes in.
 
 Every block may keep all of its n channels, or a multiple of its step; the step is such that every width it is part of
-becomes a multiple of ``align``. Where heads go, steps are counted anew over the rows that are left.
+becomes what it should be a multiple of. Where heads go, steps are counted anew over the rows that are left.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.groups import Block, Group
+from onnxprune.alignment import Place, aligns, step, uses
+from onnxprune.groups import Group
 from onnxprune.heads import Heads
 from onnxprune.units import Units
 
@@ -27,17 +28,17 @@ class Item:
 
     ``units``: [rows, n], least important first, and ``value``, their scores; ``head``: [rows], the head that a row is
     of, or -1; ``uses``: [places, rows], how often a unit of each row stands in each width that must be a multiple of
-    ``align``; ``least``: how many channels must stay in all rows together.
+    ``aligns``, [places]; ``least``: how many channels must stay in all rows together.
     """
 
     group: int
     ratio: float
-    align: int
     least: float
     units: NDArray[np.int64] = field(repr=False)
     value: NDArray[np.float64] = field(repr=False)
     head: NDArray[np.int64] = field(repr=False)
     uses: NDArray[np.int64] = field(repr=False)
+    aligns: NDArray[np.int64] = field(repr=False)
     fixed: bool = False  # nothing can go
     spare: int = 0  # of each row, how many must go as far as widths allow, with ``bottom`` left of all rows together
     bottom: float = 0.0
@@ -54,8 +55,8 @@ class Item:
 
     @cached_property
     def step(self) -> int:
-        """Each row keeps all its channels or a multiple of these: then every width is a multiple of ``align``."""
-        return self.width if self.fixed else _step(self.uses, self.align)
+        """Each row keeps all its channels or a multiple of these: then all widths are multiples as wanted."""
+        return self.width if self.fixed else step(self.uses, self.aligns)
 
     @cached_property
     def loss(self) -> NDArray[np.float64]:
@@ -96,7 +97,7 @@ class Family:
     items: tuple[int, ...]
     places: tuple[NDArray[np.int64], ...] = field(repr=False)
     uses: NDArray[np.int64] = field(repr=False)
-    align: int
+    aligns: NDArray[np.int64] = field(repr=False)
 
     def fits(self, items: Sequence[Item], kept: Sequence[int], gone: NDArray[np.int64]) -> bool:
         """Whether widths are multiples when ``gone`` go and each row of what is left of ``items`` keeps ``kept``."""
@@ -104,31 +105,13 @@ class Family:
         left = np.delete(self.uses, gone, axis=1).sum(axis=1)
         return (
             all(k % i.step == 0 and k >= i.floor for i, k in zip(items, kept, strict=True))
-            and not (left[touched] % self.align).any()
+            and not (left[touched] % self.aligns[touched]).any()
         )
 
 
-def step_of(group: Group, block: Block, align: int) -> int:
-    """The smallest count per row whose multiples make every width that the block is part of a multiple of ``align``."""
-    return _step(_uses(group, block.units[:, 0]), align)
-
-
-def _step(uses: NDArray[np.int64], align: int) -> int:
-    return math.lcm(1, *(align // math.gcd(align, int(n)) for n in uses.sum(axis=1) if n))
-
-
-def _uses(group: Group, units: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[places, n]: how often each of ``units`` stands in each width of a weight."""
-    parts = [p.units for p in group.slices if p.role in ("out", "in") and p.units.ndim == 1]
-    place = {int(u): i for i, u in enumerate(units)}
-    found = np.zeros((len(parts), len(units)), np.int64)
-    for row, part in zip(found, parts, strict=True):
-        for unit, count in zip(*np.unique(part[np.isin(part, units)], return_counts=True), strict=True):
-            row[place[int(unit)]] = count
-    return found
-
-
-def item_of(group: Group, index: int, scores: Scores, lossless: Units, align: int, ratio: float, cap: float) -> Item:
+def item_of(
+    group: Group, index: int, scores: Scores, lossless: Units, places: Sequence[Place], ratio: float, cap: float
+) -> Item:
     """Block ``index`` of a group. ``cap``: the largest share of it that may go."""
     block = group.blocks[index]
     # Below every score: these come first in their block, and their block first in a ranking over the network.
@@ -143,18 +126,16 @@ def item_of(group: Group, index: int, scores: Scores, lossless: Units, align: in
     return Item(
         group.index,
         ratio,
-        align,
         (1 - cap) * block.units.size,
         np.take_along_axis(block.units, order, axis=1),
         np.take_along_axis(value, order, axis=1),
         head,
-        _uses(group, block.units[:, 0]) if align > 1 else np.zeros((0, block.rows), np.int64),
+        uses(block.units[:, 0], places),
+        aligns(places),
     )
 
 
-def family_of(group: Group, heads: Heads, align: int, start: int) -> Family:
-    """Heads of a group whose items are numbered from ``start`` on."""
-    if align == 1:
-        return Family(tuple(start + b for b in heads.blocks), heads.places, np.zeros((0, heads.count), np.int64), align)
-    uses = np.stack([_uses(group, places).sum(axis=1) for places in heads.places], axis=1)
-    return Family(tuple(start + b for b in heads.blocks), heads.places, uses, align)
+def family_of(heads: Heads, places: Sequence[Place], start: int) -> Family:
+    """Heads of a group whose items are numbered from ``start`` on, and that is part of ``places``."""
+    used = np.stack([uses(own, places).sum(axis=1) for own in heads.places], axis=1)
+    return Family(tuple(start + b for b in heads.blocks), heads.places, used, aligns(places))

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from onnxprune.alignment import Multiple, step_of
 from onnxprune.allocate import Allocation, allocate
 from onnxprune.groups import Block, Group, Groups, Slice
 from onnxprune.heads import Heads
-from onnxprune.widths import Scores, step_of
+from onnxprune.widths import Scores
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,15 @@ def run(
     max_ratio: float | None = None,
     ratio_of: Mapping[int, float] | None = None,
 ) -> Allocation:
-    return allocate(groups, scores, ratio=ratio, align=align, scope=scope, max_ratio=max_ratio, ratio_of=ratio_of or {})
+    return allocate(
+        groups,
+        scores,
+        ratio=ratio,
+        align=Multiple(align),
+        scope=scope,
+        max_ratio=max_ratio,
+        ratio_of=ratio_of or {},
+    )
 
 
 def kept(groups: Groups, allocation: Allocation) -> list[int]:
@@ -215,9 +224,9 @@ def test_step_is_the_least_that_makes_every_width_a_multiple() -> None:
     )
     block = Block(units.reshape(1, -1))
     group = Group(0, "g", units, (block,), slices, ())
-    assert step_of(group, block, 16) == 16
-    assert step_of(Group(0, "g", units, (block,), slices[1:], ()), block, 16) == 4
-    assert step_of(group, block, 1) == 1
+    assert step_of(block, Multiple(16).places(group)) == 16
+    assert step_of(block, Multiple(16).places(Group(0, "g", units, (block,), slices[1:], ()))) == 4
+    assert step_of(block, Multiple(1).places(group)) == 1
 
 
 def blocks_of(*widths: int) -> Groups:

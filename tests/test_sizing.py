@@ -51,6 +51,6 @@ def test_shapes_and_costs_at_any_widths_are_those_of_the_rewritten_model(name: s
 
 
 def _stepped(sizes: Sizes, block: int, kept: int) -> float:
-    change = sizes.change(block, kept)
+    change = sizes.change({block: kept})
     sizes.keep(block, kept)
     return change

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fixtures.skeleton import load_skeleton
 from onnxprune import model, pipeline, scores, verify
+from onnxprune.alignment import Multiple, step_of
 from onnxprune.allocate import DEFAULT_MAX_RATIO
 from onnxprune.candidates import Way
 from onnxprune.choose import Analysis, analyse, choose
@@ -18,7 +19,6 @@ from onnxprune.model import Model
 from onnxprune.options import Options
 from onnxprune.passes import run as run_passes
 from onnxprune.scores.subject import Subject
-from onnxprune.widths import step_of
 
 ZOO = sorted((Path(__file__).parents[1] / "fixtures" / "zoo").glob("*.onnx"))
 
@@ -75,7 +75,7 @@ def assert_ratio_is_met(groups: list[Group], gone: Flags, options: Options) -> N
     asked = options.ratio * sum(g.width for g in groups)
     sizes, rooms, wanted = [0], [0], [0.0]
     for group in groups:
-        steps = [step_of(group, block, options.align) for block in group.blocks]
+        steps = [step_of(block, Multiple(options.align or 1).places(group)) for block in group.blocks]
         together = len(steps) == 1 or all(b.width % s == 0 for b, s in zip(group.blocks, steps, strict=True))
         for block, step in zip(group.blocks, steps, strict=True):
             least = max(step, step * -int(-(1 - max(DEFAULT_MAX_RATIO, options.ratio)) * block.width // step))

@@ -45,22 +45,6 @@ def _ratio_for(
     return tuple(found)
 
 
-def _budget(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
-    from onnxprune.budget import Budget  # noqa: PLC0415 (--help must not wait for it)
-
-    return None if value is None else Budget.parse(value)
-
-
-def budget(function: F) -> F:
-    """``--budget COST=LIMIT``."""
-    return click.option(
-        "--budget",
-        metavar="COST=LIMIT",
-        callback=_budget,
-        help="Instead of --ratio: what may be left of macs, params or bytes, as a share (macs=0.5) or a number.",
-    )(function)
-
-
 def input_shape(function: F) -> F:
     """``--input-shape NAME:1,3,224,224``, repeatable."""
     return click.option(
@@ -193,3 +177,23 @@ def checking(*, proven: bool) -> Callable[[Callable[..., Any]], Callable[..., An
         return collected
 
     return decorate
+
+
+def budget(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--target``, ``--dtype`` and ``--budget``, as ``target``, a `Cycles`, and ``budget``, a `Budget`; or None."""
+
+    @wraps(function)
+    def priced(*args: Any, target: str | None, dtype: str | None, budget: str | None, **given: Any) -> Any:
+        from onnxprune import targets  # noqa: PLC0415 (--help must not wait for these)
+        from onnxprune.budget import Budget  # noqa: PLC0415
+
+        costs = targets.costs(target, dtype)
+        return function(*args, target=costs, budget=Budget.parse(budget, costs) if budget else None, **given)
+
+    share = click.option(
+        "--budget",
+        metavar="COST=LIMIT",
+        help="Instead of --ratio: what may be left of macs, params, bytes (of weights), activations (bytes written) or "
+        "the target's cycles, as a share (macs=0.5) or a number; ms=5: by the target's clock.",
+    )
+    return target(required=False)(dtype(share(priced)))

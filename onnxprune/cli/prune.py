@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     "--lossless", is_flag=True, help="Remove all channels that are dead or constant; with --ratio, these first."
 )
 @click.option(
-    "--align", type=int, default=1, show_default=True, help="Every width that changes becomes a multiple of this."
+    "--align", type=int, help="Every width that changes becomes a multiple of this. [default: 1, or by the target]"
 )
 @click.option(
     "--importance",

@@ -38,6 +38,7 @@ def report_text(report: Report) -> list[str]:
         size_row("parameters", report.parameters),
         size_row("MACs", report.macs),
         size_row("bytes", report.file_bytes),
+        *(size_row(name, size) for name, size in report.costs.items()),
     ]
     parts.append(table(("", "before", "after", ""), sizes, right=frozenset({1, 2, 3})))
     parts.append("\n".join(_verdict(report)))

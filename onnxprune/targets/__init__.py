@@ -5,6 +5,6 @@ its numbers came from.
 """
 
 from onnxprune.targets.chip import Chip, Precision, find, shipped
-from onnxprune.targets.cycles import Cycles, Row
+from onnxprune.targets.cycles import Cycles, Milliseconds, Row, costs
 
-__all__ = ["Chip", "Cycles", "Precision", "Row", "find", "shipped"]
+__all__ = ["Chip", "Cycles", "Milliseconds", "Precision", "Row", "costs", "find", "shipped"]

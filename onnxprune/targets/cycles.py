@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxprune import ops
+from onnxprune.errors import OptionError
 from onnxprune.graph import Graph, Node, Shape
 from onnxprune.ops import Kernel
-from onnxprune.targets.chip import Chip, Precision
+from onnxprune.targets.chip import Chip, Precision, find
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,15 @@ class Cycles:
     chip: Chip
     dtype: str
     name: str = "cycles"
+    stepped: bool = True
 
     @classmethod
     def of(cls, chip: Chip, dtype: str | None) -> Cycles:
         """The chip at ``dtype``, or at its first. Raises OptionError."""
         return cls(chip, chip.precision(dtype)[0])
+
+    def __str__(self) -> str:
+        return f"{self.chip.name} {self.dtype}"
 
     @property
     def precision(self) -> Precision:
@@ -72,6 +77,37 @@ class Cycles:
         """The rows that the node becomes; none where it costs no cycles of its own, or its shapes are not known."""
         kernel = ops.kernel_of(node, shapes)
         return () if kernel is None else rows(kernel, around(graph, node, shapes, self.precision), self.precision)
+
+
+def costs(target: str | None, dtype: str | None) -> Cycles | None:
+    """The cycles of a target by name or path, None without one. Raises OptionError."""
+    if target is not None:
+        return Cycles.of(find(target), dtype)
+    if dtype is not None:
+        raise OptionError("is what a target computes in", where="--dtype", hint="give --target too")
+    return None
+
+
+@dataclass(frozen=True)
+class Milliseconds:
+    """The cost model of a chip at one precision and its clock: what its compiler estimates, not a board's time."""
+
+    cycles: Cycles
+    name: str = "ms"
+    stepped: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise OptionError for a chip whose clock is not known."""
+        if not self.cycles.chip.clock_mhz:
+            raise OptionError(
+                f"target {self.cycles.chip.name} has no clock",
+                where="--budget",
+                hint="cycles=..., or a target file with clock_mhz",
+            )
+
+    def node(self, graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> float:
+        """Milliseconds of one run of the node."""
+        return self.cycles.node(graph, node, shapes) / self.cycles.chip.clock_mhz / 1000
 
 
 def around(graph: Graph, node: Node, shapes: Mapping[str, Shape], precision: Precision) -> Around:
