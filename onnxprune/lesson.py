@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxprune.calibration import CalibrationSet
+from onnxprune.graph import Shape
 from onnxprune.model import Model
-from onnxprune.observe import Observations, Spill, observe, products
+from onnxprune.observe import LEAST_ROWS, Observations, Product, Spill, observe, products
 from onnxprune.progress import Progress
 from onnxprune.trace import Trace
 
@@ -20,8 +23,19 @@ class Lesson:
     seen: Observations = field(repr=False)
 
 
+#: No more samples are looked at than give every product `observe.LEAST_ROWS` rows, but these: rows of one are alike.
+LEAST_SAMPLES = 64
+
+
 def learn(trace: Trace, reference: Model, data: CalibrationSet, spill: Spill, progress: Progress) -> Lesson:
-    """Run ``reference`` on ``data``. Raises ModelError where onnxruntime cannot."""
+    """Run ``reference`` on as much of ``data`` as helps. Raises ModelError where onnxruntime cannot."""
     shapes = {**trace.shapes.shape, **{n: s for n, (_, s) in reference.graph.constants.items()}}
-    seen = observe(reference, products(reference, shapes), data, shapes, spill, progress)
-    return Lesson(reference, data, seen)
+    found = products(reference, shapes)
+    data = data.head(_enough(found, shapes))
+    return Lesson(reference, data, observe(reference, found, data, shapes, spill, progress))
+
+
+def _enough(found: Sequence[Product], shapes: Mapping[str, Shape]) -> int:
+    """How many samples give every product enough rows."""
+    rows = [math.prod(shapes[p.target]) / shapes[p.target][p.form.made] / shapes[p.target][0] for p in found]
+    return max([LEAST_SAMPLES, *(math.ceil(LEAST_ROWS / max(r, 1.0)) for r in rows)])

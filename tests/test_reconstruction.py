@@ -1,4 +1,4 @@
-"""Reconstruction scores are what least squares says of the original's own activations."""
+"""What is learnt of the original: reconstruction scores are what least squares says of its own activations."""
 
 from __future__ import annotations
 
@@ -74,3 +74,17 @@ def test_nothing_takes_over_at_a_depthwise_convolution(monkeypatch: pytest.Monke
     expected = [energy[i] / energy.sum() + missed(r, y, [i]) for i in range(8)]
     assert first == int(np.argmin(expected))
     assert found[first] == pytest.approx(expected[first], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("reader", "used"), [("y = Conv(h, w1) }", 64), ("p = GlobalAveragePool(h)\ny = Conv(p, w1) }", 90)]
+)
+def test_no_more_samples_are_looked_at_than_give_every_layer_thousands_of_rows(reader: str, used: int) -> None:
+    proto = build(f"{HEAD.replace('8,8', '32,32')} float[5,8,1,1] w1> {NODES} {reader}")
+    model = from_proto(proto)
+    analysis = analyse(model, Options(input_shapes={"x": (1, 3, 32, 32)}))
+    x = np.zeros((90, 3, 32, 32), np.float32)
+    data = from_arrays({"x": x}, model, analysis.trace.shapes.inputs)
+    with spilling() as spill:
+        lesson = learn(analysis.trace, model, data, spill, lambda *_: None)
+    assert lesson.data.count == sum(p.samples for p in lesson.seen.parts) == used
