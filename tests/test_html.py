@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import string
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -125,6 +127,43 @@ def test_locale_decides_the_language(environment: dict[str, str], language: str)
 )
 def test_each_kind_of_number_is_written_in_one_way(text: str, wanted: str) -> None:
     assert text == wanted
+
+
+@pytest.mark.parametrize(
+    ("sentence", "wanted"),
+    [
+        ("is the graph output 'y'", "是图的输出“y”"),
+        ("/a: b: is read inside Loop", "/a: b: 在 Loop 内部被读取"),
+        ("n: cannot follow: X has no rule", "n: 无法随之改写\uff1aX has no rule"),
+        ("this is summed over nothing", None),
+    ],
+)
+def test_sentences_are_translated_by_their_ends_and_names_stay(sentence: str, wanted: str | None) -> None:
+    assert strings.translated(sentence, "en") == sentence
+    assert strings.translated(sentence, "zh") == wanted
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """All texts in a module, with names in them as it would fill them in."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = {id(v) for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) for v in n.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            yield "".join(str(v.value) if isinstance(v, ast.Constant) else "n" for v in node.values)
+
+
+def test_every_reason_that_a_rule_gives_is_known_in_chinese() -> None:
+    root = FOLDER.parent
+    modules = [
+        *sorted((root / "ops").glob("*.py")),
+        *(root / f"{n}.py" for n in ("trace", "labels", "groups", "choose")),
+    ]
+    start = re.compile(r"(is|needs|masks|runs through|gives|meets|stands for|would go|its parts|\w+ has no rule)\b")
+    reasons = {t for m in modules for t in texts_of(m) if start.match(t) and "\n" not in t}
+    assert len(reasons) > 40
+    assert {r for r in reasons if strings.translated(r, "zh") is None} == set()
 
 
 # --- the page -------------------------------------------------------------------------------------------------------
@@ -302,8 +341,7 @@ def test_a_cut_is_drawn_where_the_scores_are_cut(
     assert ((chart.below, chart.above) if chart.cut is not None else None) == cut
     assert bool(chart.removed) == bool(removed)
     assert bool(chart.kept) == (len(removed) < len(values))
-    bars = (chart.removed + chart.kept).count("M")
-    assert bars == min(len(values), charts.MOST_BARS)
+    assert (chart.removed + chart.kept).count("h") == min(len(values), charts.MOST_BARS) == chart.width
 
 
 def test_dots_of_equal_and_of_far_apart_values_stay_inside() -> None:

@@ -18,6 +18,12 @@ MOST_TRACED = 400
 #: Bars of a score chart; of more channels, each bar is several.
 MOST_BARS = 66
 
+#: Up to so many bars stand apart.
+MOST_APART = 40
+
+#: The height of a score chart, in its own units.
+HEIGHT = 26
+
 
 @dataclass(frozen=True)
 class Line:
@@ -119,8 +125,8 @@ class Scores:
     ``below`` and ``above``: the scores beside it.
     """
 
-    width: float
-    height: float
+    width: int
+    height: int
     removed: str
     kept: str
     low: float
@@ -130,8 +136,8 @@ class Scores:
     above: float = 0.0
 
 
-def scores(values: Sequence[float], removed: Sequence[int], width: float = 132, height: float = 26) -> Scores:
-    """The chart of one group's scores, lowest first, from zero up."""
+def scores(values: Sequence[float], removed: Sequence[int]) -> Scores:
+    """The chart of one group's scores, lowest first, from zero up; each bar is 1 wide."""
     value = np.asarray(values)
     gone = np.zeros(len(value), np.bool_)
     gone[list(removed)] = True
@@ -140,17 +146,27 @@ def scores(values: Sequence[float], removed: Sequence[int], width: float = 132, 
     bars = min(len(value), MOST_BARS)
     edges = np.linspace(0, len(value), bars + 1).astype(int)
     top = float(value[-1]) or 1.0
-    step = width / bars
-    gap = 1.0 if step >= 3 else 0.0
-    paths = {True: "", False: ""}
-    for i, (a, b) in enumerate(pairwise(edges)):
-        tall = max(0.6, height * max(0.0, float(value[a:b].mean())) / top)
-        paths[bool(gone[a:b].mean() >= 0.5)] += f"M{i * step:.4g} {height}v{-tall:.3g}h{step - gap:.3g}v{tall:.3g}z"
+    tall = [max(0.5, HEIGHT * max(0.0, float(value[a:b].mean())) / top) for a, b in pairwise(edges)]
+    went = [bool(gone[a:b].mean() >= 0.5) for a, b in pairwise(edges)]
+    gap = 0.2 if bars <= MOST_APART else 0.0
+    paths = [_bars(tall, [w == side for w in went], gap) for side in (True, False)]
     count = int(gone.sum())
     clean = 0 < count < len(value) and bool(gone[:count].all())
     beside = (float(value[count - 1]), float(value[count])) if clean else (0.0, 0.0)
-    cut = width * count / len(value) - gap / 2 if clean else None
-    return Scores(width, height, paths[True], paths[False], float(value[0]), float(value[-1]), cut, *beside)
+    cut = bars * count / len(value) - gap / 2 if clean else None
+    return Scores(bars, HEIGHT, paths[0], paths[1], float(value[0]), float(value[-1]), cut, *beside)
+
+
+def _bars(tall: Sequence[float], drawn: Sequence[bool], gap: float) -> str:
+    """An outline for each of the bars that are ``drawn``; where bars touch, for each run of them."""
+    path = ""
+    for i, y in enumerate(tall):
+        if drawn[i]:
+            starts = bool(gap) or not i or not drawn[i - 1]
+            ends = bool(gap) or i + 1 == len(tall) or not drawn[i + 1]
+            path += f"M{i} {HEIGHT}" if starts else ""
+            path += f"V{round(HEIGHT - y, 1):g}h{1 - gap:g}" + (f"V{HEIGHT}" if ends else "")
+    return path
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,22 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from onnxprune.html import charts, figures
-from onnxprune.html.strings import Say, sayer
+from onnxprune.html.strings import Say, sayer, translated
 from onnxprune.report import GroupReport, Learnt, PartReport, Report, SizeReport
 
 _FOLDER = Path(__file__).parent
+
+#: Rows of a table that are there from the start; the script shows the others when they are wanted.
+PAGE = 200
 
 #: How many of the worst samples are named.
 _WORST = 10
 
 #: Behind which characters of a name a line may break.
 _BREAKS = re.compile("(?<=[/._:])")
+
+#: How many tensors inside are listed, of the largest errors.
+_MOST_INSIDE = 100
 
 _NONE = "\u2013"
 
@@ -39,18 +45,20 @@ def page(report: Report, language: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["said"] = lambda text: _said(text, language)
     environment.filters["broken"] = lambda text: markupsafe.Markup("<wbr>").join(_BREAKS.split(text))
     say = sayer(language)
     template = environment.get_template("report.html")
-    return template.render(
+    text = template.render(
         lang=language,
         say=say,
         f=figures,
         report=report,
-        style=(_FOLDER / "report.css").read_text(encoding="utf-8"),
-        script=(_FOLDER / "report.js").read_text(encoding="utf-8"),
         model=PurePath(report.model).name,
         output=PurePath(report.output).name,
+        style=(_FOLDER / "report.css").read_text(encoding="utf-8"),
+        script=(_FOLDER / "report.js").read_text(encoding="utf-8"),
+        page=PAGE,
         sizes=list(_sizes(report, say)),
         parts=list(_parts(report)),
         lanes=charts.diagram([p.feeds for p in report.parts]),
@@ -60,10 +68,18 @@ def page(report: Report, language: str) -> str:
         most_parameters=max((x.parameters.before for x in report.layers), default=0) or 1,
         samples=_samples(report.learnt),
         data=_data(report, say),
+        inside=sorted(report.proof.inside, key=lambda e: -e.relative)[:_MOST_INSIDE] if report.proof else (),
         shapes=_shapes(report.proof.shapes) if report.proof else "",
         made=list(_made(report, say)),
         zip=zip,
     )
+    return re.sub(r"(?<=>)\s*\n\s*(?=<)", "", text)  # margins would be a third of the nodes of the page
+
+
+def _said(text: str, language: str) -> tuple[str, str]:
+    """A sentence that is not the page's own, and the language that it is in."""
+    found = translated(text, language)
+    return (text, "en") if found is None else (found, "zh-CN" if language == "zh" else language)
 
 
 @dataclass(frozen=True)
@@ -173,7 +189,7 @@ def _data(report: Report, say: Say) -> Mapping[str, Any]:
         for s in report.slices
     ]
     words = {key: say(key, **{n: "{" + n + "}" for n in names}) for key, names in _SCRIPT_WORDS.items()}
-    return {"texts": list(texts), "rows": rows, "words": words}
+    return {"texts": list(texts), "rows": rows, "words": words, "page": PAGE}
 
 
 #: What the script says by itself, with the values that it fills in.

@@ -14,135 +14,6 @@
     });
   }
 
-  // The plan: rows are made when they are wanted
-  const PAGE = 100;
-  const plan = document.querySelector("table.plan");
-  const more = document.querySelector("button.more");
-  const texts = data.texts;
-  const slices = data.rows.map((r, place) => ({
-    place, cells: [texts[r[2]], texts[r[1]], texts[r[0]], r[3], r[4], texts[r[6]]], kept: r[5],
-    key: [texts[r[2]], texts[r[1]], texts[r[0]], texts[r[6]]].join("\n").toLowerCase(),
-  }));
-  const labels = plan ? Array.from(plan.tHead.rows[0].cells, (head) => head.textContent.trim()) : [];
-  const broken = (text) => text.split(/(?<=[/._:,])/).flatMap((part) => [part, document.createElement("wbr")]);
-  let matching = slices;
-  let shown = PAGE;
-  function drawPlan() {
-    if (!plan) return;
-    const body = document.createElement("tbody");
-    for (const slice of matching.slice(0, shown)) {
-      const row = body.insertRow();
-      slice.cells.forEach((text, column) => {
-        const cell = document.createElement(column ? "td" : "th");
-        if (!column) cell.scope = "row";
-        cell.className = column === 3 || column === 4 ? "n" : "name";
-        if (column) cell.dataset.l = labels[column];
-        cell.append(...(typeof text === "string" ? broken(text) : [column === 4 ? `${count(text)} → ${count(slice.kept)}` : text]));
-        row.append(cell);
-      });
-    }
-    plan.tBodies[0].replaceWith(body);
-    name(plan);
-    const left = Math.max(0, matching.length - shown);
-    more.hidden = !left;
-    more.textContent = say("more", { count: count(left) });
-  }
-  if (more) more.addEventListener("click", () => { shown = Infinity; drawPlan(); });
-  addEventListener("beforeprint", () => { shown = Infinity; drawPlan(); });
-
-  // Search: every word must occur
-  const find = document.getElementById("find");
-  const found = document.getElementById("found");
-  const network = document.querySelector("table.network");
-  const rows = (table) => Array.from(table.tBodies[0].rows);
-  const searched = [network, document.querySelector("table.layers")].map((table) =>
-    rows(table).map((row) => ({ row, key: row.textContent.toLowerCase() })));
-  function filter() {
-    const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const fits = (key) => words.every((word) => key.includes(word));
-    const counts = searched.map((list) => {
-      let n = 0;
-      for (const { row, key } of list) { row.hidden = !fits(key); n += row.hidden ? 0 : 1; }
-      return n;
-    });
-    matching = slices.filter((slice) => fits(slice.key));
-    shown = PAGE;
-    order(matching);
-    drawPlan();
-    loosen();
-    found.textContent = words.length ? say("found", { parts: counts[0], layers: counts[1], slices: matching.length }) : "";
-  }
-  find.addEventListener("input", filter);
-  for (const link of document.querySelectorAll("a[data-find]")) {
-    link.addEventListener("click", () => {
-      find.value = link.dataset.find;
-      filter();
-      document.getElementById("plan-h").focus({ preventScroll: true });
-    });
-  }
-
-  // Sorting: by the values that cells carry; numbers start with the largest
-  function sorted(list, kind, up, value) {
-    const by = kind === "number" ? (a, b) => value(a) - value(b) : (a, b) => String(value(a)).localeCompare(value(b), undefined, { numeric: true });
-    return list.sort((a, b) => (up ? by(a, b) : by(b, a)));
-  }
-  let planOrder = null;
-  function order(list) {
-    if (planOrder) sorted(list, planOrder.kind, planOrder.up, (slice) => slice.cells[planOrder.column]);
-    else list.sort((a, b) => a.place - b.place);
-  }
-  for (const button of document.querySelectorAll("button.sort")) {
-    button.addEventListener("click", () => {
-      const head = button.parentElement;
-      const kind = head.dataset.kind;
-      const table = head.closest("table");
-      const now = head.getAttribute("aria-sort");
-      const up = now ? now === "descending" : kind === "text" || head.classList.contains("g");
-      for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
-      head.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const column = head.cellIndex;
-      if (table === plan) {
-        planOrder = { kind, up, column };
-        order(matching);
-        drawPlan();
-        return;
-      }
-      const value = (row) => (kind === "number" ? Number(row.cells[column].dataset.v) : row.cells[column].textContent);
-      table.tBodies[0].append(...sorted(rows(table), kind, up, value));
-      loosen();
-    });
-  }
-  function loosen() {
-    const ordered = network.querySelector("th.g").getAttribute("aria-sort") === "ascending";
-    network.classList.toggle("loose", !ordered || find.value.trim() !== "");
-  }
-
-  // Where a part leads: its lines and the rows that read it
-  const parts = rows(network);
-  function light(row, on) {
-    const place = Number(row.cells[0].dataset.v);
-    for (const path of network.querySelectorAll(`path[data-s="${place}"]`)) path.classList.toggle("lit", on);
-    for (const target of row.dataset.feeds.split(" ").filter(Boolean)) parts[target].classList.toggle("lit", on);
-  }
-  for (const [enter, leave] of [["mouseover", "mouseout"], ["focusin", "focusout"]]) {
-    network.tBodies[0].addEventListener(enter, (e) => light(e.target.closest("tr"), true));
-    network.tBodies[0].addEventListener(leave, (e) => light(e.target.closest("tr"), false));
-  }
-  addEventListener("keydown", (e) => {
-    if (e.key === "Escape") for (const why of document.querySelectorAll(".why:hover, .why:focus-within")) why.classList.add("shut");
-  });
-  for (const why of document.querySelectorAll(".why")) {
-    for (const event of ["mouseleave", "focusout"]) why.addEventListener(event, () => why.classList.remove("shut"));
-  }
-
-  const copy = document.querySelector("button.copy");
-  if (copy) copy.addEventListener("click", () => {
-    const code = copy.previousElementSibling;
-    const done = () => { copy.textContent = say("copied"); setTimeout(() => { copy.textContent = say("copy"); }, 1500); };
-    if (navigator.clipboard) navigator.clipboard.writeText(code.textContent).then(done, () => getSelection().selectAllChildren(code));
-    else getSelection().selectAllChildren(code);
-  });
-
   // On narrow screens rows are blocks, and must stay rows to who listens
   function name(table) {
     const as = (list, role) => { for (const part of list) part.setAttribute("role", role); };
@@ -153,6 +24,154 @@
     as(table.querySelectorAll("th[scope=col]"), "columnheader");
     as(table.querySelectorAll("th[scope=row]"), "rowheader");
   }
-  drawPlan();
+
+  // A listing: a table that shows some of its items, in some order, a page of them at first.
+  // An item has the text that is searched (key), and row() and value(column).
+  class Listing {
+    constructor(table, items, rest) {
+      Object.assign(this, { table, items, rest, matching: items.slice(), shown: data.page, order: null });
+      this.body = table.tBodies[0];
+      this.more = table.parentElement.querySelector("button.more");
+      this.more.addEventListener("click", () => this.all());
+      addEventListener("beforeprint", () => this.all());
+      for (const button of table.querySelectorAll("button.sort")) button.addEventListener("click", () => this.sort(button.parentElement));
+      this.tell();
+    }
+    // Rows that nobody asked for yet are text: a page of thousands would take seconds to lay out
+    complete() {
+      if (!this.rest) return;
+      const items = this.rest.items();
+      this.rest = null;
+      this.items.push(...items);
+      this.matching.push(...items);
+    }
+    all() {
+      this.complete();
+      this.shown = Infinity;
+      this.draw();
+    }
+    draw() {
+      this.body.replaceChildren(...this.matching.slice(0, this.shown).map((item) => item.row()));
+      name(this.table);
+      this.tell();
+    }
+    tell() {
+      const left = Math.max(0, this.matching.length - this.shown) + (this.rest ? this.rest.count : 0);
+      this.more.hidden = !left;
+      this.more.textContent = say("more", { count: count(left) });
+      this.table.classList.toggle("loose", this.order !== null || this.matching.length < this.items.length);
+    }
+    filter(fits) {
+      this.complete();
+      this.shown = data.page;
+      this.matching = this.items.filter((item) => fits(item.key));
+      if (this.order) this.matching.sort(this.order);
+      this.draw();
+      return this.matching.length;
+    }
+    sort(head) {
+      this.complete();
+      const now = head.getAttribute("aria-sort");
+      const first = head.classList.contains("g"); // in execution order, as they came
+      const number = head.dataset.kind === "number";
+      const up = now ? now === "descending" : !number || first; // numbers start with the largest
+      for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const by = number ? (a, b) => a - b : new Intl.Collator(undefined, { numeric: true }).compare;
+      const at = head.cellIndex;
+      const compare = (a, b) => (up ? 1 : -1) * by(a.value(at, number), b.value(at, number));
+      this.order = first && up ? null : compare;
+      this.matching.sort(compare);
+      this.draw();
+    }
+  }
+
+  // Rows of the network and of layers are in the page
+  function standing(selector) {
+    const table = document.querySelector(selector);
+    const value = (row, at, number) => (number ? Number(row.cells[at].dataset.v) : row.cells[at].textContent);
+    const item = (row) => ({ key: row.textContent.toLowerCase(), row: () => row, value: (...of) => value(row, ...of) });
+    const text = table.parentElement.querySelector("script.rest");
+    const parsed = () => {
+      const body = document.createElement("tbody");
+      body.innerHTML = text.textContent;
+      return Array.from(body.rows, item);
+    };
+    const rest = text && { count: Number(text.dataset.count), items: parsed };
+    return new Listing(table, Array.from(table.tBodies[0].rows, item), rest);
+  }
+
+  // Those of the plan are made when they are wanted
+  function planned(table) {
+    const labels = Array.from(table.tHead.rows[0].cells, (head) => head.textContent.trim());
+    const broken = (text) => text.split(/(?<=[/._:,])/).flatMap((part) => [part, document.createElement("wbr")]);
+    function made(cells, kept) {
+      const row = document.createElement("tr");
+      cells.forEach((text, at) => {
+        const cell = row.appendChild(document.createElement(at ? "td" : "th"));
+        if (at) cell.dataset.l = labels[at]; else cell.scope = "row";
+        cell.className = typeof text === "number" ? "n" : "name";
+        cell.append(...(typeof text === "string" ? broken(text) : [at === 4 ? `${count(text)} → ${count(kept)}` : text]));
+      });
+      return row;
+    }
+    const text = data.texts;
+    const list = new Listing(table, data.rows.map(([groups, node, tensor, axis, size, kept, removed]) => {
+      const cells = [text[tensor], text[node], text[groups], axis, size, text[removed]];
+      let row = null;
+      return { key: cells.join("\n").toLowerCase(), row: () => row || (row = made(cells, kept)), value: (at) => cells[at] };
+    }));
+    list.draw();
+    return list;
+  }
+
+  const network = document.querySelector("table.network");
+  const parts = standing("table.network");
+  const layers = standing("table.layers");
+  const plan = document.querySelector("table.plan");
+  const slices = plan ? planned(plan) : { filter: () => 0 };
   document.querySelectorAll("table").forEach(name);
+
+  // Search: every word must occur
+  const find = document.getElementById("find");
+  const found = document.getElementById("found");
+  function filter() {
+    const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const fits = (key) => words.every((word) => key.includes(word));
+    const counts = { parts: parts.filter(fits), layers: layers.filter(fits), slices: slices.filter(fits) };
+    found.textContent = words.length ? say("found", counts) : "";
+  }
+  find.addEventListener("input", filter);
+  network.addEventListener("click", (e) => {
+    const link = e.target.closest("a[data-find]");
+    if (!link) return;
+    find.value = link.dataset.find;
+    filter();
+    document.getElementById("plan-h").focus({ preventScroll: true });
+  });
+
+  // Where a part leads: its lines and the rows that read it
+  function light(row, on) {
+    const place = Number(row.cells[0].dataset.v);
+    for (const path of network.querySelectorAll(`path[data-s="${place}"]`)) path.classList.toggle("lit", on);
+    for (const target of row.dataset.feeds.split(" ").filter((n) => n && n in parts.items)) parts.items[target].row().classList.toggle("lit", on);
+  }
+  for (const [enter, leave] of [["mouseover", "mouseout"], ["focusin", "focusout"]]) {
+    network.tBodies[0].addEventListener(enter, (e) => light(e.target.closest("tr"), true));
+    network.tBodies[0].addEventListener(leave, (e) => light(e.target.closest("tr"), false));
+  }
+  addEventListener("keydown", (e) => {
+    if (e.key === "Escape") for (const why of document.querySelectorAll(".why:hover, .why:focus-within")) why.classList.add("shut");
+  });
+  for (const event of ["mouseout", "focusout"]) {
+    network.addEventListener(event, () => { for (const why of network.querySelectorAll(".shut")) why.classList.remove("shut"); });
+  }
+
+  const copy = document.querySelector("button.copy");
+  if (copy) copy.addEventListener("click", () => {
+    const code = copy.previousElementSibling;
+    const done = () => { copy.textContent = say("copied"); setTimeout(() => { copy.textContent = say("copy"); }, 1500); };
+    if (navigator.clipboard) navigator.clipboard.writeText(code.textContent).then(done, () => getSelection().selectAllChildren(code));
+    else getSelection().selectAllChildren(code);
+  });
 })();
