@@ -107,22 +107,12 @@ def advise(trace: Trace, groups: Groups, costs: Cycles) -> Advice:
 
 def _padding(trace: Trace, node: Node, costs: Cycles) -> Padding | None:
     """What the layer would cost if blocks could be filled in part: linear in its channels."""
-    shapes = trace.shapes.shape
-    rows = costs.rows(trace.model.graph, node, shapes)
+    graph, shapes = trace.model.graph, trace.shapes.shape
     kernel = ops.kernel_of(node, shapes)
-    if not rows or kernel is None or kernel.groups > 1:
+    if kernel is None:
         return None
-    p = costs.precision
-    wasted = 0.0
-    for row in rows:
-        real = row.npu * (row.into / _up(row.into, p.in_block)) * (row.out / _up(row.out, p.out_block))
-        wasted += row.total - max(real, min(row.ddr, row.total))
-    cycles = sum(row.total for row in rows)
-    return Padding(node.label, cycles, round(wasted), kernel.into, kernel.out)
-
-
-def _up(number: int, block: int) -> int:
-    return -(-number // block) * block
+    cycles, wasted = costs.node(graph, node, shapes), costs.padding(graph, node, shapes)
+    return Padding(node.label, round(cycles), round(wasted), kernel.into, kernel.out)
 
 
 def _edge(trace: Trace, group: Group, costs: Cycles, width: int) -> Edge | None:

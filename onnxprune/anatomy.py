@@ -8,18 +8,19 @@ channels (an attention's weights, a gate).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.cost import Macs, Params, by_node
+from onnxprune.cost import Macs, Params
 from onnxprune.graph import Graph, Node, Shape
 from onnxprune.groups import Groups
 from onnxprune.labels import Tensor
 from onnxprune.plan import AxisKept, Plan
 from onnxprune.report import LayerReport, PartReport, SizeReport, SliceReport
+from onnxprune.targets import Cycles
 from onnxprune.trace import Trace
 
 Found = frozenset[int]
@@ -106,19 +107,22 @@ def _parts_in(trace: Trace, part_of: NDArray[np.int64], tensor: Tensor) -> Found
     return frozenset(np.unique(np.concatenate(found)).tolist()) - {-1}
 
 
+Priced = Callable[[Graph, Node, Mapping[str, Shape]], float]
+
+
 def layers(
-    graph: Graph, shapes: Mapping[str, Shape], after: Graph, later: Mapping[str, Shape]
+    graph: Graph, shapes: Mapping[str, Shape], after: Graph, later: Mapping[str, Shape], target: Cycles | None
 ) -> tuple[LayerReport, ...]:
-    """Every node that has MACs or weights, in execution order, and what it costs in the network ``after``."""
-    costs = [(by_node(c, graph, shapes), by_node(c, after, later)) for c in (Params(), Macs())]
+    """Every node that has weights or costs something, in execution order, and the same in the network ``after``."""
+    prices: list[Priced] = [Params().node, Macs().node, *((target.node, target.padding) if target else ())]
     same = {n.label: n for n in after.nodes}
     found = []
     for node in graph.nodes:
         weight = _weight(graph, node)
         now = same.get(node.label) or _reader(after, weight)  # a node without a name is called by its output
         sizes = [
-            SizeReport(round(before.get(node.index, 0)), round(then.get(now.index, 0)) if now else 0)
-            for before, then in costs
+            SizeReport(round(price(graph, node, shapes)), round(price(after, now, later)) if now else 0)
+            for price in prices
         ]
         if any(s.before or s.after for s in sizes):
             other = _weight(after, now) if now else ""

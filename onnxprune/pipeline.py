@@ -274,7 +274,7 @@ def _report(
         seconds=watch.seconds,
         learnt=outcome.learnt,
         parts=anatomy.parts(trace, groups, {i: groups.groups[i].width - n for i, n in removed.items()}),
-        layers=anatomy.layers(trace.model.graph, trace.shapes.shape, outcome.pruned.graph, later),
+        layers=anatomy.layers(trace.model.graph, trace.shapes.shape, outcome.pruned.graph, later, options.target),
         slices=anatomy.slices(trace, groups, outcome.plan),
     )
 

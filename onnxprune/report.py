@@ -74,7 +74,10 @@ class PartReport:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """A node with weights or MACs, before and after. ``weight``: the largest constant that it reads, if any."""
+    """A node with weights or MACs, before and after. ``weight``: the largest constant that it reads, if any.
+
+    ``cycles`` of the target, where there is one, and how many of them are ``padding``: for channels that are none.
+    """
 
     node: str
     weight: str
@@ -82,6 +85,8 @@ class LayerReport:
     after: Shape
     parameters: SizeReport
     macs: SizeReport
+    cycles: SizeReport | None = None
+    padding: SizeReport | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from onnxprune import html, model, pipeline
 from onnxprune.html import charts, figures, strings
 from onnxprune.options import Options
 from onnxprune.report import Report
+from onnxprune.targets import Cycles, find
 from tests.models import build
 
 CHAIN = """(float[1,3,8,8] x) => (float[1,4,8,8] y)
@@ -349,3 +350,19 @@ def test_dots_of_equal_and_of_far_apart_values_stay_inside() -> None:
         chart = charts.dots(first, second)
         assert all(0 <= y <= chart.height for _, y in (*chart.first, *chart.second))
         assert 2 <= len(chart.scale) <= 8
+
+
+def test_a_target_adds_its_cycles_and_what_of_them_is_padding() -> None:
+    target = Cycles.of(find("rk3588"), "int8")
+    report = pruned(CHAIN, ratio=0.5, target=target)
+    assert sum(x.cycles.before for x in report.layers if x.cycles) == report.costs["cycles"].before
+    assert sum(x.cycles.after for x in report.layers if x.cycles) == report.costs["cycles"].after
+    first = report.layers[0]
+    assert first.cycles is not None
+    assert first.padding is not None
+    assert 0 < first.padding.before < first.cycles.before
+    text = html.page(report, "en")
+    assert "Cycles, rk3588 int8" in text
+    assert figures.count(first.cycles.before) in text
+    assert "<small>padding" in text
+    assert "<small>padding" not in html.page(pruned(CHAIN), "en")

@@ -11,7 +11,7 @@ from typing import Any
 
 from onnxprune.html import charts, figures
 from onnxprune.html.strings import Say, sayer, translated
-from onnxprune.report import GroupReport, Learnt, PartReport, Report, SizeReport
+from onnxprune.report import GroupReport, LayerReport, Learnt, PartReport, Report, SizeReport
 
 _FOLDER = Path(__file__).parent
 
@@ -65,6 +65,9 @@ def page(report: Report, language: str) -> str:
         widest=max((p.width for p in report.parts), default=1),
         layers=report.layers,
         most_macs=max((x.macs.before for x in report.layers), default=0) or 1,
+        padding=_padding,
+        most_cycles=max((x.cycles.before for x in report.layers if x.cycles), default=0) or 1,
+        priced=any(x.cycles for x in report.layers),
         most_parameters=max((x.parameters.before for x in report.layers), default=0) or 1,
         samples=_samples(report.learnt),
         data=_data(report, say),
@@ -93,10 +96,14 @@ class Size:
 
 
 def _sizes(report: Report, say: Say) -> Iterator[Size]:
-    asked = say("asked", share=figures.percent(report.asked))
+    budget = report.options.get("budget")
+    asked = say("budget", budget=budget) if budget else say("asked", share=figures.percent(report.asked))
     yield Size("channels", say("channels"), report.channels, asked)
     for key in ("parameters", "macs", "file_bytes"):
         yield Size(key, say(key), getattr(report, key))
+    for name, size in report.costs.items():
+        label = say("activations") if name == "activations" else say("cycles_of", target=report.options["target"])
+        yield Size(name, label, size)
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,14 @@ def _db(noise: float) -> float:
 
 def _shapes(shapes: Mapping[str, Sequence[int]]) -> str:
     return ", ".join(f"{name} {figures.dims(tuple(shape))}" for name, shape in shapes.items())
+
+
+def _padding(layer: LayerReport) -> tuple[float, float]:
+    """The share of a layer's cycles that is padding, before and after."""
+    if layer.cycles is None or layer.padding is None:
+        return 0.0, 0.0
+    cycles, padding = layer.cycles, layer.padding
+    return padding.before / max(cycles.before, 1), padding.after / max(cycles.after, 1)
 
 
 def _made(report: Report, say: Say) -> Iterator[tuple[str, str, str, list[tuple[str, str]]]]:

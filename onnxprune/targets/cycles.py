@@ -78,6 +78,20 @@ class Cycles:
         kernel = ops.kernel_of(node, shapes)
         return () if kernel is None else rows(kernel, around(graph, node, shapes, self.precision), self.precision)
 
+    def padding(self, graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> float:
+        """Of the node's cycles, those beyond its real share of the blocks that it fills: for channels that are none.
+
+        What a group convolution pads is not known: 0.
+        """
+        kernel, p = ops.kernel_of(node, shapes), self.precision
+        if kernel is None or kernel.groups > 1:
+            return 0.0
+        wasted = 0.0
+        for row in self.rows(graph, node, shapes):
+            real = row.npu * (row.into / up(row.into, p.in_block)) * (row.out / up(row.out, p.out_block))
+            wasted += row.total - max(real, min(row.ddr, row.total))
+        return wasted
+
 
 def costs(target: str | None, dtype: str | None) -> Cycles | None:
     """The cycles of a target by name or path, None without one. Raises OptionError."""
