@@ -18,8 +18,8 @@ from onnxprune.trace import Trace
 
 Units = NDArray[np.int64]
 
-#: Plans are compared after compensation by about so many samples: enough to rank them, cheaper than all.
-TRIAL_SAMPLES, TRIAL_RIDGES = 96, (1e-5, 1e-2)
+#: Plans are compared after compensation by about so many samples, and rows for a column: enough to rank them.
+TRIAL_SAMPLES, TRIAL_ROWS, TRIAL_RIDGES = 96, 8, (1e-5, 1e-2)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Recovery:
         """How far the outputs of a plan are from the original's, on held-out samples."""
         if self.compensate:
             seen = self.lesson.seen.head(TRIAL_SAMPLES)
-            _, pruned = Compensate(self.trace, dead, seen, self.progress, TRIAL_RIDGES).fit(pruned)
+            _, pruned = Compensate(self.trace, dead, seen, self.progress, TRIAL_RIDGES, TRIAL_ROWS).fit(pruned)
         return heldout.distance(heldout.errors(pruned, self.lesson.seen, "the pruned model"))
 
     def finished(self, pruned: Model, dead: Units, tried: tuple[Tried, ...]) -> tuple[Model, Learnt]:

@@ -31,6 +31,9 @@ from onnxprune.trace import Trace
 #: Strengths of the ridge that are tried, as shares of the mean square of the columns.
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
+#: However few columns a product has, where ``rows`` says how many it is fitted to.
+_LEAST_ROWS = 4096
+
 #: A layer whose held-out error is below this already has nothing to win: sums of float32 products are no better.
 _EXACT = 1e-6
 
@@ -50,13 +53,17 @@ class Fit:
 
 @dataclass(frozen=True)
 class Compensate:
-    """Refit every matrix product behind removed channels to what ``seen`` holds of the original."""
+    """Refit every matrix product behind removed channels to what ``seen`` holds of the original.
+
+    ``rows``: of each product, about so many for each column, and thousands at least; all there are without it.
+    """
 
     trace: Trace = field(repr=False)
     dead: NDArray[np.int64] = field(repr=False)
     seen: Observations = field(repr=False)
     progress: Progress = field(default=silent, repr=False)
     ridges: tuple[float, ...] = RIDGES
+    rows: int | None = None
     name: str = "compensate"
 
     def run(self, model: Model) -> PassResult:
@@ -115,9 +122,14 @@ class Compensate:
         )
         for part in self.seen.parts:
             x, (y, rows) = network.get(product.source, part), self.seen.rows_of(product.node.label, part)
+            every = 1
+            if self.rows is not None:
+                every = max(1, len(rows) * len(self.seen.parts) // max(_LEAST_ROWS, self.rows * product.columns))
+                y, rows = y[::every], rows[::every]
             target = y.reshape(len(rows), -1)[:, kept]
             if product.beside:  # the sum is what the original's is, with what is missing of its other part
-                beside = self.seen.beside(product.node.label, part).reshape(len(rows), -1)[:, kept]
+                beside = self.seen.beside(product.node.label, part)
+                beside = beside[::every].reshape(len(rows), -1)[:, kept]
                 now = product.targets_of(network.get(product.beside, part), rows)
                 target = target + beside - as_float(now).reshape(len(rows), -1)
             target = target.reshape(len(rows), product.groups, -1)
