@@ -128,7 +128,7 @@ class Spill:
     """Arrays in a folder, by name and batch."""
 
     folder: Path
-    _paths: dict[tuple[str, int], Path] = field(default_factory=dict)
+    _paths: dict[str, dict[int, Path]] = field(default_factory=dict)
     _count: int = 0
 
     def put(self, name: str, batch: int, array: Array) -> None:
@@ -136,20 +136,20 @@ class Spill:
         self._count += 1
         path = self.folder / f"{self._count}.npy"
         np.save(path, array)
-        self._paths[name, batch] = path
+        self._paths.setdefault(name, {})[batch] = path
 
     def get(self, name: str, batch: int) -> Array:
         """What was kept."""
-        return np.asarray(np.load(self._paths[name, batch]))
+        return np.asarray(np.load(self._paths[name][batch]))
 
     def names(self, prefix: str, batch: int) -> list[str]:
         """The tensors of a batch whose names start so, without the start."""
-        return [n.removeprefix(prefix) for n, b in self._paths if b == batch and n.startswith(prefix)]
+        return [n.removeprefix(prefix) for n, held in self._paths.items() if batch in held and n.startswith(prefix)]
 
     def drop(self, name: str) -> None:
         """Forget all batches of a tensor."""
-        for key in [k for k in self._paths if k[0] == name]:
-            self._paths.pop(key).unlink()
+        for path in self._paths.pop(name, {}).values():
+            path.unlink()
 
 
 @contextmanager
