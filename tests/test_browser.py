@@ -18,6 +18,7 @@ import pytest
 
 from fixtures import build, trained
 from onnxprune import cli
+from onnxprune.html.page import PAGE
 
 sync_api = pytest.importorskip("playwright.sync_api", reason='needs a browser driver: pip install ".[browser]"')
 
@@ -190,14 +191,27 @@ def test_a_group_leads_to_its_slices(shown: Opened) -> None:
     assert own <= set(shown.texts("table.plan tbody th"))
 
 
-def test_long_plans_are_shown_as_they_are_wanted(shown: Opened) -> None:
-    rows, slices = shown.page.locator("table.plan tbody tr"), shown.report["slices"]
-    assert rows.count() == min(100, len(slices))
-    more = shown.page.locator("button.more")
-    assert more.is_visible() == (len(slices) > 100)
-    if more.is_visible():
+def test_long_reports_are_shown_as_they_are_wanted(opened: Open, tmp_path: Path) -> None:
+    """Of 250 layers a page at first; the others on request, and where a search or a sort finds them."""
+    path = tmp_path / "chain.onnx"
+    onnx.save(build.conv_chain(250, width=4, size=2), path)
+    shown = opened(lambda: path, "--check-n", "0")
+    page, parts = shown.page, shown.report["parts"]
+    for table, wanted in (("network", len(parts)), ("layers", 250), ("plan", len(shown.report["slices"]))):
+        rows = page.locator(f"table.{table} tbody tr")
+        assert rows.count() == PAGE
+        more = page.locator(f"section:has(table.{table}) button.more")
+        assert plain(more.text_content()) == f"Show {wanted - PAGE} more"
         more.click()
-    assert rows.count() == len(slices)
+        assert rows.count() == wanted
+        assert not more.is_visible()
+    page.reload()
+    page.locator("#find").fill("conv249.weight")
+    assert len(shown.texts("table.layers tbody tr")) == 1
+    page.reload()
+    page.locator("table.network th.g button").click()
+    assert page.locator("table.network tbody tr td.g").first.get_attribute("data-v") == str(len(parts) - 1)
+    assert shown.complaints == []
 
 
 def test_held_parts_say_why_on_hover_and_on_focus(shown: Opened) -> None:
