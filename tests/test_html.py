@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune import html, model, pipeline
@@ -303,6 +303,7 @@ def ends(path: str) -> set[tuple[int, int]]:
     return points
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 14), max_size=4), min_size=15, max_size=15))
 def test_lines_join_each_part_with_what_it_feeds(wanted: list[list[int]]) -> None:
     """Of each source: its rows' lines meet at the edges of the rows, and touch the dots of just what it joins."""
@@ -321,6 +322,11 @@ def test_lines_join_each_part_with_what_it_feeds(wanted: list[list[int]]) -> Non
             for above, below in pairwise(rows):
                 leaves = {x for x, y in above if y == charts.ROW}
                 assert leaves == {x for x, y in below if y == 0}
+
+
+def test_lines_that_lead_back_to_one_part_share_a_lane() -> None:
+    apart = charts.diagram([[1, 2, 3, 4, 5], [], [0], [], [0], []])
+    assert apart.width == charts.diagram([[1, 2, 3, 4, 5], [], [], [], [0], []]).width
 
 
 @pytest.mark.parametrize(

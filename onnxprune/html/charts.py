@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -93,16 +93,22 @@ def _lanes(feeds: Sequence[Sequence[int]]) -> Iterator[_Lane]:
                 yield _Lane(source, stops)
 
 
-def _placed(lanes: Iterator[_Lane]) -> list[_Lane]:
-    """Each in the innermost column that is free over its rows."""
+def _placed(lanes: Iterable[_Lane]) -> list[_Lane]:
+    """Each in the innermost column that is free over its rows; all that lead back to one part share theirs."""
+    ordered = sorted(lanes, key=lambda e: (e.first, e.last, e.source))
+    shared = {lane.first: lane.last for lane in ordered if lane.back}
     ends: list[int] = []
+    column_of: dict[int, int] = {}
     found = []
-    for lane in sorted(lanes, key=lambda e: (e.first, e.last, e.source)):
-        column = next((c for c, end in enumerate(ends) if end <= lane.first), len(ends))
-        if column >= MOST_LANES:
-            column = MOST_LANES - 1
-        ends[column:] = [lane.last, *ends[column + 1 :]]
-        found.append(_Lane(lane.source, lane.stops, column))
+    for lane in ordered:
+        column = column_of.get(lane.first) if lane.back else None
+        if column is None:
+            column = next((c for c, end in enumerate(ends) if end <= lane.first), len(ends))
+            column = min(column, MOST_LANES - 1)
+            ends[column:] = [shared[lane.first] if lane.back else lane.last, *ends[column + 1 :]]
+            if lane.back:
+                column_of[lane.first] = column
+        found.append(replace(lane, column=column))
     return found
 
 
