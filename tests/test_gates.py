@@ -37,6 +37,8 @@ GATES = (
     Gate(["--require", "channels>=0.6"], passes=False, says=["48 -> 24"]),
     Gate(["--require", "macs<=0.6", "--require", "bytes<=0.1", "--require", "macs<=0.1"], passes=False, says=["; "]),
     Gate(["--require", "cycles<=0.5"], passes=False, says=["not measured"]),
+    Gate(["--require", "cycles<=0.9", "--target", "rk3588", "--align", 1], passes=True),
+    Gate(["--require", "cycles<=0.1", "--target", "rk3588", "--align", 1], passes=False, says=["cycles<=0.1", " -> "]),
     Gate(["--max-rewrite-error", "1e-3"], passes=True),
     Gate(["--max-rewrite-error", "1e-3", "--check-n", 0], passes=False, says=["not measured"]),
     Gate(["--min-cosine", 0.1], passes=True),

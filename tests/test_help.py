@@ -28,7 +28,7 @@ def test_the_ten_most_used_options_come_first_and_every_option_comes_once(run: R
     assert re.findall(r"^(\S.*):$", text, re.MULTILINE) == [*sections.PRUNE, "Others"]
     rows = re.findall(r"^  (?:-\w, )?--([\w-]+)", text, re.MULTILINE)
     assert len(sections.PRUNE["Most used"]) == 10
-    assert rows[:4] == ["output", "ratio", "budget", "align"]
+    assert rows[:4] == ["output", "ratio", "budget", "target"]
     options = [p for p in prune.params if isinstance(p, click.Option)]
     assert sorted(rows) == sorted([*(next(o[2:] for o in p.opts if o[:2] == "--") for p in options), "help"])
 

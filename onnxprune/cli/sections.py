@@ -9,15 +9,15 @@ import click
 #: Titles, and the options below each by parameter name. What is in none comes last.
 PRUNE: Mapping[str, Sequence[str]] = {
     "Most used": (
-        "output", "ratio", "budget", "align", "data", "exclude", "input_shapes", "save_plan", "json_path", "dry_run",
+        "output", "ratio", "budget", "target", "align", "data", "exclude", "input_shapes", "page_path", "dry_run",
     ),
     "Which channels": (
-        "target", "dtype", "lossless", "importance", "scope", "ratio_for", "max_ratio", "flops_reg",
-        "fuse_bn", "plan_path",
+        "dtype", "lossless", "importance", "scope", "ratio_for", "max_ratio", "flops_reg", "fuse_bn", "plan_path",
     ),
     "Calibration data": ("samples", "mean", "std", "layout", "color", "compensate", "recover"),
     "The proof": ("check_n", "rtol", "atol", "seed"),
-    "Pipelines": ("require", "max_rewrite_error", "min_cosine", "min_snr", "junit", "summary", "config"),
+    "Files": ("save_plan", "json_path", "lang", "save_as_external_data", "config"),
+    "Pipelines": ("require", "max_rewrite_error", "min_cosine", "min_snr", "junit", "summary"),
 }  # fmt: skip
 
 _NAMES = {"source": "data"}  # parameter names that are not what they are called here
