@@ -176,11 +176,12 @@ def step(used: NDArray[np.int64], wanted: NDArray[np.int64]) -> int:
 
 def uses(units: Units, places: Sequence[Place]) -> NDArray[np.int64]:
     """[places, n]: how often each of ``units`` stands in each place."""
-    at = {int(u): i for i, u in enumerate(units)}
+    order = np.argsort(units)
+    ranked = units[order]
     found = np.zeros((len(places), len(units)), np.int64)
     for row, place in zip(found, places, strict=True):
-        for unit, count in zip(*np.unique(place.units[np.isin(place.units, units)], return_counts=True), strict=True):
-            row[at[int(unit)]] = count
+        at = np.minimum(np.searchsorted(ranked, place.units), len(units) - 1)
+        row[order] = np.bincount(at[ranked[at] == place.units], minlength=len(units))
     return found
 
 

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxprune.allocate import Allocation, Meet
 from onnxprune.cost import COSTS, CostModel
 from onnxprune.descent import Descent
 from onnxprune.errors import OptionError, nearest
-from onnxprune.sizing import Sizes
+from onnxprune.sizing import Sizes, cost_of
 from onnxprune.targets import Cycles, Milliseconds
 from onnxprune.trace import Trace
 from onnxprune.widths import Item
@@ -78,15 +77,6 @@ class Budget:
 
     def __str__(self) -> str:
         return f"{self.cost.name}={self.limit:g}"
-
-
-def cost_of(trace: Trace, cost: CostModel, dead: NDArray[np.int64]) -> float:
-    """What a model costs without the units ``dead``."""
-    gone = np.zeros(trace.units, np.bool_)
-    gone[dead] = True
-    sizes = Sizes(trace, [np.flatnonzero(~gone)[None], dead[None]], cost)
-    sizes.keep(1, 0)
-    return sizes.cost
 
 
 def uniform(trace: Trace, cost: CostModel, target: float, by_ratio: Callable[[float], Allocation]) -> Allocation:

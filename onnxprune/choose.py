@@ -30,6 +30,7 @@ from onnxprune.options import Options
 from onnxprune.rewrite import Rewrite
 from onnxprune.scores.subject import Scorer, Scores, Subject
 from onnxprune.severed import Severed, sever
+from onnxprune.sizing import cost_of
 from onnxprune.spend import Spending
 from onnxprune.trace import Pinned, Trace
 
@@ -147,9 +148,9 @@ def _allocate(subject: Subject, groups: Groups, scored: Sequence[Scores], option
     if options.budget is None:  # what the ratio leaves of the cost when each group loses as much
         by_size = scores.score(subject, groups, scores.resolve("l2")(subject))
         evenly = allocated(by_size, align=align, ratio=options.ratio, scope="group")
-        limit = budgets.cost_of(trace, cost, evenly.dead)
+        limit = cost_of(trace, cost, evenly.dead)
     else:
-        limit = options.budget.amount(budgets.cost_of(trace, cost, np.zeros(0, np.int64)))
+        limit = options.budget.amount(cost_of(trace, cost, np.zeros(0, np.int64)))
     spending = Spending(trace, groups, scored, allocated, cost, limit, way.scope, options.align, options.target)
     return spending.allocation()
 
@@ -168,7 +169,7 @@ def _wasteful(
         return ()
     trace, total = subject.trace, sum(float(s.sum()) for s in scored)
     (now, lost), (then, less) = (
-        (budgets.cost_of(trace, options.target, a.dead), groups.lost(scored, a.dead)) for a in (made, other)
+        (cost_of(trace, options.target, a.dead), groups.lost(scored, a.dead)) for a in (made, other)
     )
     if then >= now and less >= lost:
         return ()

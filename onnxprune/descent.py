@@ -28,6 +28,9 @@ _REACH = 4
 #: Rounds of the search, and trades that are tried on true costs in each, for each block.
 _ROUNDS, _TRIALS = 8, 6
 
+#: A round that gains no larger share of the score is the last.
+_LITTLE = 1e-4
+
 #: Neighbours of a block that are tried together with it.
 _COUPLED = 4
 
@@ -93,7 +96,8 @@ class Descent:
     def improve(self, target: float) -> None:
         """Trade widths while that gains score and the cost stays at most ``target``; by channels, only give back."""
         for _ in range(_ROUNDS):
-            if not self._round(target, trade=self.by_cost):
+            gained = self._round(target, trade=self.by_cost)
+            if gained <= _LITTLE * self._kept():
                 break
 
     # --- steps --------------------------------------------------------------------------------------------------------
@@ -142,8 +146,12 @@ class Descent:
 
     # --- the search ---------------------------------------------------------------------------------------------------
 
-    def _round(self, target: float, *, trade: bool) -> bool:
-        """Take the trades that gain most, each block once; whether there were any."""
+    def _kept(self) -> float:
+        """The score of all that is kept."""
+        return sum(float(i.loss[0] - i.loss[k]) for i, k in zip(self.items, self.sizes.kept, strict=True))
+
+    def _round(self, target: float, *, trade: bool) -> float:
+        """Take the trades that gain most, each block once; the score gained."""
         up, down = self._alone(wider), self._alone(_first) if trade else {}
         ups, downs = _flat(up), _flat(down)
         for one, other in self._coupled() if trade else ():
@@ -152,13 +160,15 @@ class Descent:
             ups += [s for a, b in ((one, other), (other, one)) for s in self._both(up[a], down[b]) if s.lost < 0]
         trades = sorted(_trades(downs, ups, target - self.total), key=lambda s: s.lost)
         moved: set[int] = set()
+        gained = 0.0
         for found in trades[: _TRIALS * max(len(self.open_), 8)]:
             if moved.isdisjoint(i for i, _ in found.kept):
                 now = self._step(*found.kept)
                 if now.lost < -1e-12 and self.total - now.saved <= target:
                     self._take(now)
+                    gained -= now.lost
                     moved.update(i for i, _ in found.kept)
-        return bool(moved)
+        return gained
 
     def _alone(self, widths: Callable[[Item, int], list[int]]) -> dict[int, list[Step]]:
         """The steps of each block to other widths."""
@@ -214,13 +224,13 @@ def _trades(down: Sequence[Step], up: Sequence[Step], slack: float) -> Iterator[
         yield from _completed(one, saving, -one.saved - slack)
     for one in down:
         yield from _completed(one, gaining, -one.saved - slack)
-    cheapest = sorted((d for d in down if d.saved > 0), key=lambda d: d.lost / d.saved)[:_REACH]
-    for one in up:
+    cheapest = sorted((d for d in down if d.saved > 0 and len(d.kept) == 1), key=lambda d: d.lost / d.saved)[:_REACH]
+    for one in (u for u in up if len(u.kept) == 1):
         for other in cheapest:
             if _apart(one, other):
                 yield from _completed(_both(one, other), saving, -one.saved - other.saved - slack)
-    dearest = sorted((u for u in up if u.saved < 0), key=lambda u: u.lost / -u.saved)[:_REACH]
-    for one in down:
+    dearest = sorted((u for u in up if u.saved < 0 and len(u.kept) == 1), key=lambda u: u.lost / -u.saved)[:_REACH]
+    for one in (d for d in down if len(d.kept) == 1):
         for other in dearest:
             if _apart(one, other):
                 yield from _completed(_both(one, other), gaining, -one.saved - other.saved - slack)

@@ -6,6 +6,7 @@ node that costs nothing at the original's widths costs nothing at any.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxprune.cost import CostModel
 from onnxprune.graph import Shape
-from onnxprune.labels import Tensor
+from onnxprune.labels import Layer, Tensor
 from onnxprune.trace import Trace
 
 
@@ -46,6 +47,7 @@ class Sizes(Mapping[str, Shape]):
         self._block = np.full(trace.units, -1, np.int64)
         for index, units in enumerate(self.blocks):
             self._block[units] = index
+        self._shared: dict[tuple[int, int], _Axis | None] = {}
         self._axes: dict[str, tuple[Shape, tuple[_Axis, ...]]] = {}
         for use, tensor in trace.uses.items():
             self._axes.setdefault(use[0], (tensor.shape, self._forms(tensor)))
@@ -64,16 +66,25 @@ class Sizes(Mapping[str, Shape]):
                 self._touched.setdefault(block, []).append(node.index)
 
     def _forms(self, tensor: Tensor) -> tuple[_Axis, ...]:
+        """Most tensors hand on the labels of another: each array of these is looked at once."""
         found = []
         for layer in tensor.layers:
-            block = self._block[self.trace.unit[layer.labels.reshape(-1)]]
-            index, counts = np.unique(block, return_counts=True)
-            own = index >= 0
-            if own.any():
-                rows = int(np.prod([tensor.shape[a] for a in layer.axes if a != layer.columns], dtype=np.int64))
-                fixed = int(counts[~own].sum())
-                found.append(_Axis(layer.columns, fixed, tuple(index[own].tolist()), tuple(counts[own].tolist()), rows))
-        return tuple(found)
+            key = (id(layer.labels), layer.columns)
+            if key not in self._shared:
+                self._shared[key] = self._form(layer, _rows(tensor, layer))
+            found.append(self._shared[key])
+        return tuple(form for form in found if form is not None)
+
+    def _form(self, layer: Layer, rows: int) -> _Axis | None:
+        block = self._block[self.trace.unit[layer.labels.reshape(-1)]]
+        index, counts = np.unique(block, return_counts=True)
+        own = index >= 0
+        fixed = int(counts[~own].sum())
+        return (
+            _Axis(layer.columns, fixed, tuple(index[own].tolist()), tuple(counts[own].tolist()), rows)
+            if own.any()
+            else None
+        )
 
     # --- the mapping that cost models see -----------------------------------------------------------------------------
 
@@ -139,3 +150,29 @@ class Sizes(Mapping[str, Shape]):
             graph = self.trace.model.graph
             self._seen[key] = self.model.node(graph, graph.nodes[index], self)
         return self._seen[key]
+
+
+def cost_of(trace: Trace, model: CostModel, dead: NDArray[np.int64]) -> float:
+    """What a traced model costs without the units ``dead``."""
+    alive = np.ones(trace.units, np.bool_)
+    alive[dead] = False
+    counts: dict[int, int] = {}
+
+    def cut(tensor: Tensor) -> Shape:
+        sizes = list(tensor.shape)
+        for layer in tensor.layers:
+            key = id(layer.labels)
+            if key not in counts:
+                counts[key] = int(alive[trace.unit[layer.labels]].sum())
+            sizes[layer.columns] = round(counts[key] / _rows(tensor, layer))
+        return tuple(sizes)
+
+    graph = trace.model.graph
+    shapes = {name: shape for name, (_, shape) in graph.constants.items()}
+    shapes.update((use[0], cut(tensor)) for use, tensor in reversed(trace.uses.items()))
+    shapes.update((name, cut(tensor)) for name, tensor in trace.tensors.items())
+    return sum(model.node(graph, node, shapes) for node in graph.nodes)
+
+
+def _rows(tensor: Tensor, layer: Layer) -> int:
+    return math.prod(tensor.shape[a] for a in layer.axes if a != layer.columns)

@@ -46,7 +46,8 @@ class Spending:
         blocks = TargetBlocks(self.trace, self.groups, self.target)
         stored = replace(blocks, stored=True)
         if self.cost.stepped:
-            return self._best([partial(self._in, stored), partial(self._uniform, blocks)])
+            how = self._uniform if self.scope == "group" else self._ranked
+            return self._best([partial(how, stored), partial(self._uniform, blocks)])
         strict, any_ = replace(blocks, beside=self.cost), Multiple(1)
         by_cycles = partial(
             budgets.guided, self.trace, self.cost, self.limit, self.target, partial(self._ranked, stored)

@@ -16,7 +16,6 @@ from onnx import ModelProto
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from fixtures import build as models
-from onnxprune import budget as budgets
 from onnxprune import ops, pipeline, targets
 from onnxprune.alignment import Multiple
 from onnxprune.allocate import allocate
@@ -27,7 +26,7 @@ from onnxprune.errors import OptionError
 from onnxprune.graph import Graph, Node, Shape
 from onnxprune.model import from_proto
 from onnxprune.options import Options
-from onnxprune.sizing import Sizes
+from onnxprune.sizing import Sizes, cost_of
 from onnxprune.spend import Spending
 from onnxprune.targets import Cycles
 from tests.models import build
@@ -220,7 +219,7 @@ class Problem:
         return found
 
     def costs(self, dead: NDArray[np.int64]) -> float:
-        return budgets.cost_of(self.analysis.trace, self.cost, dead)
+        return cost_of(self.analysis.trace, self.cost, dead)
 
     def kept(self, dead: NDArray[np.int64]) -> float:
         return sum(float(s.sum()) for s in self.scored) - self.analysis.groups.lost(self.scored, dead)

@@ -1,0 +1,176 @@
+"""What of the MACs removed the chip sees: cycles that the real RKNN compiler charges, before and after pruning.
+
+    python -m bench.cycles [--python PATH] [--models unet,...] [--removed 0.41,0.58] [--dtypes fp16,int8]
+                           [--others FILE ...] [--predicted]
+
+Each model of `bench.rknn` is pruned to the same budgets of MACs: with the target, with --align 16 and one ratio for
+all, and with one ratio alone. FILE: what another tool made of the one model that is named, to be compiled beside it.
+With --scores: at an equal budget of cycles, the score kept by widths that fill the target's blocks and by others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from bench.rknn import MODELS
+from onnxprune import cost, pipeline, runtime
+from onnxprune import model as files
+from onnxprune import shapes as shaping
+from onnxprune.budget import Budget
+from onnxprune.errors import OptionError
+from onnxprune.graph import Shape
+from onnxprune.model import Model
+from onnxprune.options import Options
+from onnxprune.rknn import Job, build
+from onnxprune.targets import Cycles, find
+
+TARGET = "rk3588"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model file, and who made it; ``cycles``: what the compiler charges, by data type."""
+
+    tool: str
+    path: Path
+    macs: float
+
+
+def shapes_of(model: Model, given: Mapping[str, Shape]) -> Mapping[str, Shape]:
+    """The shape of every tensor."""
+    inputs = runtime.choose_shapes(model, given)
+    return shaping.resolve(model, inputs, lambda names: runtime.probe_shapes(model, names, inputs, 0), model).shape
+
+
+def case(tool: str, path: Path, given: Mapping[str, Shape]) -> Case:
+    """A file and its MACs."""
+    model = files.load(path)
+    return Case(tool, path, sum(cost.by_node(cost.Macs(), model.graph, shapes_of(model, given)).values()))
+
+
+def pruned(source: Path, given: Mapping[str, Shape], share: float, target: Cycles, folder: Path) -> Iterator[Case]:
+    """What is left at ``share`` of the MACs, by the ways that are compared."""
+    ways = {
+        f"--target {target.chip.name} --dtype {target.dtype}": Options(target=target, budget=Budget.of("macs", share)),
+        "one ratio, --align 16": Options(align=16, budget=Budget.of("macs", share)),
+        "one ratio": Options(budget=Budget.of("macs", share)),
+    }
+    for index, (tool, options) in enumerate(ways.items()):
+        path = folder / f"{source.stem}-{target.dtype}-{share}-{index}.onnx"
+        try:
+            made = pipeline.prune(files.load(source), _at(options, given))
+        except OptionError as error:
+            print(f"{source.stem}, {tool}: {error}", file=sys.stderr, flush=True)
+            continue
+        files.write({path: made.model})
+        yield case(tool, path, given)
+
+
+def _at(options: Options, given: Mapping[str, Shape]) -> Options:
+    return Options(target=options.target, align=options.align, budget=options.budget, input_shapes=given, check_n=1)
+
+
+def charged(
+    cases: Sequence[Case], given: Mapping[str, Shape], dtype: str, python: Path | None, *, predicted: bool
+) -> list[float]:
+    """Cycles of each file: the compiler's, or those that the target's arithmetic predicts."""
+    if predicted:
+        costs = Cycles.of(find(TARGET), dtype)
+        models = [files.load(c.path) for c in cases]
+        return [sum(cost.by_node(costs, m.graph, shapes_of(m, given)).values()) for m in models]
+    jobs = []
+    for one in cases:
+        model = files.load(one.path)
+        inputs = runtime.choose_shapes(model, given)
+        jobs.append(Job(one.path, runtime.seeded_feeds(model.graph.inputs, inputs, 0), simulate=False))
+    return [float(sum(layer.cycles for layer in built.layers)) for built in build(jobs, TARGET, dtype, python)]
+
+
+def rows(name: str, options: argparse.Namespace, folder: Path) -> Iterator[str]:
+    """A line for each way of pruning a model, at each budget and type."""
+    make, given = MODELS[name]
+    source = folder / f"{name}.onnx"
+    onnx.save(make(), source)
+    whole = case("original", source, given)
+    for dtype in options.dtypes.split(","):
+        target = Cycles.of(find(TARGET), dtype)
+        cases = [whole]
+        for removed in options.removed.split(","):
+            cases += pruned(source, given, 1 - float(removed), target, folder)
+        cases += [case(f"{path.stem}", path, given) for path in options.others]
+        cycles = charged(cases, given, dtype, options.python, predicted=options.predicted)
+        for one, spent in zip(cases[1:], cycles[1:], strict=True):
+            macs, share = 1 - one.macs / whole.macs, 1 - spent / cycles[0]
+            cells = [name, dtype, one.tool, f"-{100 * macs:.1f} %", f"{spent:,.0f}".replace(",", " ")]
+            yield "| " + " | ".join([*cells, f"-{100 * share:.1f} %", f"{share / macs:.2f}"]) + " |"
+
+
+def kept(name: str, options: argparse.Namespace) -> Iterator[str]:
+    """At equal cycles: the share of the score (l2) that stays."""
+    make, given = MODELS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, f"{name}.onnx")
+        onnx.save(make(), source)
+        model = files.load(source)
+        unpruned = pipeline.prune(model, Options(ratio=0, input_shapes=given, check_n=0)).report
+        total = sum(sum(g.scores) for g in unpruned.groups)
+        for dtype in options.dtypes.split(","):
+            target = Cycles.of(find(TARGET), dtype)
+            for share in options.cycles.split(","):
+                cells = [name, dtype, f"{100 * float(share):.0f} %"]
+                for align, scope in ((None, None), (16, "group"), (32, "group"), (16, "cost")):
+                    chosen = Options(
+                        target=target,
+                        align=align,
+                        scope=scope,
+                        budget=Budget.of("cycles", float(share), target),
+                        input_shapes=given,
+                        check_n=0,
+                    )
+                    try:
+                        plan = pipeline.prune(model, chosen).report
+                    except OptionError:
+                        cells.append("not met")
+                        continue
+                    lost = sum(float(np.asarray(g.scores)[list(g.removed)].sum()) for g in plan.groups)
+                    cells.append(f"{100 * (1 - lost / total):.1f} %")
+                yield "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--python", type=Path)
+    parser.add_argument("--models", default="unet,nudenet,resnet50,yolov4_like")
+    parser.add_argument("--removed", default="0.41,0.58")
+    parser.add_argument("--dtypes", default="fp16,int8")
+    parser.add_argument("--cycles", default="0.8,0.6,0.4")
+    parser.add_argument("--others", type=Path, nargs="*", default=[])
+    parser.add_argument("--predicted", action="store_true", help="by the target's arithmetic, without the compiler")
+    parser.add_argument("--scores", action="store_true", help="only the table of scores kept")
+    options = parser.parse_args()
+    if not options.scores:
+        print("| model | type | by | MACs | cycles | cycles | share of cycles / share of MACs |")
+        print("|---|---|---|---|---|---|---|")
+        for name in options.models.split(","):
+            with tempfile.TemporaryDirectory() as folder:
+                for line in rows(name, options, Path(folder)):
+                    print(line, flush=True)
+        return
+    print("| model | type | cycles | by target | one ratio, align 16 | one ratio, align 32 | by cost, align 16 |")
+    print("|---|---|---|---|---|---|---|")
+    for name in options.models.split(","):
+        for line in kept(name, options):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
