@@ -91,7 +91,7 @@ def charged(
         model = files.load(one.path)
         inputs = runtime.choose_shapes(model, given)
         jobs.append(Job(one.path, runtime.seeded_feeds(model.graph.inputs, inputs, 0), simulate=False))
-    return [float(sum(layer.cycles for layer in built.layers)) for built in build(jobs, TARGET, dtype, python)]
+    return [float(sum(layer.total for layer in built.layers)) for built in build(jobs, TARGET, dtype, python)]
 
 
 def rows(name: str, options: argparse.Namespace, folder: Path) -> Iterator[str]:
@@ -109,8 +109,8 @@ def rows(name: str, options: argparse.Namespace, folder: Path) -> Iterator[str]:
         cycles = charged(cases, given, dtype, options.python, predicted=options.predicted)
         for one, spent in zip(cases[1:], cycles[1:], strict=True):
             macs, share = 1 - one.macs / whole.macs, 1 - spent / cycles[0]
-            cells = [name, dtype, one.tool, f"-{100 * macs:.1f} %", f"{spent:,.0f}".replace(",", " ")]
-            yield "| " + " | ".join([*cells, f"-{100 * share:.1f} %", f"{share / macs:.2f}"]) + " |"
+            cells = [name, dtype, one.tool, f"{-100 * macs:+.1f} %", f"{spent:,.0f}".replace(",", " ")]
+            yield "| " + " | ".join([*cells, f"{-100 * share:+.1f} %", f"{share / macs:.2f}"]) + " |"
 
 
 def kept(name: str, options: argparse.Namespace) -> Iterator[str]:
