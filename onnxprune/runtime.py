@@ -186,7 +186,11 @@ def choose_shapes(model: Model, given: Mapping[str, Shape], part: Model | None =
     inputs = {i.name: i for i in model.graph.inputs if i.elem_type}
     for name, shape in given.items():
         if name not in inputs:
-            raise OptionError(f"the model has no input '{name}'", where="--input-shape", hint=nearest(name, inputs))
+            raise OptionError(
+                f"the model has no input '{name}'",
+                where="--input-shape",
+                hint=nearest(name, inputs, f"inputs: {', '.join(inputs)}"),
+            )
         dims = inputs[name].dims
         if dims is not None and (
             len(dims) != len(shape) or any(d not in (None, s) for d, s in zip(dims, shape, strict=True))
