@@ -89,7 +89,8 @@ def test_help_loads_nothing_heavy() -> None:
     ids=str,
 )
 def test_bash_completes(words: list[str], offers: list[str]) -> None:
-    (line,) = re.findall(r"^eval .*_COMPLETE=bash_source.*$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    shown = (ROOT / "docs" / "pipelines.md").read_text("utf-8")
+    (line,) = re.findall(r"^eval .*_COMPLETE=bash_source.*$", shown, re.MULTILINE)
     given = " ".join(f"'{w}'" for w in ["onnxprune", *words])
     script = f"""compopt() {{ :; }}  # bash's own, which is refused outside of a completion
 {line}

@@ -114,7 +114,7 @@ def test_the_action_installs_prunes_and_gives_outputs(action: Path, tmp_path: Pa
 
 
 def test_the_step_that_the_readme_shows_runs(action: Path, tmp_path: Path) -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8"), re.DOTALL)
     ((step,),) = [yaml.safe_load(block)]
     put(tmp_path / "model.onnx", CHAIN)
     Runner(tmp_path).run(action, step["with"])

@@ -1,0 +1,97 @@
+"""Every command that README.md and docs/ show is run, what README.md shows comes out, and links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from fixtures import build
+
+ROOT = Path(__file__).parent.parent
+README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
+PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCKS = {page: BLOCK.findall(page.read_text(encoding="utf-8")) for page in PAGES}
+#: In the order of the pages, README.md first; a command that two pages show is run once.
+COMMANDS = list(
+    dict.fromkeys(
+        line for page in PAGES for kind, text in BLOCKS[page] if kind == "sh" for line in text.splitlines() if line
+    )
+)
+PYTHON = [text for kind, text in BLOCKS[README] if kind == "python"]
+(TOML,) = (text for page in PAGES for kind, text in BLOCKS[page] if kind == "toml")
+LOCAL = [c for c in COMMANDS if c.startswith("onnxprune") and "320n" not in c]
+DOWNLOADED = [c for c in COMMANDS if c.startswith(("pip download", "unzip")) or "320n" in c]
+#: What a command prints, by what is in it; all others prune.
+SAYS = {" diff ": "output error", " targets": "rk3588", " doctor": "rknn-toolkit2"}
+OTHERS = {'pip install ".[test]"', "pytest"}  # .ci/run runs these two
+
+
+def shell(command: str, folder: Path) -> str:
+    """Run ``command`` as a shell would, with this interpreter's tools first on the path."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command, shell=True, cwd=folder, env={**os.environ, "PATH": path}, check=True, capture_output=True
+    )
+    return done.stdout.decode()
+
+
+def test_every_command_is_run_by_something() -> None:
+    assert set(COMMANDS) == {*LOCAL, *DOWNLOADED, *OTHERS}
+
+
+def test_commands_on_a_model(tmp_path: Path) -> None:
+    onnx.save(build.unet(fold_bn=False, size=64), tmp_path / "model.onnx")
+    (tmp_path / "calib").mkdir()
+    for index, sample in enumerate(np.random.default_rng(0).standard_normal((10, 1, 1, 64, 64))):
+        np.save(tmp_path / "calib" / f"{index}.npy", sample.astype(np.float32))
+    (tmp_path / "ci.toml").write_text(TOML, encoding="utf-8")
+    for command in LOCAL:
+        says = next((text for part, text in SAYS.items() if part in command), "rewrite error")
+        assert says in shell(command, tmp_path)
+    assert (tmp_path / "model.pruned.onnx").exists()
+    for text in PYTHON:
+        subprocess.run([sys.executable, "-c", text], cwd=tmp_path, check=True)
+    assert (tmp_path / "small.plan.json").exists()
+    assert (tmp_path / "again.onnx").exists()
+
+
+@pytest.mark.models
+def test_first_real_run_prints_what_the_readme_shows(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for index, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (16, 12, 16, 3), np.uint8)):
+        Image.fromarray(pixels).resize((400, 300)).save(tmp_path / "photos" / f"{index}.jpg")
+    printed = "".join(shell(command, tmp_path) for command in DOWNLOADED)
+    shown = [line for kind, text in BLOCKS[README] if kind == "text" for line in text.splitlines()]
+    # What rounding decides (the two errors) differs from machine to machine.
+    inexact = ("rewrite error", "               ", "pruning error")
+    exact = [line for line in shown if line not in ("", "...") and not line.startswith(inexact)]
+    assert [line for line in exact if line not in printed] == []
+    assert "output error" in printed
+
+
+def test_the_chinese_readme_shows_the_same_blocks_and_pages() -> None:
+    chinese, english = (page.read_text(encoding="utf-8") for page in (CHINESE, README))
+    assert BLOCK.findall(chinese) == BLOCK.findall(english)
+    pages = [set(re.findall(r"\]\((docs/[^)]*)\)", text)) for text in (chinese, english)]
+    assert pages[0] == pages[1]
+    assert len(re.findall("^## ", chinese, re.MULTILINE)) == len(re.findall("^## ", english, re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", [*PAGES, CHINESE, ROOT / "CONTRIBUTING.md"], ids=lambda p: p.name)
+def test_links_lead_to_something(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+    assert [t for t in targets if not (page.parent / t).exists()] == []
+
+
+def test_every_page_is_in_the_menu() -> None:
+    menu = set(re.findall(r"([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    assert menu == {page.name for page in PAGES} - {"README.md"}
