@@ -21,6 +21,7 @@ from onnx import ModelProto, TensorProto, helper, shape_inference
 
 from onnxprune import runtime
 from onnxprune.elements import dtype_of
+from onnxprune.ends import ends
 from onnxprune.errors import OptionError
 from onnxprune.graph import Shape
 from onnxprune.model import Model
@@ -50,7 +51,7 @@ class Differentiable:
 def differentiable(trace: Trace, gates: Mapping[str, Shape], feeds: Feeds, *, added: bool = False) -> Differentiable:
     """``trace.model`` at the batch of ``feeds``, with ``gates``, up to where gradients end. Raises OptionError.
 
-    Gates multiply, or are ``added``.
+    Gates multiply, or are ``added``; then outputs are taken apart where they join results (`onnxprune.ends`).
 
     Outputs to differentiate are floats with an entry for each sample. Where there are none, because floats become
     decisions first (non-maximum suppression, an argument of the maximum), it is what these decide on.
@@ -58,10 +59,11 @@ def differentiable(trace: Trace, gates: Mapping[str, Shape], feeds: Feeds, *, ad
     model, batch = trace.model, len(next(iter(feeds.values())))
     where = str(model.path or "model")
     kind = _elem_types(trace)
-    plain = [o.name for o in model.graph.outputs]
+    outside = {o.name for o in model.graph.outputs}
+    plain = list(ends(model.graph)) if added else [o.name for o in model.graph.outputs]
     for names in (plain, _decided_on(trace, kind, set(gates))):
         floats = [n for n in names if kind[n] in _FLOATS]
-        with runtime.session(model, where, outputs=[n for n in floats if n not in plain]) as active:
+        with runtime.session(model, where, outputs=[n for n in floats if n not in outside]) as active:
             values = runtime.run(active, feeds, where)
         kept = tuple(n for n in floats if values[n].shape == (batch, *trace.shapes.shape[n][1:]) and values[n].ndim)
         if kept:
@@ -194,20 +196,20 @@ Step = Callable[[Feeds, Mapping[str, Array], Directions], dict[str, Array]]
 
 @contextmanager
 def weight_gradients(
-    model: Model, weights: Mapping[str, Array], feeds: Feeds, outputs: Sequence[str]
+    model: Model, weights: Mapping[str, Array], feeds: Feeds, outputs: Mapping[str, np.dtype[Any]]
 ) -> Iterator[Step]:
     """A step for batches of the shapes of ``feeds``: sum(direction * output) differentiated by constants.
 
     Raises OptionError where onnx-ad does not know an operator, ModelError where onnxruntime refuses what it wrote.
     """
     where = str(model.path or "model")
-    types = {i.name: i.elem_type for i in (*model.graph.inputs, *model.graph.outputs)}
+    types = {i.name: i.elem_type for i in model.graph.inputs}
     types.update({n: model.graph.constants[n][0] for n in weights})
     inputs = [(n, types[n], a.shape) for n, a in (*feeds.items(), *weights.items())]
-    alone = _standalone(model, inputs, {n: types[n] for n in outputs})
+    alone = _standalone(model, inputs, {n: helper.np_dtype_to_tensor_dtype(t) for n, t in outputs.items()})
     part = Model(shape_inference.infer_shapes(alone, data_prop=True), model.path, model.weights)
     _refuse_foreign(part, set(weights))
-    reverse = _reversed(part, list(weights), outputs, "--recover", "leave it out")
+    reverse = _reversed(part, list(weights), list(outputs), "--recover", "leave it out")
     fast = partial(runtime.session, where=where, optimize=True)
     with fast(part) as forward, fast(reverse) as backward:
 

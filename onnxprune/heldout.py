@@ -16,9 +16,10 @@ Arrays = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Measured:
-    """The error of each output over all held-out samples, and the `distance` of each of them, in order."""
+    """The error of each output over all held-out samples, their `distance`, and that of each of them, in order."""
 
     errors: tuple[OutputError, ...]
+    distance: float
     samples: tuple[float, ...] = field(repr=False)
 
 
@@ -27,30 +28,40 @@ def measure(model: Model, seen: Observations, where: str) -> Measured:
 
     An output that is not one row a sample counts with the whole of its batch.
     """
-    whole, samples = Differences(), []
+    whole, apart, samples = Differences(), Differences(), []
+    outputs = [o.name for o in model.graph.outputs]
     for part, reference, results in _runs(model, seen, where):
-        whole.add(reference, results)
-        for one, found in zip(_rows(reference, part.samples), _rows(results, part.samples), strict=True):
+        whole.add({n: reference[n] for n in outputs}, {n: results[n] for n in outputs})
+        one = [{n: arrays[n] for n in seen.ends} for arrays in (reference, results)]
+        apart.add(*one)
+        for expected, found in zip(*(_rows(arrays, part.samples) for arrays in one), strict=True):
             own = Differences()
-            own.add(one, found)
-            samples.append(distance(own.errors()))
-    return Measured(whole.errors(), tuple(samples))
+            own.add(expected, found)
+            samples.append(_mean(own))
+    return Measured(whole.errors(), _mean(apart), tuple(samples))
 
 
-def errors(model: Model, seen: Observations, where: str) -> tuple[OutputError, ...]:
-    """The error of each output of ``model`` on the held-out part of ``seen``. Raises ModelError."""
+def distance(model: Model, seen: Observations, where: str) -> float:
+    """Noise over signal of what ``model`` gives on the held-out part of ``seen``; lower is nearer. Raises ModelError.
+
+    It is the mean over the ends of the outputs (`onnxprune.ends`).
+    """
     differences = Differences()
     for _, reference, results in _runs(model, seen, where):
-        differences.add(reference, results)
-    return differences.errors()
+        differences.add({n: reference[n] for n in seen.ends}, {n: results[n] for n in seen.ends})
+    return _mean(differences)
 
 
 def _runs(model: Model, seen: Observations, where: str) -> Iterator[tuple[Part, Arrays, Arrays]]:
-    """Each held-out batch, with the outputs of the original and those of ``model``."""
-    with runtime.session(model, where, optimize=True) as active:
+    """Each held-out batch, with the outputs and ends of the original and those of ``model``."""
+    outputs = [o.name for o in model.graph.outputs]
+    names = dict.fromkeys((*outputs, *seen.ends))
+    given = {*outputs, *(i.name for i in model.graph.inputs)}
+    with runtime.session(model, where, optimize=True, outputs=[n for n in names if n not in given]) as active:
         for part in (p for p in seen.parts if p.held_out):
-            results = runtime.run(active, seen.feeds(part), where)
-            yield part, {n: seen.output(n, part) for n in results}, results
+            feeds = seen.feeds(part)
+            results = {**feeds, **runtime.run(active, feeds, where)}
+            yield part, {n: seen.output(n, part) for n in names}, {n: results[n] for n in names}
 
 
 def _rows(arrays: Arrays, samples: int) -> Iterator[dict[str, Array]]:
@@ -59,6 +70,5 @@ def _rows(arrays: Arrays, samples: int) -> Iterator[dict[str, Array]]:
         yield {n: a[row : row + 1] if a.ndim and len(a) == samples else a for n, a in arrays.items()}
 
 
-def distance(found: tuple[OutputError, ...]) -> float:
-    """One number for several outputs: the mean over them of noise over signal; lower is nearer."""
-    return fmean(10 ** (-e.snr_db / 10) for e in found)
+def _mean(found: Differences) -> float:
+    return fmean(10 ** (-e.snr_db / 10) for e in found.errors())

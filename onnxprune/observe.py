@@ -20,6 +20,7 @@ import numpy as np
 from onnxprune import ops, runtime
 from onnxprune.batching import batch_size
 from onnxprune.calibration import CalibrationSet
+from onnxprune.ends import ends
 from onnxprune.graph import Graph, Node, Shape
 from onnxprune.labels import Tensor
 from onnxprune.model import Model
@@ -173,13 +174,14 @@ class Observations:
     """What was seen of a model on calibration data: for each product by node label, moments of its columns.
 
     ``moments`` are of the samples to learn from, of columns or channels (`Product.fine`), without targets. ``spill``
-    holds for each part its feeds, rows of every product's output, and every graph output.
+    holds for each part its feeds, rows of every product's output, every graph output and all ``ends`` of them.
     """
 
     products: Mapping[str, Product] = field(repr=False)
     moments: Mapping[str, Moments] = field(repr=False)
     spill: Spill = field(repr=False)
     parts: tuple[Part, ...]
+    ends: tuple[str, ...] = ()
 
     def head(self, samples: int) -> Observations:
         """The same with about so many samples of either kind, at least a part of each; moments as they are."""
@@ -224,7 +226,9 @@ def observe(
     where = str(model.path or "model")
     outputs = [o.name for o in model.graph.outputs]
     given = {*outputs, *(i.name for i in model.graph.inputs)}
-    names = dict.fromkeys(n for p in found for n in (p.source, p.target, p.beside) if n and n not in given)
+    joined = ends(model.graph)
+    seeing = (*joined, *(n for p in found for n in (p.source, p.target, p.beside)))
+    names = dict.fromkeys(n for n in seeing if n and n not in given)
     seen = Observations(
         {p.node.label: p for p in found},
         {p.node.label: Moments.empty(p.groups, p.columns if p.fine else p.channels, 0, bias=True) for p in found},
@@ -240,11 +244,11 @@ def observe(
                 _take(seen, part, values, data.count)
                 for name in feeds:
                     spill.put(f"feed {name}", part.number, feeds[name])
-                for name in outputs:
+                for name in dict.fromkeys((*outputs, *joined)):
                     spill.put(f"output {name}", part.number, values[name])
                 parts.append(part)
                 progress("observe", sum(p.samples for p in parts), data.count)
-    return replace(seen, parts=tuple(parts))
+    return replace(seen, parts=tuple(parts), ends=joined)
 
 
 def _take(seen: Observations, part: Part, values: Feeds, samples: int) -> None:

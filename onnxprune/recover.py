@@ -41,7 +41,7 @@ class Recovery:
         if self.compensate:
             seen = self.lesson.seen.head(TRIAL_SAMPLES)
             _, pruned = Compensate(self.trace, dead, seen, self.progress, TRIAL_RIDGES, TRIAL_ROWS).fit(pruned)
-        return heldout.distance(heldout.errors(pruned, self.lesson.seen, "the pruned model"))
+        return heldout.distance(pruned, self.lesson.seen, "the pruned model")
 
     def finished(self, pruned: Model, dead: Units, tried: tuple[Tried, ...]) -> tuple[Model, Learnt]:
         """The model to write, and what is told of it; without what does not help held-out samples."""
@@ -52,7 +52,7 @@ class Recovery:
             fits, result = Compensate(self.trace, dead, seen, self.progress).fit(pruned)
             solved, layers = sum(f.ridge is not None for f in fits), len(fits)
             after = heldout.measure(result, seen, "the compensated model")
-            if heldout.distance(after.errors) >= heldout.distance(before.errors):
+            if after.distance >= before.distance:
                 result, solved, after = pruned, 0, before
         best = 0
         if self.steps:

@@ -58,7 +58,8 @@ class Distill:
         """The step that was best on held-out samples, 0 where none is better than the model, and the model there."""
         parts = [p for p in self.seen.parts if not p.held_out]
         parts = [p for p in parts if p.samples == parts[0].samples]
-        outputs = [o.name for o in model.graph.outputs if self.seen.output(o.name, parts[0]).dtype.kind == "f"]
+        found = {n: self.seen.output(n, parts[0]).dtype for n in self.seen.ends}
+        outputs = {n: dtype for n, dtype in found.items() if dtype.kind == "f"}
         weights = self._weights(model)
         if not weights or not outputs:
             raise OptionError("there is nothing to train", where="--recover", hint="leave it out")
@@ -81,7 +82,7 @@ class Distill:
         return best, result
 
     def _distance(self, model: Model) -> float:
-        return heldout.distance(heldout.errors(model, self.seen, "the trained model"))
+        return heldout.distance(model, self.seen, "the trained model")
 
     def _weights(self, model: Model) -> Weights:
         """Weights and biases of matrix products; those of grouped convolutions have no gradient in onnx-ad."""

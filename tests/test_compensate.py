@@ -10,7 +10,7 @@ from onnx import ModelProto, numpy_helper
 from onnxprune import runtime
 from onnxprune.calibration import from_arrays
 from onnxprune.choose import Analysis, analyse
-from onnxprune.heldout import errors
+from onnxprune.heldout import measure
 from onnxprune.model import Model, from_proto
 from onnxprune.observe import Observations, Spill, observe, products, spilling
 from onnxprune.options import Options
@@ -102,7 +102,7 @@ def test_held_out_error_of_no_layer_grows() -> None:
     with spilling() as spill:
         case = Case(doubled("two layers"), [0, 2], noise, spill)
         fits, compensated = case.compensate.fit(case.pruned)
-        before, after = (errors(m, case.seen, "test") for m in (case.pruned, compensated))
+        before, after = (measure(m, case.seen, "test").errors for m in (case.pruned, compensated))
     assert all(f.after <= f.before for f in fits)
     assert after[0].snr_db >= before[0].snr_db
 

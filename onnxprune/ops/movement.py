@@ -284,6 +284,7 @@ def split(op: Op) -> Sequence[Layers]:
 
 gathers("joins", "Concat")
 gathers("parts", "Split")
+gathers("moves", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 @rewrite("Split")

@@ -8,7 +8,7 @@ A rule is a pure function from an `Op` to the layers of its outputs. Beside it a
     known     how constants in its inputs become constants in its outputs; without it, nothing is known of these
     linear    for operators that are Y = W . X + B: as a matrix product, and whether B can take what a constant gives
     kernel    for operators that convolve: their sizes, as hardware counts them
-    gathers   for operators that put inputs one after the other, take one apart, add or multiply: what compilers fuse
+    gathers   for operators that put inputs one after the other, take one apart, move it, add or multiply
 
 An operator without a rule pins what reaches it: that costs coverage, never correctness.
 """
@@ -93,7 +93,7 @@ class Kernel:
 BlocksFunction = Callable[[Node], Mapping[int, Blocks]]
 
 KernelFunction = Callable[[Node, Sequence[Shape], Sequence[Shape]], Kernel]
-Gathers = Literal["", "joins", "parts", "adds", "multiplies"]
+Gathers = Literal["", "joins", "parts", "moves", "adds", "multiplies"]
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def linear(*ops: str, domain: str = "") -> Callable[[LinearFunction], LinearFunc
 
 
 def gathers(what: Gathers, *ops: str, domain: str = "") -> None:
-    """Say that ``ops``, whose rules exist, join their inputs along an axis, take one apart, add or multiply them."""
+    """Say that ``ops``, whose rules exist, join inputs, take one apart, move its elements, add or multiply."""
     for op in ops:
         _RULES[domain, op].gathers = what
 
@@ -237,7 +237,7 @@ def kernel_of(node: Node, shapes: Mapping[str, Shape]) -> Kernel | None:
 
 
 def gathers_of(node: Node) -> Gathers:
-    """Whether ``node`` joins its inputs, takes one apart, adds or multiplies them."""
+    """Whether ``node`` joins its inputs, takes one apart, moves its elements, adds or multiplies."""
     known = find(node)
     return known.gathers if known else ""
 

@@ -1,0 +1,30 @@
+"""What a model's outputs are made of, where one of them joins results of different units.
+
+A detector writes boxes in pixels and scores between 0 and 1 into one tensor. As an error of that tensor, scores
+would not count beside boxes; so what is joined last counts each for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnxprune import ops
+from onnxprune.graph import Graph
+
+
+def ends(graph: Graph) -> tuple[str, ...]:
+    """The tensors that graph outputs join, through rearrangements too; an output that joins nothing is one itself."""
+    return tuple(dict.fromkeys(end for output in graph.outputs for end in _ends(graph, output.name)))
+
+
+def _ends(graph: Graph, name: str) -> Iterator[str]:
+    node = graph.producer.get(name)
+    what = ops.gathers_of(node) if node is not None else ""
+    if node is not None and what == "joins":
+        for part in node.inputs:
+            if part not in graph.constants:
+                yield from _ends(graph, part)
+    elif node is not None and what == "moves" and list(_ends(graph, node.inputs[0])) != [node.inputs[0]]:
+        yield from _ends(graph, node.inputs[0])
+    else:
+        yield name
