@@ -1,7 +1,4 @@
-"""Operators that move elements: numpy's own operation on the label array.
-
-Where an operator mentions a size, its rewrite stands below its rule.
-"""
+"""Operators that move elements: numpy's own operation on the label array. Below a rule: how it mentions sizes."""
 
 from __future__ import annotations
 
