@@ -179,6 +179,8 @@ def uses(units: Units, places: Sequence[Place]) -> NDArray[np.int64]:
     order = np.argsort(units)
     ranked = units[order]
     found = np.zeros((len(places), len(units)), np.int64)
+    if not len(units):  # a head that takes nothing with it
+        return found
     for row, place in zip(found, places, strict=True):
         at = np.minimum(np.searchsorted(ranked, place.units), len(units) - 1)
         row[order] = np.bincount(at[ranked[at] == place.units], minlength=len(units))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 from onnxprune import pipeline
-from onnxprune.alignment import TargetBlocks, step_of
+from onnxprune.alignment import Place, TargetBlocks, step_of, uses
 from onnxprune.budget import Budget
 from onnxprune.choose import analyse
 from onnxprune.model import Model, from_proto
@@ -119,3 +120,9 @@ def test_an_alignment_given_with_a_target_is_kept() -> None:
     target = Cycles.of(find("rk3588"), "int8")
     report = pipeline.prune(wide(), Options(ratio=0.3, align=1, target=target, check_n=0)).report
     assert {g.kept for g in report.groups} <= {89, 90}
+
+
+def test_a_head_that_takes_nothing_with_it_stands_nowhere() -> None:
+    """As in a ViT whose heads are sizes of a Reshape only."""
+    none = np.zeros(0, np.int64)
+    assert uses(none, [Place(np.arange(1, 5), 8)]).shape == (1, 0)
