@@ -17,6 +17,7 @@ import torch
 import torch_pruning
 
 from bench import nets, zoo_nets
+from bench.torch_pruning import by_l2
 
 _HALVINGS = 7
 
@@ -34,15 +35,7 @@ def build(name: str) -> nets.Net:
 def pruned(name: str, ratio: float, block: int) -> tuple[nets.Net, float]:
     """The network at one ratio for all layers, and its MACs."""
     net = build(name)
-    pruner = torch_pruning.pruner.BasePruner(
-        net.module,
-        net.inputs,
-        importance=torch_pruning.importance.MagnitudeImportance(p=2),
-        pruning_ratio=ratio,
-        ignored_layers=list(net.heads),
-        round_to=block,
-    )
-    pruner.step()
+    by_l2(net, ratio, block)
     return net, float(torch_pruning.utils.count_ops_and_params(copy.deepcopy(net.module), net.inputs)[0])
 
 

@@ -155,18 +155,25 @@ def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], path: Pat
 def prune(name: str, path: Path) -> None:
     """Do what a user of Torch-Pruning does: imports, the module, the dependency graph, one step, saving."""
     import torch  # noqa: PLC0415
-    import torch_pruning  # noqa: PLC0415
 
     net = build(name)
+    by_l2(net, RATIO)
+    torch.save(net.module, path)
+
+
+def by_l2(net: nets.Net, ratio: float, round_to: int | None = None) -> None:
+    """Take the same share of every layer but the heads, by L2 norms, in place; widths are multiples of ``round_to``."""
+    import torch_pruning  # noqa: PLC0415
+
     pruner = torch_pruning.pruner.BasePruner(
         net.module,
         net.inputs,
         importance=torch_pruning.importance.MagnitudeImportance(p=2),
-        pruning_ratio=RATIO,
+        pruning_ratio=ratio,
         ignored_layers=list(net.heads),
+        round_to=round_to,
     )
     pruner.step()
-    torch.save(net.module, path)
 
 
 WORK = {"export": export, "prune": prune, "export-both": export_both}

@@ -20,7 +20,7 @@ from onnxprune.budget import Budget
 from onnxprune.calibration import Data
 from onnxprune.compare import Comparison, On, compare
 from onnxprune.model import Model
-from onnxprune.options import Options
+from onnxprune.options import Options, ratio_or_default
 from onnxprune.plan import Plan
 from onnxprune.progress import Progress, silent
 from onnxprune.report import Inspection, Report
@@ -101,7 +101,7 @@ def prune(
     Raises OnnxPruneError: CheckError where the result is not what it must be.
     """
     options = Options(
-        ratio=(0.0 if lossless else 0.3) if ratio is None else ratio,
+        ratio=ratio_or_default(ratio, lossless=lossless),
         lossless=lossless,
         align=align,
         target=(priced := costs(target, dtype)),

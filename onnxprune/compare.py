@@ -82,7 +82,7 @@ class Comparison:
         """The file's text."""
         document = {"format": FORMAT, "version": VERSION, **asdict(self)}
         for name in ("parameters", "macs", "file_bytes"):
-            document[name]["ratio"] = round(getattr(self, name).ratio, 6)
+            document[name] = getattr(self, name).to_json()
         return json.dumps(plain(document), indent=2) + "\n"
 
 

@@ -6,8 +6,6 @@ would not count beside boxes; so what is joined last counts each for itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from onnxprune import ops
 from onnxprune.graph import Graph
 
@@ -17,14 +15,12 @@ def ends(graph: Graph) -> tuple[str, ...]:
     return tuple(dict.fromkeys(end for output in graph.outputs for end in _ends(graph, output.name)))
 
 
-def _ends(graph: Graph, name: str) -> Iterator[str]:
+def _ends(graph: Graph, name: str) -> list[str]:
     node = graph.producer.get(name)
     what = ops.gathers_of(node) if node is not None else ""
     if node is not None and what == "joins":
-        for part in node.inputs:
-            if part not in graph.constants:
-                yield from _ends(graph, part)
-    elif node is not None and what == "moves" and list(_ends(graph, node.inputs[0])) != [node.inputs[0]]:
-        yield from _ends(graph, node.inputs[0])
-    else:
-        yield name
+        return [end for part in node.inputs if part not in graph.constants for end in _ends(graph, part)]
+    if node is not None and what == "moves":
+        behind = _ends(graph, node.inputs[0])
+        return behind if behind != [node.inputs[0]] else [name]
+    return [name]

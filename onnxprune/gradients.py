@@ -69,7 +69,7 @@ def differentiable(trace: Trace, gates: Mapping[str, Shape], feeds: Feeds, *, ad
         if kept:
             shapes = {n: a.shape for n, a in feeds.items()}
             gated = _with_gates(model, "Add" if added else "Mul", gates, kind, shapes, kept)
-            _refuse_foreign(gated, {gate_of(n) for n in gates})
+            _refuse_foreign(gated, {gate_of(n) for n in gates}, _WAY_OUT)
             return Differentiable(gated, gates, kept, batch, 0.0 if added else 1.0)
     raise OptionError("no output has a gradient for each sample", where=where, hint=_WAY_OUT)
 
@@ -125,14 +125,14 @@ def _elem_types(trace: Trace) -> dict[str, int]:
     return {**dict.fromkeys(made, int(TensorProto.FLOAT)), **declared, **known}
 
 
-def _refuse_foreign(model: Model, sources: set[str]) -> None:
+def _refuse_foreign(model: Model, sources: set[str], hint: str) -> None:
     """Raise OptionError for a node of another domain that gradients would go through: onnx-ad goes by names alone."""
     follows = set(sources)
     for node in model.graph.nodes:
         if follows.intersection(node.inputs):
             if node.domain:
                 where = f"node '{node.label}'"
-                raise OptionError(f"{node.domain}.{node.op} has no gradient in onnx-ad", where=where, hint=_WAY_OUT)
+                raise OptionError(f"{node.domain}.{node.op} has no gradient in onnx-ad", where=where, hint=hint)
             follows.update(node.outputs)
 
 
@@ -208,7 +208,7 @@ def weight_gradients(
     inputs = [(n, types[n], a.shape) for n, a in (*feeds.items(), *weights.items())]
     alone = _standalone(model, inputs, {n: helper.np_dtype_to_tensor_dtype(t) for n, t in outputs.items()})
     part = Model(shape_inference.infer_shapes(alone, data_prop=True), model.path, model.weights)
-    _refuse_foreign(part, set(weights))
+    _refuse_foreign(part, set(weights), "leave --recover out")
     reverse = _reversed(part, list(weights), list(outputs), "--recover", "leave it out")
     fast = partial(runtime.session, where=where, optimize=True)
     with fast(part) as forward, fast(reverse) as backward:

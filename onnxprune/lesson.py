@@ -29,7 +29,7 @@ LEAST_SAMPLES = 64
 
 def learn(trace: Trace, reference: Model, data: CalibrationSet, spill: Spill, progress: Progress) -> Lesson:
     """Run ``reference`` on as much of ``data`` as helps. Raises ModelError where onnxruntime cannot."""
-    shapes = {**trace.shapes.shape, **{n: s for n, (_, s) in reference.graph.constants.items()}}
+    shapes = trace.shapes.shape
     found = products(reference, shapes)
     data = data.head(_enough(found, shapes))
     return Lesson(reference, data, observe(reference, found, data, shapes, spill, progress))

@@ -89,7 +89,11 @@ class Product:
 
 
 def products(model: Model, shapes: Mapping[str, Shape]) -> list[Product]:
-    """The matrix products of ``model`` whose weight is a constant in float, in order."""
+    """The matrix products of ``model`` whose weight is a constant in float, in order.
+
+    ``shapes``: of its tensors; constants have their own.
+    """
+    shapes = {**shapes, **{n: s for n, (_, s) in model.graph.constants.items()}}
     found = []
     for node in model.graph.nodes:
         rule = ops.find(node)

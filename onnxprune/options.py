@@ -89,6 +89,11 @@ class Options:
         }
 
 
+def ratio_or_default(ratio: float | None, *, lossless: bool) -> float:
+    """The ratio given, or what goes where none is: nothing more with ``lossless``."""
+    return ratio if ratio is not None else 0.0 if lossless else 0.3
+
+
 def _in_range(where: str, value: float) -> None:
     if not 0 <= value < 1:
         raise OptionError(

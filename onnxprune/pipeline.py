@@ -259,7 +259,7 @@ def _report(
         parameters=SizeReport(before.parameters, after.parameters),
         macs=SizeReport(before.macs, after.macs),
         file_bytes=SizeReport(given.byte_size, outcome.written.byte_size),
-        costs=_costs(analysis, options, outcome),
+        costs=_costs(trace, options, outcome.pruned, later),
         groups=report.group_reports(groups, gone, asked, choice.notes, choice.scores),
         proof=outcome.proof,
         changes=outcome.changes,
@@ -279,10 +279,8 @@ def _report(
     )
 
 
-def _costs(analysis: Analysis, options: Options, outcome: _Outcome) -> dict[str, SizeReport]:
-    """What a target and a budget make interesting, beside what is always reported."""
-    trace = analysis.trace
-    after = _shapes_after(trace, outcome.choice.rewrite, outcome.pruned)
+def _costs(trace: Trace, options: Options, pruned: Model, after: Mapping[str, Shape]) -> dict[str, SizeReport]:
+    """What a target and a budget make interesting, beside what is always reported; ``after``: shapes of ``pruned``."""
     models: dict[str, cost.CostModel] = {"cycles": options.target} if options.target else {}
     if options.budget and options.budget.cost.name == "activations":
         models["activations"] = options.budget.cost
@@ -291,7 +289,7 @@ def _costs(analysis: Analysis, options: Options, outcome: _Outcome) -> dict[str,
         return round(sum(cost.by_node(model, graph, shapes).values()))
 
     return {
-        name: SizeReport(total(m, trace.model.graph, trace.shapes.shape), total(m, outcome.pruned.graph, after))
+        name: SizeReport(total(m, trace.model.graph, trace.shapes.shape), total(m, pruned.graph, after))
         for name, m in models.items()
     }
 

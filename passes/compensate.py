@@ -74,8 +74,8 @@ class Compensate:
 
     def fit(self, model: Model) -> tuple[list[Fit], Model]:
         """Each layer's fit, and the model."""
-        shapes = {**self.trace.shapes.shape, **{n: s for n, (_, s) in model.graph.constants.items()}}
-        found = [p for p in products(model, shapes) if p.node.label in self.seen.products and self._free(model, p)]
+        every = products(model, self.trace.shapes.shape)
+        found = [p for p in every if p.node.label in self.seen.products and self._free(model, p)]
         network = Replay(model, self.seen, self.trace.shapes.elem_type)
         alive = alive_of(self.trace, self.dead)
         fits = []

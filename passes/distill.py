@@ -86,9 +86,9 @@ class Distill:
 
     def _weights(self, model: Model) -> Weights:
         """Weights and biases of matrix products; those of grouped convolutions have no gradient in onnx-ad."""
-        shapes = {**self.trace.shapes.shape, **{n: s for n, (_, s) in model.graph.constants.items()}}
+        found = products(model, self.trace.shapes.shape)
         free = set(model.graph.constants) - model.defaults - {o.name for o in model.graph.outputs}
-        names = [n for p in products(model, shapes) for n in p.node.inputs[1 if p.groups == 1 else 2 : 3]]
+        names = [n for p in found for n in p.node.inputs[1 if p.groups == 1 else 2 : 3]]
         return {n: model.array(n) for n in dict.fromkeys(names) if n in free}
 
 

@@ -861,6 +861,17 @@ def test_recover_trains_what_was_compensated(run: Run, chain: Path, samples: Pat
     assert learnt["final"][0]["snr_db"] >= plain["final"][0]["snr_db"]
 
 
+def test_recover_to_no_avail_is_said(run: Run, chain: Path, samples: Path) -> None:
+    outcome = run(chain, "--data", samples, "--importance", "l2", "--ratio", "0", "--recover", "2")
+    assert "trained: 2 steps on the original's outputs, to no avail: left as it was" in outcome.out
+
+
+def test_recover_takes_no_negative_number(run: Run, chain: Path, samples: Path) -> None:
+    outcome = run(chain, "--data", samples, "--recover", "-1")
+    assert outcome.code == 2
+    assert_one_line(outcome.err, "--recover", "must not be negative, as -1 is")
+
+
 def test_recover_needs_data(run: Run, chain: Path) -> None:
     outcome = run(chain, "--recover", "20")
     assert outcome.code == 2

@@ -67,7 +67,7 @@ class Case:
         self.model = from_proto(proto)
         self.analysis: Analysis = analyse(self.model, Options(input_shapes={"x": (1, 3, 8, 8)}))
         trace = self.analysis.trace
-        shapes = {**trace.shapes.shape, **{n: s for n, (_, s) in self.model.graph.constants.items()}}
+        shapes = trace.shapes.shape
         data = from_arrays({"x": calibration}, self.model, trace.shapes.inputs)
         self.seen: Observations = observe(self.model, products(self.model, shapes), data, shapes, spill)
         use = next(u for u in trace.uses if u[0] == "w0")

@@ -84,6 +84,18 @@ def test_gradients_of_weights_agree_with_finite_differences() -> None:
         assert float(np.sum(found[name] * way)) == pytest.approx((high - low) / 2e-2, rel=0.02, abs=0.02), name
 
 
+def test_an_operator_without_gradient_is_named_with_the_way_out() -> None:
+    text = "(float[N,4] x) => (float y) <float[4,6] w0> { a = MatMul(x, w0)\ny = com.microsoft.Gelu(a) }"
+    model = from_proto(build(text))
+    weights = {"w0": model.array("w0")}
+    feeds, outputs = {"x": np.zeros((2, 4), np.float32)}, {"y": np.dtype(np.float32)}
+    with (
+        pytest.raises(OptionError, match=r"com\.microsoft\.Gelu has no gradient.*leave --recover out"),
+        weight_gradients(model, weights, feeds, outputs),
+    ):
+        pass
+
+
 def test_where_nothing_can_be_trained_it_is_said() -> None:
     with spilling() as spill:
         case = Case(doubled("MatMul"), [4], samples(20, 0), spill)

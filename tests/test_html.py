@@ -20,15 +20,9 @@ from onnxprune.html import charts, figures, strings
 from onnxprune.options import Options
 from onnxprune.report import Report
 from onnxprune.targets import Cycles, find
+from tests.commands import CHAIN
 from tests.models import build
 
-CHAIN = """(float[1,3,8,8] x) => (float[1,4,8,8] y)
-<float[16,3,1,1] w0, float[16] b0, float[32,16,1,1] w1, float[4,32,1,1] w2>
-{ a = Conv(x, w0, b0)
-  b = Relu(a)
-  c = Conv(b, w1)
-  d = Relu(c)
-  y = Conv(d, w2) }"""
 SKIP = """(float[1,3,8,8] x) => (float[1,4,8,8] y)
 <float[8,3,1,1] w0, float[6,8,1,1] w1, float[8,6,1,1] w2, float[4,8,1,1] w3>
 { a = Conv(x, w0)

@@ -129,11 +129,10 @@ def prune(
     from onnxprune import plan as plans  # noqa: PLC0415
     from onnxprune.cli import render, terminal  # noqa: PLC0415
     from onnxprune.gates import Measured  # noqa: PLC0415
-    from onnxprune.options import Options  # noqa: PLC0415
+    from onnxprune.options import Options, ratio_or_default  # noqa: PLC0415
     from onnxprune.progress import silent  # noqa: PLC0415
 
-    share = ratio if ratio is not None else 0.0 if lossless else 0.3
-    settings = Options(ratio=share, lossless=lossless, **given)
+    settings = Options(ratio=ratio_or_default(ratio, lossless=lossless), lossless=lossless, **given)
     target = output or model.with_name(f"{model.stem}.pruned.onnx")
     loaded = files.load(model)
     wanted = (page_path, ci.junit) if dry_run else (target, save_plan, json_path, page_path, ci.junit)
