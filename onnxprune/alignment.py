@@ -8,9 +8,9 @@ between them, a part of a Concat.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
@@ -77,6 +77,7 @@ class TargetBlocks:
     costs: Cycles
     beside: CostModel | None = None
     stored: bool = False
+    sized: Callable[[CostModel], Sizes] | None = field(default=None, repr=False)  # everything kept
     _known: dict[int, Sequence[Place]] = field(default_factory=dict, init=False, repr=False)
 
     def __str__(self) -> str:
@@ -114,8 +115,8 @@ class TargetBlocks:
     @cached_property
     def _sizes(self) -> list[Sizes]:
         """Of the target's cycles, and of the other cost, if any."""
-        blocks = [b.units for g in self.groups for b in g.blocks]
-        return [Sizes(self.trace, blocks, model) for model in (self.costs, self.beside) if model]
+        sized = self.sized or partial(sizes_of, self.trace, self.groups)
+        return [sized(model) for model in (self.costs, self.beside) if model]
 
     @cached_property
     def _first(self) -> list[int]:
@@ -161,6 +162,11 @@ class TargetBlocks:
             layer = tensor.along(1) if tensor is not None else None
             if layer is not None and align > 1:
                 yield Place(self.trace.unit[layer.labels.reshape(-1)], align)
+
+
+def sizes_of(trace: Trace, groups: Groups, model: CostModel) -> Sizes:
+    """A cost as a function of what each block of each group keeps, in their order."""
+    return Sizes(trace, [b.units for g in groups for b in g.blocks], model)
 
 
 def step_of(block: Block, places: Sequence[Place]) -> int:

@@ -17,9 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.alignment import Alignment, can_shrink
-from onnxprune.groups import Groups
-from onnxprune.widths import Family, Item, Scores, family_of, item_of
+from onnxprune.widths import Choices, Family, Item
 
 #: Above this table size the rounding is chosen greedily.
 _MAX_TABLE = 50_000_000
@@ -41,20 +39,18 @@ class Allocation:
 
 
 def allocate(
-    groups: Groups,
-    scores: Sequence[Scores],
+    groups: Sequence[Choices],
     *,
     ratio: float,
-    align: Alignment,
     scope: str,
     max_ratio: float | None,
     ratio_of: Mapping[int, float],
-    all_lossless: bool = False,
+    lossless: NDArray[np.int64] | None = None,
     meet: Meet | None = None,
 ) -> Allocation:
     """Choose widths. ``ratio_of``: another ratio for some groups, by index. ``scope``: 'group' or 'global'.
 
-    ``all_lossless``: as many lossless units go as widths allow, even where the ratio asks for fewer. ``meet``: decides
+    ``lossless``: as many of these units go as widths allow, even where the ratio asks for fewer. ``meet``: decides
     instead of ``ratio`` and ``scope`` what groups without a ratio of their own keep; heads stay then.
     """
     cap = max_ratio if max_ratio is not None else max(DEFAULT_MAX_RATIO, ratio)
@@ -62,20 +58,16 @@ def allocate(
     items: list[Item] = []
     families: list[Family] = []
     notes: dict[int, str] = {}
-    for group, score in zip(groups, scores, strict=True):
-        asked = ratio_of.get(group.index, ratio)
-        limit = own_cap if group.index in ratio_of else cap
-        places = align.places(group)
+    for group in groups:
+        asked = ratio_of.get(group.group, ratio)
+        limit = own_cap if group.group in ratio_of else cap
+        families += group.families(len(items))
         blocks = [
-            item_of(group, index, score, groups.lossless, places, asked, limit) for index in range(len(group.blocks))
+            Item(group.group, asked, (1 - limit) * b.units.size, b, fixed=bool(group.stuck)) for b in group.blocks
         ]
-        whole = [family_of(heads, places, len(items)) for heads in group.heads]
-        if places and not can_shrink([i.width for i in blocks], [i.step for i in blocks]):
-            blocks = [replace(item, fixed=True) for item in blocks]
-            notes.update({group.index: f"cannot be narrower and {align}: left as it is"} if asked else {})
-            whole = []
-        items += [_without_lossless(item, groups.lossless, max_ratio) for item in blocks] if all_lossless else blocks
-        families += whole
+        items += blocks if lossless is None else [_without_lossless(item, lossless, max_ratio) for item in blocks]
+        if group.stuck and asked:
+            notes[group.group] = group.stuck
     own = [i for i, item in enumerate(items) if item.group in ratio_of]
     rest = [i for i, item in enumerate(items) if item.group not in ratio_of]
     ranked = frozenset(rest) if scope == "global" or meet else frozenset()
@@ -148,7 +140,7 @@ def _by_group(items: Sequence[Item]) -> list[int]:
     for item in items:
         wanted = (1 - item.ratio) * item.width
         below = max(item.floor, math.floor(wanted / item.step + 1e-9) * item.step)
-        exact = not len(item.aligns) or below >= wanted - 1e-9
+        exact = not len(item.ranked.aligns) or below >= wanted - 1e-9
         above = below if exact else min(item.width, below + item.step)
         if item.width - below < 1e-9 or item.ratio == 0:
             below = above = item.width

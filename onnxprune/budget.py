@@ -10,15 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-
 from onnxprune.allocate import Allocation, Meet
 from onnxprune.cost import COSTS, CostModel
 from onnxprune.descent import Descent
 from onnxprune.errors import OptionError, nearest
-from onnxprune.sizing import Sizes, cost_of
+from onnxprune.sizing import Sizes
 from onnxprune.targets import Cycles, Milliseconds
-from onnxprune.trace import Trace
 from onnxprune.widths import Item
 
 #: A uniform ratio is found to this precision: 2 ** -_HALVINGS.
@@ -79,34 +76,31 @@ class Budget:
         return f"{self.cost.name}={self.limit:g}"
 
 
-def uniform(trace: Trace, cost: CostModel, target: float, by_ratio: Callable[[float], Allocation]) -> Allocation:
+def uniform(sizes: Sizes, target: float, by_ratio: Callable[[float], Allocation]) -> Allocation:
     """The smallest ratio, the same in every group, at which the cost is at most ``target``. Raises OptionError."""
     high = 1.0 - 2**-_HALVINGS
     least = by_ratio(high)
-    _check(cost_of(trace, cost, least.dead), target)
-    return _smallest(trace, cost, target, by_ratio, high, _HALVINGS) or least
+    _check(sizes.without(least.dead), target)
+    return _smallest(sizes, target, by_ratio, high, _HALVINGS) or least
 
 
-def guided(
-    trace: Trace, cost: CostModel, target: float, guide: CostModel, ranked: Callable[[Meet], Allocation]
-) -> Allocation:
-    """Widths that are chosen by ``guide``, of which no more goes than brings ``cost`` to ``target``.
+def guided(sizes: Sizes, target: float, guide: Sizes, ranked: Callable[[Meet], Allocation]) -> Allocation:
+    """Widths that are chosen by the cost ``guide``, of which no more goes than brings that of ``sizes`` to ``target``.
 
     Raises OptionError where all that can go does not.
     """
-    whole = cost_of(trace, guide, np.zeros(0, np.int64))
 
     def at(ratio: float) -> Allocation:
-        return ranked(partial(meet, trace, guide, (1 - ratio) * whole, by_cost=True))
+        return ranked(partial(meet, guide.whole(), (1 - ratio) * guide.cost, by_cost=True))
 
-    found = _smallest(trace, cost, target, at, 1.0, _GUIDED_HALVINGS)
+    found = _smallest(sizes, target, at, 1.0, _GUIDED_HALVINGS)
     if found is None:
         raise OptionError("cannot be met by what saves cycles", where="--budget")
     return found
 
 
 def _smallest(
-    trace: Trace, cost: CostModel, target: float, by_ratio: Callable[[float], Allocation], high: float, halvings: int
+    sizes: Sizes, target: float, by_ratio: Callable[[float], Allocation], high: float, halvings: int
 ) -> Allocation | None:
     """What the smallest ratio gives at which the cost is met; a ratio that cannot be had is too large."""
     low, least = 0.0, None
@@ -115,7 +109,7 @@ def _smallest(
         found = attempt(partial(by_ratio, middle))
         if isinstance(found, OptionError):
             high = middle
-        elif cost_of(trace, cost, found.dead) <= target * _ROUNDING:
+        elif sizes.without(found.dead) <= target * _ROUNDING:
             high, least = middle, found
         else:
             low = middle
@@ -139,21 +133,12 @@ def _check(cost: float, target: float) -> None:
         )
 
 
-def meet(
-    trace: Trace,
-    cost: CostModel,
-    target: float,
-    items: Sequence[Item],
-    decided: Mapping[int, int],
-    *,
-    by_cost: bool,
-) -> list[int]:
-    """Channels that each row of each item keeps, so that ``cost`` is at most ``target``. Raises OptionError.
+def meet(sizes: Sizes, target: float, items: Sequence[Item], decided: Mapping[int, int], *, by_cost: bool) -> list[int]:
+    """Channels that each row of each item keeps, so that the cost is at most ``target``. Raises OptionError.
 
-    ``decided``: what some items keep already; the others keep at least their floors. ``by_cost``: rank by score for
-    cost saved; else for channels.
+    ``sizes``: of the items' units; nobody else's, as it is changed. ``decided``: what some items keep already; the
+    others keep at least their floors. ``by_cost``: rank by score for cost saved; else for channels.
     """
-    sizes = Sizes(trace, [i.units for i in items], cost)
     for index, item in enumerate(items):
         sizes.keep(index, decided.get(index, item.most))
     descent = Descent(items, sizes, [i for i in range(len(items)) if i not in decided], by_cost)

@@ -33,6 +33,7 @@ from onnxprune.severed import Severed, sever
 from onnxprune.sizing import cost_of
 from onnxprune.spend import Spending
 from onnxprune.trace import Pinned, Trace
+from onnxprune.widths import choices
 
 
 @dataclass(frozen=True)
@@ -136,18 +137,17 @@ def _allocate(subject: Subject, groups: Groups, scored: Sequence[Scores], option
     trace, plain = subject.trace, Multiple(options.align or 1)
     allocated = partial(
         allocate,
-        groups,
         max_ratio=options.max_ratio,
         ratio_of=ratio_of(trace, groups, options),
-        all_lossless=options.lossless,
+        lossless=groups.lossless if options.lossless else None,
     )
     align = TargetBlocks(trace, groups, options.target) if options.target and options.align is None else plain
     if options.budget is None and len(options.ways) == 1 and way.scope != "cost":
-        return allocated(scored, align=align, ratio=options.ratio, scope=way.scope)
+        return allocated(choices(groups, scored, align), ratio=options.ratio, scope=way.scope)
     cost = options.budget.cost if options.budget else options.target or Macs()
     if options.budget is None:  # what the ratio leaves of the cost when each group loses as much
         by_size = scores.score(subject, groups, scores.resolve("l2")(subject))
-        evenly = allocated(by_size, align=align, ratio=options.ratio, scope="group")
+        evenly = allocated(choices(groups, by_size, align), ratio=options.ratio, scope="group")
         limit = cost_of(trace, cost, evenly.dead)
     else:
         limit = options.budget.amount(cost_of(trace, cost, np.zeros(0, np.int64)))

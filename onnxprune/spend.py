@@ -12,21 +12,22 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from onnxprune import budget as budgets
-from onnxprune.alignment import Alignment, Multiple, TargetBlocks
+from onnxprune.alignment import Alignment, Multiple, TargetBlocks, sizes_of
 from onnxprune.allocate import Allocation, Meet
 from onnxprune.cost import CostModel
 from onnxprune.errors import OptionError
 from onnxprune.groups import Groups
+from onnxprune.sizing import Sizes
 from onnxprune.targets import Cycles
 from onnxprune.trace import Trace
-from onnxprune.widths import Scores
+from onnxprune.widths import Choices, Scores, choices
 
 
 @dataclass(frozen=True)
 class Spending:
     """At most ``limit`` of ``cost``, with widths by ``scope``, multiples of ``align``, or else as ``target`` has them.
 
-    ``allocate``: `onnxprune.allocate.allocate` of these groups, but for the scores, the alignment, and how.
+    ``allocate``: `onnxprune.allocate.allocate`, but for what there is to choose from, and how.
     """
 
     trace: Trace = field(repr=False)
@@ -39,28 +40,41 @@ class Spending:
     align: int | None
     target: Cycles | None
 
+    _sizes: dict[int, Sizes] = field(default_factory=dict, init=False, repr=False)
+
     def allocation(self) -> Allocation:
         """What goes. Raises OptionError where the budget cannot be met."""
         if self.target is None or self.align is not None:
-            return self._in(Multiple(self.align or 1))
-        blocks = TargetBlocks(self.trace, self.groups, self.target)
-        stored = replace(blocks, stored=True)
+            return self._aligned(Multiple(self.align or 1))
+        blocks = TargetBlocks(self.trace, self.groups, self.target, sized=self._sized)
+        stored = self._choices(replace(blocks, stored=True))
         if self.cost.stepped:
             how = self._uniform if self.scope == "group" else self._ranked
-            return self._best([partial(how, stored), partial(self._uniform, blocks)])
-        strict, any_ = replace(blocks, beside=self.cost), Multiple(1)
-        by_cycles = partial(
-            budgets.guided, self.trace, self.cost, self.limit, self.target, partial(self._ranked, stored)
-        )
-        others = [by_cycles] if self.scope == "cost" else []
-        for make in [partial(self._in, strict), *others, partial(self._in, blocks)]:
+            return self._best([partial(how, stored), lambda: self._uniform(self._choices(blocks))])
+        strict = replace(blocks, beside=self.cost)
+        sizes, guide = self._sized(self.cost), self._sized(self.target)
+        by_cycles = partial(budgets.guided, sizes, self.limit, guide, partial(self._ranked, stored))
+        makers = [partial(self._aligned, strict), partial(self._aligned, blocks)]
+        if self.scope == "cost":
+            makers.insert(1, by_cycles)
+        for make in makers:
             if isinstance(found := budgets.attempt(make), Allocation):
                 return found
-        return self._in(any_)
+        return self._aligned(Multiple(1))
 
-    def _in(self, align: Alignment) -> Allocation:
+    def _sized(self, cost: CostModel) -> Sizes:
+        """A cost by what blocks keep, which is everything: each is taken apart once."""
+        if id(cost) not in self._sizes:
+            self._sizes[id(cost)] = sizes_of(self.trace, self.groups, cost)
+        return self._sizes[id(cost)].whole()
+
+    def _choices(self, align: Alignment) -> list[Choices]:
+        return choices(self.groups, self.scores, align)
+
+    def _aligned(self, align: Alignment) -> Allocation:
         """The best in one alignment."""
-        ranked, uniform = partial(self._ranked, align), partial(self._uniform, align)
+        groups = self._choices(align)
+        ranked, uniform = partial(self._ranked, groups), partial(self._uniform, groups)
         return self._best({"group": [uniform], "global": [ranked]}.get(self.scope, [ranked, uniform]))
 
     def _best(self, makers: Sequence[Callable[[], Allocation]]) -> Allocation:
@@ -71,12 +85,10 @@ class Spending:
             raise made[0]
         return min(found, key=lambda a: self.groups.lost(self.scores, a.dead))
 
-    def _ranked(self, align: Alignment, meet: Meet | None = None) -> Allocation:
-        met = meet or partial(budgets.meet, self.trace, self.cost, self.limit, by_cost=self.scope == "cost")
-        return self.allocate(self.scores, align=align, ratio=0.0, scope="global", meet=met)
+    def _ranked(self, groups: Sequence[Choices], meet: Meet | None = None) -> Allocation:
+        met = meet or partial(budgets.meet, self._sized(self.cost), self.limit, by_cost=self.scope == "cost")
+        return self.allocate(groups, ratio=0.0, scope="global", meet=met)
 
-    def _uniform(self, align: Alignment) -> Allocation:
-        def by_ratio(ratio: float) -> Allocation:
-            return self.allocate(self.scores, align=align, ratio=ratio, scope="group")
-
-        return budgets.uniform(self.trace, self.cost, self.limit, by_ratio)
+    def _uniform(self, groups: Sequence[Choices]) -> Allocation:
+        by_ratio = partial(self.allocate, groups, scope="group")
+        return budgets.uniform(self._sized(self.cost), self.limit, lambda ratio: by_ratio(ratio=ratio))

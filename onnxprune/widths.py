@@ -14,8 +14,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.alignment import Place, aligns, step, uses
-from onnxprune.groups import Group
+from onnxprune.alignment import Alignment, Place, aligns, can_shrink, step, uses
+from onnxprune.groups import Group, Groups
 from onnxprune.heads import Heads
 from onnxprune.units import Units
 
@@ -23,25 +23,19 @@ Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Item:
-    """A block to allocate, or what is left of it once whole rows have gone.
+class Ranked:
+    """A block's channels, or what is left of them once whole rows have gone.
 
     ``units``: [rows, n], least important first, and ``value``, their scores; ``head``: [rows], the head that a row is
     of, or -1; ``uses``: [places, rows], how often a unit of each row stands in each width that must be a multiple of
-    ``aligns``, [places]; ``least``: how many channels must stay in all rows together.
+    ``aligns``, [places].
     """
 
-    group: int
-    ratio: float
-    least: float
     units: NDArray[np.int64] = field(repr=False)
     value: NDArray[np.float64] = field(repr=False)
     head: NDArray[np.int64] = field(repr=False)
     uses: NDArray[np.int64] = field(repr=False)
     aligns: NDArray[np.int64] = field(repr=False)
-    fixed: bool = False  # nothing can go
-    spare: int = 0  # of each row, how many must go as far as widths allow, with ``bottom`` left of all rows together
-    bottom: float = 0.0
 
     @property
     def rows(self) -> int:
@@ -56,12 +50,67 @@ class Item:
     @cached_property
     def step(self) -> int:
         """Each row keeps all its channels or a multiple of these: then all widths are multiples as wanted."""
-        return self.width if self.fixed else step(self.uses, self.aligns)
+        return step(self.uses, self.aligns)
 
     @cached_property
     def loss(self) -> NDArray[np.float64]:
         """By k: the score lost when each row keeps k of its channels."""
         return np.concatenate([[0.0], np.cumsum(self.value.sum(axis=0))])[::-1]
+
+    def without(self, heads: NDArray[np.int64]) -> Ranked:
+        """The rows that are of none of ``heads``."""
+        stays = ~np.isin(self.head, heads)
+        return replace(
+            self, units=self.units[stays], value=self.value[stays], head=self.head[stays], uses=self.uses[:, stays]
+        )
+
+
+@dataclass(frozen=True)
+class Item:
+    """A block to allocate: of ``ratio`` of its channels, but for ``least`` of all rows together, which must stay."""
+
+    group: int
+    ratio: float
+    least: float
+    ranked: Ranked = field(repr=False)
+    fixed: bool = False  # nothing can go
+    spare: int = 0  # of each row, how many must go as far as widths allow, with ``bottom`` left of all rows together
+    bottom: float = 0.0
+
+    @property
+    def units(self) -> NDArray[np.int64]:
+        """[rows, n], least important first."""
+        return self.ranked.units
+
+    @property
+    def value(self) -> NDArray[np.float64]:
+        """[rows, n]: their scores."""
+        return self.ranked.value
+
+    @property
+    def head(self) -> NDArray[np.int64]:
+        """[rows]: the head that a row is of, or -1."""
+        return self.ranked.head
+
+    @property
+    def rows(self) -> int:
+        """Rows that are left."""
+        return self.ranked.rows
+
+    @property
+    def width(self) -> int:
+        """Channels in a row."""
+        return self.ranked.width
+
+    @property
+    def step(self) -> int:
+        """Each row keeps all its channels or a multiple of these."""
+        return self.width if self.fixed else self.ranked.step
+
+    @property
+    def loss(self) -> NDArray[np.float64]:
+        """By k: the score lost when each row keeps k of its channels."""
+        return self.ranked.loss
 
     @cached_property
     def floor(self) -> int:
@@ -84,10 +133,7 @@ class Item:
 
     def without(self, heads: NDArray[np.int64]) -> Item:
         """The item without the rows of ``heads``."""
-        stays = ~np.isin(self.head, heads)
-        return replace(
-            self, units=self.units[stays], value=self.value[stays], head=self.head[stays], uses=self.uses[:, stays]
-        )
+        return replace(self, ranked=self.ranked.without(heads))
 
 
 @dataclass(frozen=True)
@@ -109,24 +155,53 @@ class Family:
         )
 
 
-def item_of(
-    group: Group, index: int, scores: Scores, lossless: Units, places: Sequence[Place], ratio: float, cap: float
-) -> Item:
-    """Block ``index`` of a group. ``cap``: the largest share of it that may go."""
+@dataclass(frozen=True)
+class Choices:
+    """What a group may keep: its blocks and its heads.
+
+    ``stuck``: why nothing of it can go, where widths do not allow it; it has no heads to take off then.
+    """
+
+    group: int
+    blocks: tuple[Ranked, ...]
+    heads: tuple[Heads, ...]
+    places: Sequence[Place] = field(repr=False)
+    stuck: str = ""
+
+    def families(self, start: int) -> list[Family]:
+        """Its heads, over items that are numbered from ``start`` on."""
+        return [family_of(heads, self.places, start) for heads in self.heads]
+
+
+def choices(groups: Groups, scores: Sequence[Scores], align: Alignment) -> list[Choices]:
+    """What every group may keep at ``align``, whatever is asked for. ``scores``: by group, [width]."""
+    found = []
+    for group, score in zip(groups, scores, strict=True):
+        places = align.places(group)
+        blocks = tuple(ranked(group, index, score, groups.lossless, places) for index in range(len(group.blocks)))
+        if places and not can_shrink([b.width for b in blocks], [b.step for b in blocks]):
+            stuck = f"cannot be narrower and {align}: left as it is"
+            found.append(Choices(group.index, blocks, (), places, stuck))
+        else:
+            found.append(Choices(group.index, blocks, group.heads, places))
+    return found
+
+
+def ranked(group: Group, index: int, scores: Scores, lossless: Units, places: Sequence[Place]) -> Ranked:
+    """Block ``index`` of a group."""
     block = group.blocks[index]
     # Below every score: these come first in their block, and their block first in a ranking over the network.
     first = min(float(scores.min(initial=0.0)), 0.0) - 1.0
-    value = np.where(np.isin(block.units, lossless), first, scores[np.searchsorted(group.units, block.units)])
+    value = scores[np.searchsorted(group.units, block.units)]
+    if len(lossless):
+        value = np.where(np.isin(block.units, lossless), first, value)
     order = np.argsort(value, axis=1, kind="stable")
     head = np.full(block.rows, -1)
     for heads in group.heads:
         for at, rows in zip(heads.blocks, heads.rows, strict=True):
             if at == index:
                 head[rows] = np.arange(heads.count)[:, None]
-    return Item(
-        group.index,
-        ratio,
-        (1 - cap) * block.units.size,
+    return Ranked(
         np.take_along_axis(block.units, order, axis=1),
         np.take_along_axis(value, order, axis=1),
         head,

@@ -15,7 +15,7 @@ from onnxprune.alignment import Multiple, step_of
 from onnxprune.allocate import Allocation, allocate
 from onnxprune.groups import Block, Group, Groups, Slice
 from onnxprune.heads import Heads
-from onnxprune.widths import Scores
+from onnxprune.widths import Scores, choices
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,8 @@ def run(
     ratio_of: Mapping[int, float] | None = None,
 ) -> Allocation:
     return allocate(
-        groups,
-        scores,
+        choices(groups, scores, Multiple(align)),
         ratio=ratio,
-        align=Multiple(align),
         scope=scope,
         max_ratio=max_ratio,
         ratio_of=ratio_of or {},
