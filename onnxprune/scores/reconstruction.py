@@ -8,7 +8,8 @@ solving for the rest anew costs
 
 and the cheapest goes first, again and again (optimal brain surgery by structure: OBC, arXiv 2208.11580; ZipLM,
 2302.04089). The costs at all consumers of a group add up, each divided by the energy of the consumer's output, so
-that they compare between layers.
+that they compare between layers. A consumer whose own outputs go with the channel, as a depthwise convolution's do,
+costs nothing: what is missed there is missed by nobody but its readers, which count.
 """
 
 from __future__ import annotations
@@ -50,11 +51,6 @@ class _Consumer:
     weight: Float  # [m, n]
     scale: float
     columns: dict[int, tuple[Positions, Positions]]
-
-    @property
-    def reads_one(self) -> bool:
-        """Whether it reads a single unit, as a depthwise convolution: then nothing takes over, and costs stay."""
-        return sum(len(units) for units, _ in self.columns.values()) == 1
 
     def costs(self, alive: NDArray[np.bool_]) -> Float:
         """What each unit of the group would cost now [width]; 0 of those that are not read here."""
@@ -148,15 +144,24 @@ class _Reader:
         else:
             weight = weight.transpose(0, 1, 3, 2).reshape(product.groups, -1, product.channels)
         energy = float((np.matmul(weight, covariance) * weight).sum())
+        made = self._made(product)
         found = []
         for part in range(product.groups):
             columns = _columns(unit[part], group.units)
-            if columns and energy > 0:
+            if columns and energy > 0 and not np.isin(made[part], unit[part]).all():  # else its outputs go too
                 damping = DAMPING * float(np.diag(covariance[part]).mean()) + 1e-12
                 inverse = np.linalg.inv(covariance[part] + damping * np.eye(len(covariance[part])))
                 scale = 1 / energy if root is None else 1.0
                 found.append(_Consumer(inverse, weight[part].copy(), scale, columns))
         return found
+
+    def _made(self, product: Product) -> Positions:
+        """The unit of each output channel [groups, outputs], -1 where it has none."""
+        tensor = self.trace.tensors[product.target]
+        layer = tensor.along(product.form.made)
+        if layer is None or len(layer.axes) > 1:
+            return np.full((product.groups, product.outputs), -1)
+        return self.trace.unit[layer.labels.reshape(-1)].reshape(product.groups, product.outputs)
 
 
 def _columns(unit: Positions, wanted: Positions) -> dict[int, tuple[Positions, Positions]]:
@@ -178,10 +183,8 @@ def _eliminated(consumers: list[_Consumer], width: int) -> Float:
     score = np.zeros(width)
     least = max(1, round(_LEAST_LEFT * width))
     last = 0.0
-    fixed = np.sum([np.zeros(width), *(c.costs(alive) for c in consumers if c.reads_one)], axis=0)
-    consumers = [c for c in consumers if not c.reads_one]
     while (left := int(alive.sum())) > least:
-        cost = np.sum([fixed, *(c.costs(alive) for c in consumers)], axis=0)
+        cost = np.sum([c.costs(alive) for c in consumers], axis=0)
         candidates = np.flatnonzero(alive)
         going = candidates[np.argsort(cost[candidates], kind="stable")][: min(max(1, int(left * _STEP)), left - least)]
         score[going] = np.maximum.accumulate(np.maximum(cost[going], last))
@@ -189,6 +192,6 @@ def _eliminated(consumers: list[_Consumer], width: int) -> Float:
         alive[going] = False
         for consumer in consumers:
             consumer.remove(going)
-    cost = np.sum([fixed, *(c.costs(alive) for c in consumers)], axis=0)
+    cost = np.sum([c.costs(alive) for c in consumers], axis=0)
     score[alive] = np.maximum(cost[alive], last)
     return score
