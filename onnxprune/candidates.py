@@ -1,7 +1,7 @@
 """Choosing between plans: the best of a few ways to choose channels, judged on samples that nothing was learnt from.
 
-No criterion is best for every network: on a U-Net at moderate ratios l2 is, elsewhere reconstruction. So several plans
-of the same cost are made, each compensated as the final one will be, and the one whose outputs are nearest the
+No criterion is best for every network: where layers are wide and few it is reconstruction, elsewhere output. So several
+plans of the same cost are made, each compensated as the final one will be, and the one whose outputs are nearest the
 original's on held-out samples is taken.
 """
 
@@ -33,12 +33,7 @@ class Way:
 
 
 #: What is tried where nothing is said.
-AUTO = (
-    Way("output", "cost"),
-    Way("output", "global"),
-    Way("reconstruction", "cost"),
-    Way("l2", "group"),
-)
+AUTO = (Way("output", "cost"), Way("reconstruction", "cost"))
 
 
 def ways(importance: str | None, scope: str | None, *, judged: bool, priced: bool = False) -> tuple[Way, ...]:
@@ -47,9 +42,7 @@ def ways(importance: str | None, scope: str | None, *, judged: bool, priced: boo
     ``priced``: a target says what widths are worth: then l2 for each unit of cost.
     """
     if judged and importance in (None, "auto"):
-        if scope is None:
-            return AUTO
-        return tuple(Way(name, scope) for name in dict.fromkeys(way.importance for way in AUTO))
+        return tuple(Way(way.importance, scope or way.scope) for way in AUTO)
     return (Way(importance or "l2", scope or ("cost" if priced else "group")),)
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxprune.calibration import CalibrationSet
-from onnxprune.graph import Shape
 from onnxprune.model import Model
-from onnxprune.observe import LEAST_ROWS, Observations, Product, Spill, observe, products
+from onnxprune.observe import LEAST_ROWS, Observations, Spill, observe, products, samples_for
 from onnxprune.progress import Progress
 from onnxprune.trace import Trace
 
@@ -31,11 +28,5 @@ def learn(trace: Trace, reference: Model, data: CalibrationSet, spill: Spill, pr
     """Run ``reference`` on as much of ``data`` as helps. Raises ModelError where onnxruntime cannot."""
     shapes = trace.shapes.shape
     found = products(reference, shapes)
-    data = data.head(_enough(found, shapes))
+    data = data.head(max(LEAST_SAMPLES, samples_for(LEAST_ROWS, found, shapes)))
     return Lesson(reference, data, observe(reference, found, data, shapes, spill, progress))
-
-
-def _enough(found: Sequence[Product], shapes: Mapping[str, Shape]) -> int:
-    """How many samples give every product enough rows."""
-    rows = [math.prod(shapes[p.target]) / shapes[p.target][p.form.made] / shapes[p.target][0] for p in found]
-    return max([LEAST_SAMPLES, *(math.ceil(LEAST_ROWS / max(r, 1.0)) for r in rows)])

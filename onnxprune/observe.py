@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -109,6 +109,12 @@ def products(model: Model, shapes: Mapping[str, Shape]) -> list[Product]:
         if channels * taps <= MOST_COLUMNS:
             found.append(Product(node, form, groups, outputs, channels, taps, _beside(model.graph, node, shapes)))
     return found
+
+
+def samples_for(rows: int, found: Iterable[Product], shapes: Mapping[str, Shape]) -> int:
+    """How many samples give every product so many rows; ``shapes`` are those of one sample."""
+    own = [math.prod(shapes[p.target]) / shapes[p.target][p.form.made] / shapes[p.target][0] for p in found]
+    return max([1, *(math.ceil(rows / max(r, 1.0)) for r in own)])
 
 
 def _beside(graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> str:

@@ -11,6 +11,7 @@ from onnxprune import heldout
 from onnxprune.candidates import Tried
 from onnxprune.lesson import Lesson
 from onnxprune.model import Model
+from onnxprune.observe import samples_for
 from onnxprune.passes import Compensate, Distill
 from onnxprune.progress import Progress
 from onnxprune.report import Learnt, SampleError
@@ -18,8 +19,9 @@ from onnxprune.trace import Trace
 
 Units = NDArray[np.int64]
 
-#: Plans are compared after compensation by about so many samples, and rows for a column: enough to rank them.
-TRIAL_SAMPLES, TRIAL_ROWS, TRIAL_RIDGES = 96, 8, (1e-5, 1e-2)
+#: Plans are compared after compensation by as few samples as give every product so many rows, within these bounds, and
+#: by so many rows for a column: enough to rank them.
+ROWS, FEWEST, MOST, PER_COLUMN, TRIAL_RIDGES = 4096, 24, 96, 8, (1e-5, 1e-2)
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,9 @@ class Recovery:
     def distance(self, pruned: Model, dead: Units) -> float:
         """How far the outputs of a plan are from the original's, on held-out samples."""
         if self.compensate:
-            seen = self.lesson.seen.head(TRIAL_SAMPLES)
-            _, pruned = Compensate(self.trace, dead, seen, self.progress, TRIAL_RIDGES, TRIAL_ROWS).fit(pruned)
+            wanted = samples_for(ROWS, self.lesson.seen.products.values(), self.trace.shapes.shape)
+            seen = self.lesson.seen.head(min(MOST, max(FEWEST, wanted)))
+            _, pruned = Compensate(self.trace, dead, seen, self.progress, TRIAL_RIDGES, PER_COLUMN).fit(pruned)
         return heldout.distance(pruned, self.lesson.seen, "the pruned model")
 
     def finished(self, pruned: Model, dead: Units, tried: tuple[Tried, ...]) -> tuple[Model, Learnt]:

@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from onnxprune.batching import batch_size
 from onnxprune.calibration import CalibrationSet
 from onnxprune.gradients import Directions, differentiable, gate_gradients, random_directions
-from onnxprune.observe import Product
+from onnxprune.observe import Product, samples_for
 from onnxprune.progress import Progress, counted
 from onnxprune.runtime import Feeds
 from onnxprune.trace import Trace
 
 Float = NDArray[np.float64]
 
-#: Samples are enough when their rows are many: so few.
-SAMPLES = 64
+#: Samples are enough when their rows are many: as few as give every product so many rows, within these bounds.
+ROWS, FEWEST, MOST = 4096, 16, 64
 
 #: Activations, gates, and the gradients of both.
 _COPIES = 4
@@ -40,7 +40,8 @@ def roots(
 
     Raises OptionError where there are no gradients.
     """
-    data = data.head(SAMPLES)
+    wanted = samples_for(ROWS, products.values(), trace.shapes.shape)
+    data = data.head(min(MOST, max(FEWEST, wanted)))
     size = data.run_size(batch_size(trace.model.graph, trace.shapes.shape, _COPIES))
     first = next(data.batches(size))
     count = len(next(iter(first.values())))
