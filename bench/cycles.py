@@ -5,7 +5,7 @@
 
 Each model of `bench.rknn` is pruned to the same budgets of MACs: with the target, with --align 16 and one ratio for
 all, and with one ratio alone. FILE: what another tool made of the one model that is named, to be compiled beside it.
-With --scores: at an equal budget of cycles, the score kept by widths that fill the target's blocks and by others.
+With --scores: at an equal budget of cycles, the score lost by widths that fill the target's blocks and by others.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from onnxprune import cost, pipeline, runtime
 from onnxprune import model as files
 from onnxprune import shapes as shaping
 from onnxprune.budget import Budget
+from onnxprune.choose import analyse
 from onnxprune.errors import OptionError
 from onnxprune.graph import Shape
 from onnxprune.model import Model
 from onnxprune.options import Options
 from onnxprune.rknn import Job, build
+from onnxprune.scores import readers
 from onnxprune.targets import Cycles, find
 
 TARGET = "rk3588"
@@ -114,14 +116,15 @@ def rows(name: str, options: argparse.Namespace, folder: Path) -> Iterator[str]:
 
 
 def kept(name: str, options: argparse.Namespace) -> Iterator[str]:
-    """At equal cycles: the share of the score (l2) that stays."""
+    """At equal cycles: the score (l2, made comparable between groups) that is lost."""
     make, given = MODELS[name]
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, f"{name}.onnx")
         onnx.save(make(), source)
         model = files.load(source)
         unpruned = pipeline.prune(model, Options(ratio=0, input_shapes=given, check_n=0)).report
-        total = sum(sum(g.scores) for g in unpruned.groups)
+        groups = analyse(model, Options(input_shapes=given)).groups
+        scored = readers.comparable(groups, [np.asarray(g.scores) for g in unpruned.groups])
         for dtype in options.dtypes.split(","):
             target = Cycles.of(find(TARGET), dtype)
             for share in options.cycles.split(","):
@@ -140,8 +143,8 @@ def kept(name: str, options: argparse.Namespace) -> Iterator[str]:
                     except OptionError:
                         cells.append("not met")
                         continue
-                    lost = sum(float(np.asarray(g.scores)[list(g.removed)].sum()) for g in plan.groups)
-                    cells.append(f"{100 * (1 - lost / total):.1f} %")
+                    lost = sum(float(x[list(g.removed)].sum()) for x, g in zip(scored, plan.groups, strict=True))
+                    cells.append(f"{lost:.2f}")
                 yield "| " + " | ".join(cells) + " |"
 
 
@@ -155,7 +158,7 @@ def main() -> None:
     parser.add_argument("--cycles", default="0.8,0.6,0.4")
     parser.add_argument("--others", type=Path, nargs="*", default=[])
     parser.add_argument("--predicted", action="store_true", help="by the target's arithmetic, without the compiler")
-    parser.add_argument("--scores", action="store_true", help="only the table of scores kept")
+    parser.add_argument("--scores", action="store_true", help="only the table of scores lost")
     options = parser.parse_args()
     if not options.scores:
         print("| model | type | by | MACs | cycles | cycles | share of cycles / share of MACs |")

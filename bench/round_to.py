@@ -2,34 +2,47 @@
 
     python -m bench.round_to U-Net 0.59 16 unet-tp16.onnx
 
-For developers: needs torch and torch-pruning. NET is U-Net, at the size and with the class that `bench.rknn` has, or a
-file of the zoo by its name, read with onnx2torch.
+For developers: needs torch and torch-pruning. NET is U-Net, at the size and with the class that `bench.rknn` has, or
+an ONNX file, by its path or by its name in the zoo, read with onnx2torch.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import warnings
 from pathlib import Path
 
+import onnx
 import torch
 import torch_pruning
 
 from bench import nets, zoo_nets
-from bench.torch_pruning import by_l2
+from bench.torch_pruning import by_l2, export_module
 
 _HALVINGS = 7
 
 
 def build(name: str) -> nets.Net:
     """The network, its inputs, and the layers that write its outputs."""
+    if name.endswith(".onnx"):
+        return read_back(Path(name))
     if name != "U-Net":
         return zoo_nets.build(name)
     torch.manual_seed(0)
     module = nets.UNet(classes=1).eval()
     nets.randomise(module)
     return nets.Net(module, (torch.zeros(1, 1, 256, 256),), [module.head])
+
+
+def read_back(path: Path) -> nets.Net:
+    """The network of a file whose one input has no dynamic dimensions."""
+    import onnx2torch  # noqa: PLC0415
+
+    model = onnx.load(path)
+    torch.manual_seed(0)
+    inputs = (torch.randn([d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]),)
+    module = onnx2torch.convert(model).eval()
+    return nets.Net(module, inputs, zoo_nets.heads(module, inputs))
 
 
 def pruned(name: str, ratio: float, block: int) -> tuple[nets.Net, float]:
@@ -58,9 +71,7 @@ def main() -> None:
             low = middle
     if found is None:
         raise SystemExit("no ratio meets the budget")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(found.module, found.inputs, str(options.path), opset_version=17, dynamo=False)
+    export_module(found.module, found.inputs, options.path)
 
 
 if __name__ == "__main__":

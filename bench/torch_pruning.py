@@ -128,7 +128,7 @@ def build(name: str) -> nets.Net:
 def export(name: str, path: Path) -> None:
     """Write the whole network as an ONNX file."""
     net = build(name)
-    _export(net.module, net.inputs, path)
+    export_module(net.module, net.inputs, path)
 
 
 def export_both(name: str, path: Path) -> None:
@@ -136,12 +136,13 @@ def export_both(name: str, path: Path) -> None:
     import torch  # noqa: PLC0415
 
     net = build(name)
-    _export(net.module, net.inputs, path)
+    export_module(net.module, net.inputs, path)
     if path.with_name(MODULE).exists():
-        _export(torch.load(path.with_name(MODULE), weights_only=False), net.inputs, path.with_name(PRUNED))
+        export_module(torch.load(path.with_name(MODULE), weights_only=False), net.inputs, path.with_name(PRUNED))
 
 
-def _export(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -> None:
+def export_module(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -> None:
+    """Write a module as an ONNX file."""
     import torch  # noqa: PLC0415
 
     # onnx2torch's modules ask for the opset under a name that torch no longer has

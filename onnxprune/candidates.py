@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from onnxprune.errors import OptionError
 from onnxprune.progress import Progress
 
 T = TypeVar("T")
@@ -56,15 +57,25 @@ class Tried:
 
 def best(
     ways: Sequence[Way], plan: Callable[[Way], T], distance: Callable[[T], float], progress: Progress
-) -> tuple[T, tuple[Tried, ...]]:
-    """The plan at the least distance, the first of equals, and all that were tried. One way is not tried at all."""
+) -> tuple[T, tuple[Tried, ...], tuple[str, ...]]:
+    """The plan at the least distance, the first of equals, all that were tried, and what could not be planned, and why.
+
+    One way is not tried at all. Raises OptionError where none can be planned: the budget cannot be met.
+    """
     if len(ways) == 1:
-        return plan(ways[0]), ()
-    plans = []
+        return plan(ways[0]), (), ()
+    plans: list[tuple[float, Way, T]] = []
+    refused: list[tuple[Way, OptionError]] = []
     for number, way in enumerate(ways, 1):
-        made = plan(way)
-        plans.append((distance(made), made))
+        try:
+            made = plan(way)
+        except OptionError as reason:
+            refused.append((way, reason))
+        else:
+            plans.append((distance(made), way, made))
         progress("compare plans", number, len(ways))
-    nearest = min(range(len(plans)), key=lambda i: plans[i][0])
-    tried = tuple(Tried(str(w), d) for w, (d, _) in zip(ways, plans, strict=True))
-    return plans[nearest][1], tried
+    if not plans:
+        raise refused[0][1]
+    _, _, nearest = min(plans, key=lambda p: p[0])
+    missed = tuple(f"'{way}' was not tried: {reason.what}" for way, reason in refused)
+    return nearest, tuple(Tried(str(w), d) for d, w, _ in plans), missed

@@ -28,6 +28,7 @@ from onnxprune.groups import Groups
 from onnxprune.model import Model
 from onnxprune.options import Options
 from onnxprune.rewrite import Rewrite
+from onnxprune.scores import readers
 from onnxprune.scores.subject import Scorer, Scores, Subject
 from onnxprune.severed import Severed, sever
 from onnxprune.sizing import cost_of
@@ -151,6 +152,8 @@ def _allocate(subject: Subject, groups: Groups, scored: Sequence[Scores], option
         limit = cost_of(trace, cost, evenly.dead)
     else:
         limit = options.budget.amount(cost_of(trace, cost, np.zeros(0, np.int64)))
+    if way.scope == "cost" and scores.resolve(way.importance).within:
+        scored = readers.comparable(groups, scored)
     spending = Spending(trace, groups, scored, allocated, cost, limit, way.scope, options.align, options.target)
     return spending.allocation()
 

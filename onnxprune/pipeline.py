@@ -160,8 +160,8 @@ def _chosen(
         pruned = run_passes(analysis.trace.model, steps).model
         return _recovery(analysis.trace, lesson, options, watch).distance(pruned, choice.dead)
 
-    choice, tried = candidates.best(ways, plan, distance, watch.announce)
-    return choice, tried, tuple(s for s in found.values() if isinstance(s, str))
+    choice, tried, missed = candidates.best(ways, plan, distance, watch.announce)
+    return choice, tried, (*(s for s in found.values() if isinstance(s, str)), *missed)
 
 
 def _scorer(name: str, subject: Subject, *, alone: bool) -> Scorer | str:

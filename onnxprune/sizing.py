@@ -164,6 +164,28 @@ class Sizes(Mapping[str, Shape]):
         self._count = before
         return found
 
+    @property
+    def nodes(self) -> Sequence[int]:
+        """Nodes that cost anything."""
+        return list(self._cost)
+
+    def reads(self, node: int) -> Sequence[int]:
+        """The blocks that the cost of a node depends on."""
+        return self._reads.get(node, [])
+
+    def at(self, node: int, kept: Mapping[int, int]) -> float:
+        """What a node costs where some blocks keep so many; 0 where it costs nothing."""
+        if node not in self._cost:
+            return 0.0
+        before = {block: self.kept[block] for block in kept}
+        counts = self._set(kept)
+        found = self._node(node)
+        for block, had in before.items():
+            self.kept[block] = had
+        for row, count in counts.items():
+            self._count[row] = count
+        return found
+
     def counts(self, block: int) -> bool:
         """Whether any node whose cost is known depends on ``block``."""
         return block in self._touched

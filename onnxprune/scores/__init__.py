@@ -22,7 +22,9 @@ from onnxprune.user_code import user_function
 
 def of_weights(measure: Callable[[GroupWeights], Scores]) -> Criterion:
     """A criterion that looks at the weights of one group at a time."""
-    return Criterion(lambda subject: lambda groups: [measure(subject.weights_of(group)) for group in groups])
+    return Criterion(
+        lambda subject: lambda groups: [measure(subject.weights_of(group)) for group in groups], within=True
+    )
 
 
 CRITERIA: dict[str, Criterion] = {

@@ -56,10 +56,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Criterion:
-    """A way to score. ``prepare`` looks at the subject once; what it returns scores any grouping of its channels."""
+    """A way to score. ``prepare`` looks at the subject once; what it returns scores any grouping of its channels.
+
+    ``within``: its scores compare within a group only (`onnxprune.scores.readers`).
+    """
 
     prepare: Callable[[Subject], Scorer]
     needs_data: bool = False
+    within: bool = False
 
     def __call__(self, subject: Subject) -> Scorer:
         """What scores the subject's channels. Raises OptionError where calibration data is needed and missing."""
