@@ -30,7 +30,7 @@ from onnxprune.progress import Progress, silent
 from onnxprune.runtime import Feeds
 
 #: Rows drawn of a product, by its number of columns, within these bounds.
-ROWS_PER_COLUMN, LEAST_ROWS, MOST_ROWS = 32, 16384, 65536
+ROWS_PER_COLUMN, LEAST_ROWS, MOST_ROWS = 16, 16384, 65536
 
 #: Products of more columns a group than this are not looked at: their moments would fill the memory.
 MOST_COLUMNS = 6144
