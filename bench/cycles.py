@@ -3,8 +3,9 @@
     python -m bench.cycles [--python PATH] [--models unet,...] [--removed 0.41,0.58] [--dtypes fp16,int8]
                            [--others FILE ...] [--predicted]
 
-Each model of `bench.rknn` is pruned to the same budgets of MACs: with the target, with --align 16 and one ratio for
-all, and with one ratio alone. FILE: what another tool made of the one model that is named, to be compiled beside it.
+Each model of `bench.rknn` is pruned to the same budgets of MACs: with the target, by the budget of cycles that leaves
+as many, with --align 16 and one ratio for all, and with one ratio alone. FILE: what another tool made of the one model
+that is named, to be compiled beside it.
 With --scores: at an equal budget of cycles, the score lost by widths that fill the target's blocks and by others.
 """
 
@@ -13,8 +14,8 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +31,13 @@ from onnxprune.errors import OptionError
 from onnxprune.graph import Shape
 from onnxprune.model import Model
 from onnxprune.options import Options
+from onnxprune.pipeline import Result
 from onnxprune.rknn import Job, build
 from onnxprune.scores import readers
 from onnxprune.targets import Cycles, find
 
 TARGET = "rk3588"
+_HALVINGS = 7
 
 
 @dataclass(frozen=True)
@@ -60,15 +63,18 @@ def case(tool: str, path: Path, given: Mapping[str, Shape]) -> Case:
 
 def pruned(source: Path, given: Mapping[str, Shape], share: float, target: Cycles, folder: Path) -> Iterator[Case]:
     """What is left at ``share`` of the MACs, by the ways that are compared."""
-    ways = {
-        f"--target {target.chip.name} --dtype {target.dtype}": Options(target=target, budget=Budget.of("macs", share)),
-        "one ratio, --align 16": Options(align=16, budget=Budget.of("macs", share)),
-        "one ratio": Options(budget=Budget.of("macs", share)),
+    chip = f"--target {target.chip.name} --dtype {target.dtype}"
+    asked = Budget.of("macs", share)
+    ways: dict[str, Callable[[], Result]] = {
+        f"{chip} --budget macs=": lambda: _made(source, given, Options(target=target, budget=asked)),
+        f"{chip} --budget cycles=": lambda: _by_cycles(source, given, share, target),
+        "one ratio, --align 16": lambda: _made(source, given, Options(align=16, budget=asked)),
+        "one ratio": lambda: _made(source, given, Options(budget=asked)),
     }
-    for index, (tool, options) in enumerate(ways.items()):
+    for index, (tool, make) in enumerate(ways.items()):
         path = folder / f"{source.stem}-{target.dtype}-{share}-{index}.onnx"
         try:
-            made = pipeline.prune(files.load(source), _at(options, given))
+            made = make()
         except OptionError as error:
             print(f"{source.stem}, {tool}: {error}", file=sys.stderr, flush=True)
             continue
@@ -76,8 +82,26 @@ def pruned(source: Path, given: Mapping[str, Shape], share: float, target: Cycle
         yield case(tool, path, given)
 
 
-def _at(options: Options, given: Mapping[str, Shape]) -> Options:
-    return Options(target=options.target, align=options.align, budget=options.budget, input_shapes=given, check_n=1)
+def _made(source: Path, given: Mapping[str, Shape], options: Options) -> Result:
+    return pipeline.prune(files.load(source), replace(options, input_shapes=given, check_n=1))
+
+
+def _by_cycles(source: Path, given: Mapping[str, Shape], share: float, target: Cycles) -> Result:
+    """The budget of cycles that leaves the nearest to ``share`` of the MACs, by halving. Raises OptionError."""
+    low, high, found = 0.25, 0.95, list[tuple[float, Result]]()
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        try:
+            made = _made(source, given, Options(target=target, budget=Budget.of("cycles", middle, target)))
+        except OptionError:
+            low = middle
+            continue
+        left = made.report.macs.after / made.report.macs.before
+        found.append((abs(left - share), made))
+        low, high = (middle, high) if left < share else (low, middle)
+    if not found:
+        raise OptionError(f"no budget of cycles leaves {share:g} of the MACs", where="--budget")
+    return min(found, key=lambda f: f[0])[1]
 
 
 def charged(
