@@ -7,7 +7,7 @@
     ├── PlanError      a plan that does not fit the model                      exit code 2
     ├── OutputError    a result that cannot be written                         exit code 2
     ├── ToolError      another tool that is missing or refuses the model       exit code 2
-    └── CheckError     a check of the result failed; nothing was written       exit code 1
+    └── CheckError     a check of the result failed; no model was written      exit code 1
 
 Anything else that escapes is a bug of onnxprune and keeps its traceback.
 """
@@ -67,7 +67,7 @@ class ToolError(OnnxPruneError):
 
 
 class CheckError(OnnxPruneError):
-    """A check of the result failed; nothing was written."""
+    """A check of the result failed; no model was written."""
 
     exit_code = ExitCode.CHECK_FAILED
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from onnxprune.compare import Comparison
 from onnxprune.differ import OutputError
 from onnxprune.errors import CheckError, OptionError, nearest
-from onnxprune.report import Report, SizeReport
+from onnxprune.report import Check, Report, SizeReport
+from onnxprune.verify import Proof
 
 #: What --require may limit, by the name that --budget has for it.
 SIZES = ("channels", "params", "macs", "bytes", "cycles")
@@ -51,19 +52,10 @@ class Requirement:
 
 
 @dataclass(frozen=True)
-class Check:
-    """One check: its name, whether it passed, and what was found."""
-
-    name: str
-    passed: bool
-    found: str
-
-
-@dataclass(frozen=True)
 class Measured:
     """What gates look at. ``outputs``: errors of what is written against the original, ``on`` these inputs.
 
-    ``proof``: that it succeeded, where there was one.
+    ``proof``: whether it succeeded, where there was one.
     """
 
     sizes: Mapping[str, SizeReport]
@@ -84,14 +76,20 @@ class Measured:
             outputs, on = (proof.pruning, f"{proof.samples} random inputs") if proof else ((), "")
         if proof is None:
             return Measured(named, outputs, on)
-        passed = f"rewrite error {proof.rewrite_error:.1e} of the output's range, limit {proof.rtol:.0e}"
-        return Measured(named, outputs, on, proof.rewrite_error, (Check("proof", passed=True, found=passed),))
+        return Measured(named, outputs, on, proof.rewrite_error, (_proven(proof),))
 
     @staticmethod
     def of_comparison(found: Comparison) -> Measured:
         """Of two models."""
         sizes = {"params": found.parameters, "macs": found.macs, "bytes": found.file_bytes}
         return Measured(sizes, found.outputs, found.inputs)
+
+
+def _proven(proof: Proof) -> Check:
+    limit = f"limit {proof.rtol:.0e}"
+    for worst in proof.failures():
+        return Check("proof", passed=False, found=f"tensor '{worst.name}' {worst.relative:.2e} of its range, {limit}")
+    return Check("proof", passed=True, found=f"rewrite error {proof.rewrite_error:.1e} of the output's range, {limit}")
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ def _required(requirement: Requirement, size: SizeReport | None) -> Check:
     return Check(name, passed, f"{size.before} -> {size.after}, {size.ratio:.4f} of it")
 
 
-def demand(checks: Sequence[Check], where: str) -> None:
-    """Raise CheckError, one line, for those that failed."""
-    if failed := [f"{c.name}: {c.found}" for c in checks if not c.passed]:
-        raise CheckError("; ".join(failed), where=where, hint="choose other options, or another limit")
+def failure(checks: Sequence[Check], where: str) -> CheckError | None:
+    """What is raised, one line, for those that failed; None where none did."""
+    failed = [f"{c.name}: {c.found}" for c in checks if not c.passed]
+    return CheckError("; ".join(failed), where=where, hint="choose other options, or another limit") if failed else None

@@ -73,6 +73,16 @@ def prune(
     model: Model, options: Options, plan: Plan | None = None, progress: Progress = silent, where: str = "plan"
 ) -> Result:
     """Prune ``model`` and prove it. Raises OnnxPruneError; CheckError where the result is not what it must be."""
+    result = attempt(model, options, plan, progress, where)
+    if (failed := unproven(result.report)) is not None:
+        raise failed
+    return result
+
+
+def attempt(
+    model: Model, options: Options, plan: Plan | None = None, progress: Progress = silent, where: str = "plan"
+) -> Result:
+    """As `prune`, but a rewrite error over the limit is no exception: `unproven` says so. Raises OnnxPruneError."""
     watch = Stopwatch(progress)
     if plan is None:
         for way in options.ways:
@@ -124,7 +134,8 @@ def _pruned(
         # Nodes that cannot be run are known by their own names, which a call hides.
         proof = _proved(analysis, choice.dead, whole if analysis.severed.gone else written, options, watch.announce)
     changes, learnt = done.changes + called.changes, None
-    if lesson is not None and len(choice.groups):
+    failed = proof is not None and bool(proof.failures())
+    if lesson is not None and len(choice.groups) and not failed:
         with watch.stage("compensate"):
             recovery = _recovery(trace, lesson, options, watch)
             solved, learnt = recovery.finished(whole, choice.dead, tried)
@@ -196,7 +207,7 @@ def _proved(
 ) -> Proof | None:
     if options.check_n == 0:
         return None
-    proof = prove(
+    return prove(
         analysis.trace,
         analysis.severed,
         analysis.flat,
@@ -208,13 +219,16 @@ def _proved(
         atol=options.atol,
         progress=progress,
     )
-    for failure in proof.failures():
-        raise CheckError(
-            f"rewrite error {failure.relative:.2e} of its range (limit {proof.rtol:.0e}); nothing was written",
-            where=f"tensor '{failure.name}'",
-            hint="a wider limit is --rtol; if it is not rounding, please report this as a bug",
-        )
-    return proof
+
+
+def unproven(report: Report) -> CheckError | None:
+    """What is raised where a tensor differs by more than rounding; None where none does."""
+    proof = report.proof
+    if proof is None or not (failures := proof.failures()):
+        return None
+    error = f"rewrite error {failures[0].relative:.2e} of its range (limit {proof.rtol:.0e}); no model was written"
+    hint = "a wider limit is --rtol; if it is not rounding, please report this as a bug"
+    return CheckError(error, where=f"tensor '{failures[0].name}'", hint=hint)
 
 
 @dataclass(frozen=True)

@@ -140,12 +140,20 @@ class Learnt:
 
 
 @dataclass(frozen=True)
+class Check:
+    """One check of a result: its name, whether it passed, and what was found."""
+
+    name: str
+    passed: bool
+    found: str
+
+
+@dataclass(frozen=True)
 class Report:
     """One run of `prune`. Shares are of prunable channels; ``lossless``: how many of those removed nobody misses.
 
-    ``costs``: by cost model, what a target or a budget makes interesting: cycles, activations.
-
-    ``seconds`` by stage.
+    ``costs``: by cost model, what a target or a budget makes interesting: cycles, activations. ``checks``: the proof
+    and what else the result had to hold. ``seconds`` by stage.
     """
 
     model: str
@@ -171,6 +179,12 @@ class Report:
     slices: tuple[SliceReport, ...] = field(default=(), repr=False)
     command: str = ""  # the command line that makes it again
     costs: Mapping[str, SizeReport] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that failed: no model is written."""
+        return tuple(c for c in self.checks if not c.passed)
 
     def to_json(self) -> str:
         """The file's text."""
@@ -182,7 +196,7 @@ class Report:
                 value = value.to_json()
             elif name == "costs":
                 value = {n: size.to_json() for n, size in value.items()}
-            elif name in ("groups", "parts", "layers", "slices"):
+            elif name in ("groups", "parts", "layers", "slices", "checks"):
                 value = [asdict(v) for v in value]
             elif name == "proof":
                 value = (

@@ -68,14 +68,14 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Pat
     """Prune through the command line, once for each set of arguments."""
     made: dict[tuple[object, ...], tuple[Path, dict[str, Any]]] = {}
 
-    def make(source: Callable[[], Path], *args: object) -> tuple[Path, dict[str, Any]]:
+    def make(source: Callable[[], Path], *args: object, code: int = 0) -> tuple[Path, dict[str, Any]]:
         key = (source, *args)
         if key not in made:
             folder = tmp_path_factory.mktemp("report")
             files = ("--report", folder / "report.html", "--json", folder / "report.json", "-o", folder / "out.onnx")
             with pytest.raises(SystemExit) as exit_:
                 cli.main([str(a) for a in (source(), *args, *files, "-q")])
-            assert exit_.value.code == 0
+            assert exit_.value.code == code
             made[key] = (folder / "report.html", json.loads((folder / "report.json").read_text()))
         return made[key]
 
@@ -87,8 +87,10 @@ def opened(browser: Any, reports: Callable[..., tuple[Path, dict[str, Any]]]) ->
     """Open the report on a model, offline."""
     contexts: list[Any] = []
 
-    def open_(source: Callable[[], Path], *args: object, viewport: dict[str, int] = TALL, **context: Any) -> Opened:
-        path, report = reports(source, *args)
+    def open_(
+        source: Callable[[], Path], *args: object, code: int = 0, viewport: dict[str, int] = TALL, **context: Any
+    ) -> Opened:
+        path, report = reports(source, *args, code=code)
         contexts.append(browser.new_context(viewport=viewport, offline=True, **context))
         page, complaints = contexts[-1].new_page(), []
         page.on("console", lambda message: complaints.append(message.text))
@@ -319,6 +321,25 @@ def test_samples_are_shown_where_there_is_data(opened: Open, unet: Callable[[], 
     assert first.split()[0] == str(worst["sample"])
     assert f"{-10 * np.log10(worst['final']):.1f}" in first
     assert f"{learnt['final'][0]['snr_db']:.1f} dB" in shown.texts("[data-key=output]")[0]
+    assert shown.complaints == []
+
+
+@pytest.mark.parametrize(("language", "says"), [("en", "no model written"), ("zh", "未写出模型")])
+def test_a_failed_gate_is_the_first_thing_to_see(
+    opened: Open, unet: Callable[[], Path], language: str, says: str
+) -> None:
+    limits = ("--require", "macs<=0.01", "--require", "cycles<=1", "--min-snr", "-90")
+    shown = opened(unet, "--ratio", "0.4", *limits, "--lang", language, code=1, viewport=PHONE)
+    failed = [c for c in shown.report["checks"] if not c["passed"]]
+    assert [c["name"] for c in failed] == ["--require macs<=0.01", "--require cycles<=1"]
+    macs = shown.report["macs"]
+    rows = shown.texts(".failed li")
+    assert [r.startswith(c["name"]) for r, c in zip(rows, failed, strict=True)] == [True, True]
+    assert f"{macs['before']} -> {macs['after']}" in rows[0]
+    assert says in shown.texts("h1")[0]
+    alert, first = (shown.page.locator(s).first.bounding_box() for s in ("[role=alert]", ".card"))
+    assert alert["y"] + alert["height"] <= first["y"]
+    assert shown.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     assert shown.complaints == []
 
 

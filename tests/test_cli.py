@@ -467,15 +467,23 @@ def corrupted(trace: Trace, dead: np.ndarray[Any, np.dtype[np.int64]]) -> Rewrit
     return replace(good, edits=replace(good.edits, constants=wrong))
 
 
-def test_a_failed_proof_writes_nothing(run: Run, chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_proof_writes_no_model_and_reports_the_figures(
+    run: Run, chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("onnxprune.choose.rewriting.rewrite", corrupted)
     before = files_in(tmp_path)
     outputs = ("--json", tmp_path / "r.json", "--save-plan", tmp_path / "p.json", "--report", tmp_path / "r.html")
     outcome = run(chain, *outputs)
     assert outcome.code == 1
     assert outcome.out == ""
-    assert_one_line(outcome.err, "'y'", "rewrite error", "nothing was written")
-    assert files_in(tmp_path) == before
+    assert_one_line(outcome.err, "'y'", "rewrite error", "no model was written")
+    assert set(files_in(tmp_path)) - set(before) == {"r.json", "r.html"}
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["output"] == ""
+    assert report["proof"]["rewrite_error"] > report["proof"]["rtol"]
+    (check,) = report["checks"]
+    assert (check["name"], check["passed"]) == ("proof", False)
+    assert "tensor 'y'" in check["found"]
 
 
 def test_a_wide_limit_accepts_the_same_error(run: Run, chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -810,7 +818,7 @@ def test_a_bug_keeps_its_traceback(chain: Path, monkeypatch: pytest.MonkeyPatch)
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(pipeline, "prune", broken)
+    monkeypatch.setattr(pipeline, "attempt", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main([str(chain)])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,18 +51,26 @@ GATES = (
 
 
 @pytest.mark.parametrize("gate", GATES, ids=str)
-def test_a_gate_lets_through_or_fails_and_then_nothing_is_written(run: Run, chain: Path, gate: Gate) -> None:
+def test_a_gate_lets_through_or_fails_and_then_only_reports_are_written(run: Run, chain: Path, gate: Gate) -> None:
     before = files_in(chain.parent)
     outputs = ["--json", chain.with_name("r.json"), "--save-plan", chain.with_name("p.json")]
     outcome = run(chain, "--ratio", 0.5, *gate.args, *outputs)
+    added = set(files_in(chain.parent)) - set(before)
+    report = json.loads(chain.with_name("r.json").read_text())
+    limits = [c for c in report["checks"] if c["name"] != "proof"]
+    failed = "; ".join(f"{c['name']}: {c['found']}" for c in limits if not c["passed"])
+    assert bool(failed) != gate.passes
+    assert failed in outcome.err
     if gate.passes:
         assert (outcome.code, outcome.err) == (0, "")
-        assert len(files_in(chain.parent)) == len(before) + 3
+        assert added == {"chain.pruned.onnx", "r.json", "p.json"}
+        assert Path(report["output"]).name == "chain.pruned.onnx"
     else:
         assert outcome.code == 1
         assert outcome.out == ""
         assert_one_line(outcome.err, *map(str, gate.says))
-        assert files_in(chain.parent) == before
+        assert added == {"r.json"}
+        assert report["output"] == ""
 
 
 def test_a_rewrite_error_that_the_proof_lets_through_may_still_fail(

@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune import html, model, pipeline
+from onnxprune.gates import Gates, Measured, Requirement
 from onnxprune.html import charts, figures, strings
 from onnxprune.options import Options
-from onnxprune.report import Report
+from onnxprune.report import Check, Report
 from onnxprune.targets import Cycles, find
 from tests.commands import CHAIN
 from tests.models import build
@@ -366,3 +367,29 @@ def test_a_target_adds_its_cycles_and_what_of_them_is_padding() -> None:
     assert figures.count(first.cycles.before) in text
     assert "<small>padding" in text
     assert "<small>padding" not in html.page(pruned(CHAIN), "en")
+
+
+@pytest.mark.parametrize(
+    ("language", "says"), [("en", ["1 of 2 checks failed", "not measured"]), ("zh", ["2 项检查中有 1 项", "未测量"])]
+)
+def test_a_failed_check_is_said_first(language: str, says: list[str]) -> None:
+    checks = (Check("proof", passed=True, found="rewrite error 1e-07 of the output's range, limit 1e-04"),)
+    failed = Check("--require cycles<=0.5", passed=False, found="not measured")
+    text = "".join(Page(html.page(replace(pruned(CHAIN), checks=(*checks, failed)), language)).text)
+    assert all(said in text for said in says)
+    assert text.index(failed.name) < text.index(html.strings.table()["channels"][language])
+    assert html.strings.table()["failed"][language] in text
+    passed = html.page(replace(pruned(CHAIN), output="out.onnx", checks=checks), language)
+    assert 'role="alert"' not in passed
+    assert html.strings.table()["failed"][language] not in passed
+
+
+def test_every_finding_of_a_gate_is_known_in_chinese() -> None:
+    gates = Gates(1e-9, 1.0, 99.0, (Requirement.parse("macs<=0.1"), Requirement.parse("cycles<=1")))
+    report = pruned(CHAIN, ratio=0.5)
+    assert report.proof is not None
+    unproven = replace(report, proof=replace(report.proof, rtol=0.0))
+    measured = [Measured.of_report(r) for r in (report, unproven)]
+    found = {c.found for m in measured for c in (*m.proof, *gates.checks(m))}
+    assert len(found) == 7
+    assert {f for f in found if strings.translated(f, "zh") is None} == set()

@@ -51,7 +51,7 @@ def cli(ctx: click.Context) -> None:
 
     `onnxprune MODEL ...` is short for `onnxprune prune MODEL ...`.
 
-    Exit codes: 0 done; 1 a check failed, nothing was written; 2 bad usage, or a model that cannot be read or is not
+    Exit codes: 0 done; 1 a check failed, no model was written; 2 bad usage, or a model that cannot be read or is not
     valid.
     """
     if ctx.invoked_subcommand is None:

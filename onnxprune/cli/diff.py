@@ -34,7 +34,7 @@ def diff(
     from onnxprune import compare  # noqa: PLC0415 (--help must not wait for these)
     from onnxprune import model as files  # noqa: PLC0415
     from onnxprune.cli import render_diff, terminal  # noqa: PLC0415
-    from onnxprune.gates import Measured  # noqa: PLC0415
+    from onnxprune.gates import Measured, failure  # noqa: PLC0415
 
     on = compare.On(count=check_n, **given)
     first, second = files.load(before), files.load(after)
@@ -42,7 +42,9 @@ def diff(
         files.ensure_writable([p for p in (json_path, ci.junit) if p is not None], keep=path)
     with terminal.status() as announce:
         found = compare.compare(first, second, on, announce)
+    checks = ci.judge(after, Measured.of_comparison(found), found.notes)
     if json_path is not None:
         files.write({json_path: found.to_json()})
     terminal.show(render_diff.comparison_text(found, verbose=verbose))
-    ci.judge(after, Measured.of_comparison(found), found.notes)
+    if (failed := failure(checks, str(after))) is not None:
+        raise failed

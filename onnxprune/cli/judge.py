@@ -10,13 +10,13 @@ from xml.etree import ElementTree as ET  # written, never read
 
 from onnxprune import model as files
 from onnxprune.errors import CheckError, OutputError
-from onnxprune.gates import Check, Gates, Measured, demand
-from onnxprune.report import SizeReport
+from onnxprune.gates import Gates, Measured
+from onnxprune.report import Check, SizeReport
 
 
 @dataclass(frozen=True)
 class Checking:
-    """What a pipeline asks for: limits, and where to tell what became of them. Told also where a check fails."""
+    """What a pipeline asks for: limits, and where to tell what became of them."""
 
     gates: Gates
     junit: Path | None
@@ -24,18 +24,18 @@ class Checking:
 
     @contextmanager
     def proving(self, model: Path) -> Iterator[None]:
-        """Tell of a proof that fails."""
+        """Tell where there is nothing to measure: the result is no model, or cannot be run."""
         try:
             yield
         except CheckError as failure:
             self._tell(model, [Check("proof", passed=False, found=str(failure))], {}, ())
             raise
 
-    def judge(self, model: Path, measured: Measured, notes: Sequence[str], seconds: float = 0.0) -> None:
-        """Tell of all checks. Raises CheckError where one fails."""
-        checks = [*measured.proof, *self.gates.checks(measured)]
+    def judge(self, model: Path, measured: Measured, notes: Sequence[str], seconds: float = 0.0) -> tuple[Check, ...]:
+        """The proof, and a check for each limit, passed or not; they are told."""
+        checks = (*measured.proof, *self.gates.checks(measured))
         self._tell(model, checks, measured.sizes, notes, seconds)
-        demand(checks, str(model))
+        return checks
 
     def _tell(
         self,

@@ -14,6 +14,7 @@ from onnxprune.cli.config import Configured, read
 
 if TYPE_CHECKING:
     from onnxprune.cli.judge import Checking
+    from onnxprune.model import Model
 
 
 @click.command(cls=Configured)
@@ -88,7 +89,7 @@ if TYPE_CHECKING:
     "--lang", type=click.Choice(["en", "zh"]), help="The language of the HTML page. [default: the locale's, or en]"
 )
 @shared.checking(proven=True)
-@click.option("--dry-run", is_flag=True, help="Do everything but write: of all files, --report alone.")
+@click.option("--dry-run", is_flag=True, help="Write no model, plan or JSON; the other reports are written.")
 @click.option("--check-n", type=int, default=3, show_default=True, help="Seeded inputs to prove on; 0 proves nothing.")
 @click.option(
     "--rtol", type=float, help="Limit of the rewrite error, as a share of the output's range. [default: by precision]"
@@ -119,7 +120,7 @@ def prune(
 ) -> None:
     """Remove channels from MODEL and write the smaller model.
 
-    Every run proves that the result equals MODEL with the removed channels at zero; where that fails, nothing is
+    Every run proves that the result equals MODEL with the removed channels at zero; where that fails, no model is
     written.
     """
     if model is None:
@@ -128,7 +129,7 @@ def prune(
     from onnxprune import model as files  # noqa: PLC0415
     from onnxprune import plan as plans  # noqa: PLC0415
     from onnxprune.cli import render, terminal  # noqa: PLC0415
-    from onnxprune.gates import Measured  # noqa: PLC0415
+    from onnxprune.gates import Measured, failure  # noqa: PLC0415
     from onnxprune.options import Options, ratio_or_default  # noqa: PLC0415
     from onnxprune.progress import silent  # noqa: PLC0415
 
@@ -139,14 +140,22 @@ def prune(
     files.ensure_writable([p for p in wanted if p is not None], keep=model)
     plan = plans.load(plan_path) if plan_path else None
     with nullcontext() if quiet else terminal.status() as announce, ci.proving(model):
-        result = pipeline.prune(loaded, settings, plan, announce or silent, str(plan_path))
-    ci.judge(model, Measured.of_report(result.report), result.report.notes, sum(result.report.seconds.values()))
-    report = render.placed(result.report, "" if dry_run else str(target), click.get_current_context().obj)
-    texts = {} if dry_run else {save_plan: result.plan.to_json(), json_path: report.to_json()}
+        result = pipeline.attempt(loaded, settings, plan, announce or silent, str(plan_path))
+    told = result.report
+    checks = ci.judge(model, Measured.of_report(told), told.notes, sum(told.seconds.values()))
+    failed = pipeline.unproven(told) or failure(checks, str(model))
+    writes = failed is None and not dry_run
+    report = render.placed(told, str(target) if writes else "", checks, click.get_current_context().obj)
+    texts: dict[Path | None, Model | str] = {save_plan: result.plan.to_json()} if writes else {}
+    if not dry_run:
+        texts[json_path] = report.to_json()
     if page_path is not None:
         texts[page_path] = html.page(report, lang or html.of_locale(os.environ))
-    kept = {path: text for path, text in texts.items() if path is not None}
-    files.write({**kept, **({} if dry_run else {target: result.model})}, external=save_as_external_data)
+    if writes:
+        texts[target] = result.model
+    files.write({path: text for path, text in texts.items() if path is not None}, external=save_as_external_data)
+    if failed is not None:
+        raise failed
     if not quiet:
         if verbose:
             click.echo(render.plan_text(result.plan, loaded))

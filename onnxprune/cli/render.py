@@ -10,12 +10,12 @@ from dataclasses import replace
 from onnxprune.cli.terminal import table, thousands
 from onnxprune.model import Model
 from onnxprune.plan import AxisKept, Plan
-from onnxprune.report import Inspection, Learnt, Report, SizeReport
+from onnxprune.report import Check, Inspection, Learnt, Report, SizeReport
 
 
-def placed(report: Report, output: str, given: Sequence[str]) -> Report:
-    """The report with the place where the model goes, and the command line of the arguments ``given``."""
-    return replace(report, output=output, command=shlex.join(["onnxprune", *given]))
+def placed(report: Report, output: str, checks: Sequence[Check], given: Sequence[str]) -> Report:
+    """The report with the place where the model goes, what was checked, and the command line, ``given``."""
+    return replace(report, output=output, checks=tuple(checks), command=shlex.join(["onnxprune", *given]))
 
 
 def size_row(name: str, size: SizeReport) -> tuple[str, ...]:

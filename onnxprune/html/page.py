@@ -73,7 +73,7 @@ def page(report: Report, language: str) -> str:
         data=_data(report, say),
         inside=sorted(report.proof.inside, key=lambda e: -e.relative)[:_MOST_INSIDE] if report.proof else (),
         shapes=_shapes(report.proof.shapes) if report.proof else "",
-        made=list(_made(report, say)),
+        made=list(_made(report, say, language)),
         zip=zip,
     )
     return re.sub(r"(?<=>)\s*\n\s*(?=<)", "", text)  # margins would be a third of the nodes of the page
@@ -165,10 +165,13 @@ def _padding(layer: LayerReport) -> tuple[float, float]:
     return padding.before / max(cycles.before, 1), padding.after / max(cycles.after, 1)
 
 
-def _made(report: Report, say: Say) -> Iterator[tuple[str, str, str, list[tuple[str, str]]]]:
+def _made(report: Report, say: Say, language: str) -> Iterator[tuple[str, str, str, list[tuple[str, str]]]]:
     """Tables of two columns: their title, their heads and their rows."""
     options = [(name, _option(value, say)) for name, value in report.options.items()]
     yield say("options"), say("option"), say("value"), options
+    checks = [(c.name, f"{'✓' if c.passed else '✗'} {translated(c.found, language) or c.found}") for c in report.checks]
+    if checks:
+        yield say("checks"), say("check"), say("found_head"), checks
     yield say("versions"), say("package"), say("version"), list(report.versions.items())
     seconds = [(stage, f"{spent:.2f}") for stage, spent in report.seconds.items()]
     yield say("seconds"), say("stage"), say("seconds"), seconds
