@@ -25,6 +25,8 @@ sync_api = pytest.importorskip("playwright.sync_api", reason='needs a browser dr
 pytestmark = pytest.mark.browser
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+#: The script marks the page when all of it can be used.
+READY = "html[data-ready]"
 TALL, PHONE = {"width": 1200, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -88,7 +90,12 @@ def opened(browser: Any, reports: Callable[..., tuple[Path, dict[str, Any]]]) ->
     contexts: list[Any] = []
 
     def open_(
-        source: Callable[[], Path], *args: object, code: int = 0, viewport: dict[str, int] = TALL, **context: Any
+        source: Callable[[], Path],
+        *args: object,
+        code: int = 0,
+        before: str = "",
+        viewport: dict[str, int] = TALL,
+        **context: Any,
     ) -> Opened:
         path, report = reports(source, *args, code=code)
         contexts.append(browser.new_context(viewport=viewport, offline=True, **context))
@@ -96,7 +103,10 @@ def opened(browser: Any, reports: Callable[..., tuple[Path, dict[str, Any]]]) ->
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda r: complaints.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
+        page.add_init_script(before)
         page.goto(path.as_uri())
+        if context.get("java_script_enabled", True):
+            page.wait_for_selector(READY, state="attached")
         return Opened(page, report, complaints)
 
     yield open_
@@ -175,6 +185,7 @@ def test_search_filters_all_tables(shown: Opened) -> None:
     name = slices[-1]["tensor"]
     shown.page.locator("#find").fill(name)
     wanted = [s for s in slices if name in "\n".join((s["tensor"], s["node"], *s["groups"]))]
+    shown.page.locator("table.plan").scroll_into_view_if_needed()  # what is far below is not laid out
     assert shown.texts("table.plan tbody th") == [s["tensor"] for s in wanted]
     assert shown.texts("table.plan tbody td:last-child") == [s["removed"] for s in wanted]
     assert f"{len(wanted)} slices" in shown.texts("#found")[0]
@@ -193,11 +204,17 @@ def test_a_group_leads_to_its_slices(shown: Opened) -> None:
     assert own <= set(shown.texts("table.plan tbody th"))
 
 
-def test_long_reports_are_shown_as_they_are_wanted(opened: Open, tmp_path: Path) -> None:
-    """Of 250 layers a page at first; the others on request, and where a search or a sort finds them."""
-    path = tmp_path / "chain.onnx"
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """250 layers: more than a page of rows."""
+    path = tmp_path_factory.mktemp("chain") / "chain.onnx"
     onnx.save(build.conv_chain(250, width=4, size=2), path)
-    shown = opened(lambda: path, "--check-n", "0")
+    return lambda: path
+
+
+def test_long_reports_are_shown_as_they_are_wanted(opened: Open, chain: Callable[[], Path]) -> None:
+    """Of 250 layers a page at first; the others on request, and where a search or a sort finds them."""
+    shown = opened(chain, "--check-n", "0", "--lang", "en")
     page, parts = shown.page, shown.report["parts"]
     for table, wanted in (("network", len(parts)), ("layers", 250), ("plan", len(shown.report["slices"]))):
         rows = page.locator(f"table.{table} tbody tr")
@@ -208,12 +225,26 @@ def test_long_reports_are_shown_as_they_are_wanted(opened: Open, tmp_path: Path)
         assert rows.count() == wanted
         assert not more.is_visible()
     page.reload()
+    page.wait_for_selector(READY, state="attached")
     page.locator("#find").fill("conv249.weight")
     assert len(shown.texts("table.layers tbody tr")) == 1
     page.reload()
+    page.wait_for_selector(READY, state="attached")
     page.locator("table.network th.g button").click()
     assert page.locator("table.network tbody tr td.g").first.get_attribute("data-v") == str(len(parts) - 1)
     assert shown.complaints == []
+
+
+def test_what_cannot_be_unpacked_is_said(opened: Open, chain: Callable[[], Path]) -> None:
+    """Without JavaScript, or in a browser that cannot unpack: the first page of rows, and how many more there are."""
+    bare = opened(chain, "--check-n", "0", "--lang", "en", java_script_enabled=False)
+    assert bare.page.locator("table.layers tbody tr").count() == PAGE
+    assert f"{250 - PAGE} more rows need JavaScript; --json writes them." in bare.texts(".no-more")
+    old = opened(chain, "--check-n", "0", "--lang", "en", before="delete window.DecompressionStream")
+    assert old.texts(".no-more") == bare.texts(".no-more")
+    old.page.locator("#find").fill("conv1.weight")
+    assert len(old.texts("table.layers tbody tr")) == 1
+    assert old.complaints == []
 
 
 def test_held_parts_say_why_on_hover_and_on_focus(shown: Opened) -> None:
@@ -245,6 +276,7 @@ def test_colours_follow_the_system_and_the_switch(opened: Open, unet: Callable[[
     shown.page.locator(f"input[value={other}]").check()
     assert (luminance(shown) > 128) == (other == "light")
     shown.page.reload()
+    shown.page.wait_for_selector(READY, state="attached")
     assert (luminance(shown) > 128) == (other == "light")  # it is remembered
     shown.page.locator("input[value=auto]").check()
     assert (luminance(shown) > 128) == (scheme == "light")

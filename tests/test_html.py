@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import base64
+import json
 import re
 import string
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -15,9 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fixtures.build import conv_chain
 from onnxprune import html, model, pipeline
 from onnxprune.gates import Gates, Measured, Requirement
 from onnxprune.html import charts, figures, strings
+from onnxprune.html.page import PAGE
 from onnxprune.options import Options
 from onnxprune.report import Check, Report
 from onnxprune.targets import Cycles, find
@@ -189,6 +194,18 @@ def test_page_says_all_without_a_script() -> None:
     assert all(g.name in text for g in report.groups)
     assert all(x.weight in text for x in report.layers)
     assert "needs JavaScript" in text
+
+
+def test_what_a_long_page_does_not_show_at_once_is_packed_whole() -> None:
+    report = pipeline.prune(model.from_proto(conv_chain(PAGE + 3, width=4, size=2)), Options(check_n=0)).report
+    text = html.page(report, "en")
+    (block,) = re.findall(r'id="packed">([^<]+)<', text)
+    more = json.loads(zlib.decompress(base64.b64decode(block)))
+    assert more["network"].count("<tr") == len(report.parts) - PAGE
+    assert more["layers"].count("<tr") == len(report.layers) - PAGE
+    assert len(more["plan"]["rows"]) == len(report.slices)
+    assert text.count("<tr") < 2 * PAGE + 100
+    assert 'id="packed"' not in html.page(pruned(CHAIN), "en")
 
 
 def test_names_cannot_break_out_of_the_page() -> None:

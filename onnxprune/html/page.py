@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from onnxprune.html import charts, figures
+from onnxprune.html.packed import packed
 from onnxprune.html.strings import Say, sayer, translated
 from onnxprune.report import GroupReport, LayerReport, Learnt, PartReport, Report, SizeReport
 
@@ -23,6 +24,9 @@ _WORST = 10
 
 #: Behind which characters of a name a line may break.
 _BREAKS = re.compile("(?<=[/._:])")
+
+#: Between elements: they would be a third of the nodes of the page.
+_MARGINS = re.compile(r"(?<=>)\s*\n\s*(?=<)")
 
 #: How many tensors inside are listed, of the largest errors.
 _MOST_INSIDE = 100
@@ -46,6 +50,8 @@ def page(report: Report, language: str) -> str:
         lstrip_blocks=True,
     )
     environment.globals["said"] = lambda text: _said(text, language)
+    environment.globals["packed"] = packed
+    environment.filters["tight"] = lambda text: _MARGINS.sub("", text)
     environment.filters["broken"] = lambda text: markupsafe.Markup("<wbr>").join(_BREAKS.split(text))
     say = sayer(language)
     template = environment.get_template("report.html")
@@ -70,13 +76,15 @@ def page(report: Report, language: str) -> str:
         priced=any(x.cycles for x in report.layers),
         most_parameters=max((x.parameters.before for x in report.layers), default=0) or 1,
         samples=_samples(report.learnt),
-        data=_data(report, say),
+        long=max(len(report.parts), len(report.layers), len(report.slices)) > PAGE,
+        slices=_slices(report, say),
+        words={key: say(key, **{n: "{" + n + "}" for n in names}) for key, names in _SCRIPT_WORDS.items()},
         inside=sorted(report.proof.inside, key=lambda e: -e.relative)[:_MOST_INSIDE] if report.proof else (),
         shapes=_shapes(report.proof.shapes) if report.proof else "",
         made=list(_made(report, say, language)),
         zip=zip,
     )
-    return re.sub(r"(?<=>)\s*\n\s*(?=<)", "", text)  # margins would be a third of the nodes of the page
+    return _MARGINS.sub("", text)
 
 
 def _said(text: str, language: str) -> tuple[str, str]:
@@ -187,7 +195,7 @@ def _option(value: Any, say: Say) -> str:
     return _NONE if value is None else str(value)
 
 
-def _data(report: Report, say: Say) -> Mapping[str, Any]:
+def _slices(report: Report, say: Say) -> Mapping[str, Any]:
     """What the script draws the plan from: texts, each once, and rows that name them by position."""
     texts: dict[str, int] = {}
 
@@ -206,8 +214,7 @@ def _data(report: Report, say: Say) -> Mapping[str, Any]:
         ]
         for s in report.slices
     ]
-    words = {key: say(key, **{n: "{" + n + "}" for n in names}) for key, names in _SCRIPT_WORDS.items()}
-    return {"texts": list(texts), "rows": rows, "words": words, "page": PAGE}
+    return {"texts": list(texts), "rows": rows}
 
 
 #: What the script says by itself, with the values that it fills in.

@@ -14,6 +14,12 @@
     });
   }
 
+  // What a long page keeps packed: rows of the network and of the layers, and the plan
+  async function unpacked(text) {
+    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).json();
+  }
+
   // On narrow screens rows are blocks, and must stay rows to who listens
   function name(table) {
     const as = (list, role) => { for (const part of list) part.setAttribute("role", role); };
@@ -28,8 +34,8 @@
   // A listing: a table that shows some of its items, in some order, a page of them at first.
   // An item has the text that is searched (key), and row() and value(column).
   class Listing {
-    constructor(table, items, rest) {
-      Object.assign(this, { table, items, rest, matching: items.slice(), shown: data.page, order: null });
+    constructor(table, items, rest, count) {
+      Object.assign(this, { table, items, rest, count, matching: items.slice(), shown: data.page, order: null });
       this.body = table.tBodies[0];
       this.more = table.parentElement.querySelector("button.more");
       this.more.addEventListener("click", () => this.all());
@@ -40,7 +46,7 @@
     // Rows that nobody asked for yet are text: a page of thousands would take seconds to lay out
     complete() {
       if (!this.rest) return;
-      const items = this.rest.items();
+      const items = this.rest();
       this.rest = null;
       this.items.push(...items);
       this.matching.push(...items);
@@ -56,7 +62,7 @@
       this.tell();
     }
     tell() {
-      const left = Math.max(0, this.matching.length - this.shown) + (this.rest ? this.rest.count : 0);
+      const left = Math.max(0, this.matching.length - this.shown) + (this.rest ? this.count - this.items.length : 0);
       this.more.hidden = !left;
       this.more.textContent = say("more", { count: count(left) });
       this.table.classList.toggle("loose", this.order !== null || this.matching.length < this.items.length);
@@ -87,22 +93,19 @@
   }
 
   // Rows of the network and of layers are in the page
-  function standing(selector) {
-    const table = document.querySelector(selector);
+  function standing(table, text) {
     const value = (row, at, number) => (number ? Number(row.cells[at].dataset.v) : row.cells[at].textContent);
     const item = (row) => ({ key: row.textContent.toLowerCase(), row: () => row, value: (...of) => value(row, ...of) });
-    const text = table.parentElement.querySelector("script.rest");
     const parsed = () => {
       const body = document.createElement("tbody");
-      body.innerHTML = text.textContent;
+      body.innerHTML = text;
       return Array.from(body.rows, item);
     };
-    const rest = text && { count: Number(text.dataset.count), items: parsed };
-    return new Listing(table, Array.from(table.tBodies[0].rows, item), rest);
+    return new Listing(table, Array.from(table.tBodies[0].rows, item), text && parsed, Number(table.dataset.count));
   }
 
   // Those of the plan are made when they are wanted
-  function planned(table) {
+  function planned(table, { texts, rows }) {
     const labels = Array.from(table.tHead.rows[0].cells, (head) => head.textContent.trim());
     const broken = (text) => text.split(/(?<=[/._:,])/).flatMap((part) => [part, document.createElement("wbr")]);
     function made(cells, kept) {
@@ -115,56 +118,13 @@
       });
       return row;
     }
-    const text = data.texts;
-    const list = new Listing(table, data.rows.map(([groups, node, tensor, axis, size, kept, removed]) => {
-      const cells = [text[tensor], text[node], text[groups], axis, size, text[removed]];
+    const list = new Listing(table, rows.map(([groups, node, tensor, axis, size, kept, removed]) => {
+      const cells = [texts[tensor], texts[node], texts[groups], axis, size, texts[removed]];
       let row = null;
       return { key: cells.join("\n").toLowerCase(), row: () => row || (row = made(cells, kept)), value: (at) => cells[at] };
     }));
     list.draw();
     return list;
-  }
-
-  const network = document.querySelector("table.network");
-  const parts = standing("table.network");
-  const layers = standing("table.layers");
-  const plan = document.querySelector("table.plan");
-  const slices = plan ? planned(plan) : { filter: () => 0 };
-  document.querySelectorAll("table").forEach(name);
-
-  // Search: every word must occur
-  const find = document.getElementById("find");
-  const found = document.getElementById("found");
-  function filter() {
-    const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const fits = (key) => words.every((word) => key.includes(word));
-    const counts = { parts: parts.filter(fits), layers: layers.filter(fits), slices: slices.filter(fits) };
-    found.textContent = words.length ? say("found", counts) : "";
-  }
-  find.addEventListener("input", filter);
-  network.addEventListener("click", (e) => {
-    const link = e.target.closest("a[data-find]");
-    if (!link) return;
-    find.value = link.dataset.find;
-    filter();
-    document.getElementById("plan-h").focus({ preventScroll: true });
-  });
-
-  // Where a part leads: its lines and the rows that read it
-  function light(row, on) {
-    const place = Number(row.cells[0].dataset.v);
-    for (const path of network.querySelectorAll(`path[data-s="${place}"]`)) path.classList.toggle("lit", on);
-    for (const target of row.dataset.feeds.split(" ").filter((n) => n && n in parts.items)) parts.items[target].row().classList.toggle("lit", on);
-  }
-  for (const [enter, leave] of [["mouseover", "mouseout"], ["focusin", "focusout"]]) {
-    network.tBodies[0].addEventListener(enter, (e) => light(e.target.closest("tr"), true));
-    network.tBodies[0].addEventListener(leave, (e) => light(e.target.closest("tr"), false));
-  }
-  addEventListener("keydown", (e) => {
-    if (e.key === "Escape") for (const why of document.querySelectorAll(".why:hover, .why:focus-within")) why.classList.add("shut");
-  });
-  for (const event of ["mouseout", "focusout"]) {
-    network.addEventListener(event, () => { for (const why of network.querySelectorAll(".shut")) why.classList.remove("shut"); });
   }
 
   const copy = document.querySelector("button.copy");
@@ -174,4 +134,54 @@
     if (navigator.clipboard) navigator.clipboard.writeText(code.textContent).then(done, () => getSelection().selectAllChildren(code));
     else getSelection().selectAllChildren(code);
   });
+
+  function start(more) {
+    const network = document.querySelector("table.network");
+    const parts = standing(network, more.network);
+    const layers = standing(document.querySelector("table.layers"), more.layers);
+    const plan = document.querySelector("table.plan");
+    const slices = plan && more.plan ? planned(plan, more.plan) : { filter: () => 0 };
+    document.querySelectorAll("table").forEach(name);
+
+    // Search: every word must occur
+    const find = document.getElementById("find");
+    const found = document.getElementById("found");
+    function filter() {
+      const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const fits = (key) => words.every((word) => key.includes(word));
+      const counts = { parts: parts.filter(fits), layers: layers.filter(fits), slices: slices.filter(fits) };
+      found.textContent = words.length ? say("found", counts) : "";
+    }
+    find.addEventListener("input", filter);
+    if (find.value) filter(); // typed while rows were unpacked
+    network.addEventListener("click", (e) => {
+      const link = e.target.closest("a[data-find]");
+      if (!link) return;
+      find.value = link.dataset.find;
+      filter();
+      document.getElementById("plan-h").focus({ preventScroll: true });
+    });
+
+    // Where a part leads: its lines and the rows that read it
+    function light(row, on) {
+      const place = Number(row.cells[0].dataset.v);
+      for (const path of network.querySelectorAll(`path[data-s="${place}"]`)) path.classList.toggle("lit", on);
+      for (const target of row.dataset.feeds.split(" ").filter((n) => n && n in parts.items)) parts.items[target].row().classList.toggle("lit", on);
+    }
+    for (const [enter, leave] of [["mouseover", "mouseout"], ["focusin", "focusout"]]) {
+      network.tBodies[0].addEventListener(enter, (e) => light(e.target.closest("tr"), true));
+      network.tBodies[0].addEventListener(leave, (e) => light(e.target.closest("tr"), false));
+    }
+    addEventListener("keydown", (e) => {
+      if (e.key === "Escape") for (const why of document.querySelectorAll(".why:hover, .why:focus-within")) why.classList.add("shut");
+    });
+    for (const event of ["mouseout", "focusout"]) {
+      network.addEventListener(event, () => { for (const why of network.querySelectorAll(".shut")) why.classList.remove("shut"); });
+    }
+    root.dataset.ready = "";
+  }
+
+  const packed = document.getElementById("packed");
+  if (!packed) start(data);
+  else unpacked(packed.textContent).then(start, () => { root.classList.add("partial"); start({}); });
 })();
