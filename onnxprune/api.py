@@ -18,12 +18,13 @@ from onnxprune import pipeline, source
 from onnxprune import plan as plans
 from onnxprune.budget import Budget
 from onnxprune.calibration import Data
-from onnxprune.compare import Comparison, On, compare
+from onnxprune.compare import Comparison, compare
 from onnxprune.model import Model
 from onnxprune.options import Options, ratio_or_default
 from onnxprune.plan import Plan
 from onnxprune.progress import Progress, silent
 from onnxprune.report import Inspection, Report
+from onnxprune.sidebyside import On
 from onnxprune.source import Source
 from onnxprune.targets import costs
 

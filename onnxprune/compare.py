@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from typing import Any
@@ -16,22 +15,17 @@ from typing import Any
 import numpy as np
 from onnx import AttributeProto, NodeProto, helper
 
-from onnxprune import calibration, cost, runtime
+from onnxprune import anatomy, cost, runtime, sidebyside
 from onnxprune import shapes as shaping
-from onnxprune.calibration import Data
-from onnxprune.differ import Differences, OutputError
-from onnxprune.errors import ModelError, OptionError
+from onnxprune.differ import OutputError
 from onnxprune.functions import inline
-from onnxprune.graph import Node, Shape, TensorInfo
+from onnxprune.graph import Graph, Node, Shape, TensorInfo
 from onnxprune.model import Model
-from onnxprune.progress import Progress, counted, silent
-from onnxprune.report import SizeReport, plain
-from onnxprune.runtime import Feeds
+from onnxprune.progress import Progress, silent
+from onnxprune.report import Check, LayerReport, SizeReport, plain
+from onnxprune.sidebyside import On, Sample
 
 FORMAT, VERSION = "onnxprune-diff", 1
-
-#: Calibration samples that are run at a time.
-_BATCH = 8
 
 #: Of the model itself, what is told when it differs.
 _MODEL_FIELDS = ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string")
@@ -61,6 +55,7 @@ class Comparison:
     """Two models. ``removed`` and ``added``: nodes as 'operator name'; ``revalued``: other values in the same shape.
 
     ``outputs``: by name, how far the second model's are from the first's, on ``inputs``; empty where they were not run.
+    ``checks``: limits that were set.
     """
 
     before: str
@@ -74,9 +69,28 @@ class Comparison:
     revalued: tuple[str, ...] = field(repr=False)
     removed: tuple[str, ...] = field(repr=False)
     added: tuple[str, ...] = field(repr=False)
+    layers: tuple[LayerReport, ...] = field(repr=False)
     outputs: tuple[OutputError, ...]
+    by_sample: tuple[Sample, ...] = field(repr=False)
     inputs: str
     notes: tuple[str, ...]
+    checks: tuple[Check, ...] = ()
+    command: str = ""  # the command line that makes it again
+
+    @property
+    def same(self) -> tuple[str, ...]:
+        """What does not differ at all."""
+        equal = {
+            "structure": not (self.resized or self.removed or self.added or self.nodes),
+            "weights": not (self.resized or self.revalued),
+            "declarations": not self.changed,
+        }
+        return tuple(name for name, same in equal.items() if same)
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that failed."""
+        return tuple(c for c in self.checks if not c.passed)
 
     def to_json(self) -> str:
         """The file's text."""
@@ -86,32 +100,18 @@ class Comparison:
         return json.dumps(plain(document), indent=2) + "\n"
 
 
-@dataclass(frozen=True)
-class On:
-    """What both models are run on: ``data``, or ``count`` inputs from ``seed``. ``input_shapes``: of dynamic inputs."""
-
-    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
-    data: Data | None = None
-    count: int = 3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Raise OptionError for a number of inputs that is none."""
-        if self.count < 0:
-            raise OptionError(f"must not be negative, as {self.count} is", where="--check-n")
-
-
 def compare(before: Model, after: Model, on: On, progress: Progress = silent) -> Comparison:
     """What differs. Raises ModelError where a model's shapes cannot be told, DataError and OptionError."""
     progress("compare structure")
     given = runtime.choose_shapes(before, on.input_shapes)
     # The second may have other inputs: those that it shares are fed alike.
     fitting = {i.name for i in after.graph.inputs if i.name in given and _fits(i, given[i.name])}
-    costs = [_cost(before, given), _cost(after, runtime.choose_shapes(after, {n: given[n] for n in fitting}))]
+    sized = [_sized(before, given), _sized(after, runtime.choose_shapes(after, {n: given[n] for n in fitting}))]
+    costs = [cost.cost(s.graph, s.shapes) for s in sized]
     removed, both, added = _matched(before.graph.nodes, after.graph.nodes)
     common = [n for n in before.graph.constants if n in after.graph.constants]
     shape = {n: (before.graph.constants[n][1], after.graph.constants[n][1]) for n in common}
-    outputs, inputs, notes = _run(before, after, given, on, progress)
+    apart = sidebyside.apart(before, after, given, sized[0].shapes, on, progress)
     return Comparison(
         str(before.path or ""),
         str(after.path or ""),
@@ -124,9 +124,11 @@ def compare(before: Model, after: Model, on: On, progress: Progress = silent) ->
         tuple(n for n, (a, b) in shape.items() if a == b and not _equal(before.array(n), after.array(n))),
         tuple(f"{n.op} {n.label}" for n in removed),
         tuple(f"{n.op} {n.label}" for n in added),
-        outputs,
-        inputs,
-        notes,
+        tuple(_layers(*sized)),
+        apart.outputs,
+        apart.samples,
+        apart.inputs,
+        apart.notes,
     )
 
 
@@ -135,11 +137,27 @@ def _fits(info: TensorInfo, shape: Shape) -> bool:
     return dims is None or (len(dims) == len(shape) and all(d in (None, s) for d, s in zip(dims, shape, strict=True)))
 
 
-def _cost(model: Model, inputs: Mapping[str, Shape]) -> cost.Cost:
-    """Parameters and MACs, also of what model-local functions hold."""
+@dataclass(frozen=True)
+class _Sized:
+    """A graph, of model-local functions what they hold, and the shapes of its tensors."""
+
+    graph: Graph
+    shapes: Mapping[str, Shape]
+
+
+def _sized(model: Model, inputs: Mapping[str, Shape]) -> _Sized:
     written = inline(model).written
     known = shaping.resolve(written, inputs, lambda names: runtime.probe_shapes(written, names, inputs, 0), written)
-    return cost.cost(written.graph, known.shape)
+    return _Sized(written.graph, known.shape)
+
+
+def _layers(before: _Sized, after: _Sized) -> Iterator[LayerReport]:
+    """What each node costs in both, those that the second alone has last."""
+    yield from anatomy.layers(before.graph, before.shapes, after.graph, after.shapes, None)
+    for layer in anatomy.layers(after.graph, after.shapes, before.graph, before.shapes, None):
+        if not (layer.macs.after or layer.parameters.after):  # here: of the first
+            sizes = (SizeReport(s.after, s.before) for s in (layer.parameters, layer.macs))
+            yield LayerReport(layer.node, layer.weight, layer.after, layer.before, *sizes)
 
 
 def _matched(before: Iterable[Node], after: Iterable[Node]) -> tuple[list[Node], list[tuple[Node, Node]], list[Node]]:
@@ -216,39 +234,3 @@ def _reader(model: Model, constant: str) -> str:
 
 def _equal(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
     return a.dtype == b.dtype and a.tobytes() == b.tobytes()
-
-
-def _run(
-    before: Model, after: Model, shapes: Mapping[str, Shape], on: On, progress: Progress
-) -> tuple[tuple[OutputError, ...], str, tuple[str, ...]]:
-    """Errors of the outputs that both have, what they were run on, and what a reader must not miss."""
-    if [(i.name, i.elem_type) for i in before.graph.inputs] != [(i.name, i.elem_type) for i in after.graph.inputs]:
-        return (), "", ("the inputs differ: the models were not run",)
-    if on.data is None and not on.count:
-        return (), "", ("the models were not run (--check-n 0)",)
-    where = ", ".join(f"{n}:{','.join(map(str, s))}" for n, s in shapes.items())
-    names = [o.name for o in before.graph.outputs]
-    missing = sorted(set(names) ^ {o.name for o in after.graph.outputs})
-    notes = [f"output '{name}' is in one of the models only" for name in missing]
-    differences = Differences()
-    if on.data is None:
-        feeds = iter([runtime.seeded_feeds(before.graph.inputs, shapes, on.seed + i) for i in range(on.count)])
-        total, inputs = on.count, f"{on.count} random inputs of {where}"
-    else:
-        found = calibration.load(model=before, shapes=shapes, progress=progress, **vars(on.data))
-        notes += found.notes
-        feeds, total, inputs = found.batches(_BATCH), found.runs(_BATCH), f"{found.count} samples of {where}"
-    try:
-        with ExitStack() as opened:
-            first = opened.enter_context(runtime.session(before, str(before.path or "first model"), optimize=True))
-            second = opened.enter_context(runtime.session(after, str(after.path or "second model"), optimize=True))
-            for feed in counted(feeds, "compare outputs, inputs", total, progress):
-                wanted, got = (_results(s, feed, m) for s, m in ((first, before), (second, after)))
-                differences.add({n: a for n, a in wanted.items() if n in got}, got)
-    except ModelError as error:
-        return (), "", (*notes, f"the outputs were not compared: {error}")
-    return differences.errors(), inputs, tuple(notes)
-
-
-def _results(session: Any, feed: Feeds, model: Model) -> Feeds:
-    return runtime.arrays(runtime.run(session, feed, str(model.path or "model")))

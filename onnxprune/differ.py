@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,22 @@ class Differences:
     def errors(self) -> tuple[OutputError, ...]:
         """In the order of the first reference."""
         return tuple(difference.error(name) for name, difference in self._by_name.items())
+
+    def distance(self) -> float:
+        """Noise over signal, the mean over the outputs; lower is nearer."""
+        return fmean(10 ** (-e.snr_db / 10) for e in self.errors())
+
+
+def by_row(
+    reference: Mapping[str, Array], result: Mapping[str, Array], rows: int
+) -> Iterator[tuple[dict[str, Array], dict[str, Array]]]:
+    """Both, of each sample of a batch of ``rows``. What is not one row a sample counts with the whole of the batch."""
+    for row in range(rows):
+        yield _row(reference, row, rows), _row(result, row, rows)
+
+
+def _row(arrays: Mapping[str, Array], row: int, rows: int) -> dict[str, Array]:
+    return {n: a[row : row + 1] if a.ndim and len(a) == rows else a for n, a in arrays.items()}
 
 
 class _Difference:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from statistics import fmean
 
 from onnxprune import runtime
-from onnxprune.differ import Array, Differences, OutputError
+from onnxprune.differ import Array, Differences, OutputError, by_row
 from onnxprune.model import Model
 from onnxprune.observe import Observations, Part
 
@@ -34,11 +33,11 @@ def measure(model: Model, seen: Observations, where: str) -> Measured:
         whole.add({n: reference[n] for n in outputs}, {n: results[n] for n in outputs})
         one = [{n: arrays[n] for n in seen.ends} for arrays in (reference, results)]
         apart.add(*one)
-        for expected, found in zip(*(_rows(arrays, part.samples) for arrays in one), strict=True):
+        for expected, found in by_row(one[0], one[1], part.samples):
             own = Differences()
             own.add(expected, found)
-            samples.append(_mean(own))
-    return Measured(whole.errors(), _mean(apart), tuple(samples))
+            samples.append(own.distance())
+    return Measured(whole.errors(), apart.distance(), tuple(samples))
 
 
 def distance(model: Model, seen: Observations, where: str) -> float:
@@ -49,7 +48,7 @@ def distance(model: Model, seen: Observations, where: str) -> float:
     differences = Differences()
     for _, reference, results in _runs(model, seen, where):
         differences.add({n: reference[n] for n in seen.ends}, {n: results[n] for n in seen.ends})
-    return _mean(differences)
+    return differences.distance()
 
 
 def _runs(model: Model, seen: Observations, where: str) -> Iterator[tuple[Part, Arrays, Arrays]]:
@@ -62,13 +61,3 @@ def _runs(model: Model, seen: Observations, where: str) -> Iterator[tuple[Part, 
             feeds = seen.feeds(part)
             results = {**feeds, **runtime.run(active, feeds, where)}
             yield part, {n: seen.output(n, part) for n in names}, {n: results[n] for n in names}
-
-
-def _rows(arrays: Arrays, samples: int) -> Iterator[dict[str, Array]]:
-    """What each sample has of ``arrays``."""
-    for row in range(samples):
-        yield {n: a[row : row + 1] if a.ndim and len(a) == samples else a for n, a in arrays.items()}
-
-
-def _mean(found: Differences) -> float:
-    return fmean(10 ** (-e.snr_db / 10) for e in found.errors())

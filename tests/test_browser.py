@@ -16,9 +16,10 @@ import numpy as np
 import onnx
 import pytest
 
+import onnxprune
 from fixtures import build, trained
 from onnxprune import cli
-from onnxprune.html.page import PAGE
+from onnxprune.html.template import PAGE
 
 sync_api = pytest.importorskip("playwright.sync_api", reason='needs a browser driver: pip install ".[browser]"')
 
@@ -74,9 +75,11 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Pat
         key = (source, *args)
         if key not in made:
             folder = tmp_path_factory.mktemp("report")
-            files = ("--report", folder / "report.html", "--json", folder / "report.json", "-o", folder / "out.onnx")
+            files: tuple[object, ...] = ("--report", folder / "report.html", "--json", folder / "report.json")
+            if source() != Path("diff"):
+                files = (*files, "-o", folder / "out.onnx", "-q")
             with pytest.raises(SystemExit) as exit_:
-                cli.main([str(a) for a in (source(), *args, *files, "-q")])
+                cli.main([str(a) for a in (source(), *args, *files)])
             assert exit_.value.code == code
             made[key] = (folder / "report.html", json.loads((folder / "report.json").read_text()))
         return made[key]
@@ -381,3 +384,35 @@ def test_print_shows_reasons_and_the_whole_plan(shown: Opened) -> None:
     assert not shown.page.locator("#find").is_visible()
     assert shown.page.locator("[role=tooltip]").first.is_visible()
     assert shown.page.locator("table.plan tbody tr").count() == len(shown.report["slices"])
+
+
+@pytest.mark.parametrize(("language", "viewport"), [("en", TALL), ("zh", PHONE)], ids=["en", "zh"])
+def test_a_comparison_opens_sorts_and_filters(
+    opened: Open, unet: Callable[[], Path], tmp_path: Path, language: str, viewport: dict[str, int]
+) -> None:
+    small = tmp_path / "small.onnx"
+    onnx.save(onnxprune.prune(unet(), ratio=0.4, check_n=0).model, small)
+    shown = opened(lambda: Path("diff"), unet(), small, "--lang", language, viewport=viewport)
+    page, found = shown.page, shown.report
+    for key in ("parameters", "macs", "file_bytes"):
+        assert f"{found[key]['before']} → {found[key]['after']}" in shown.texts(f"[data-key={key}]")[0]
+    assert f"{found['outputs'][0]['snr_db']:.1f} dB" in shown.texts("[data-key=output]")[0]
+    assert page.locator("svg.dots circle.stay").count() == len(found["by_sample"])
+    changes = [len(found[k]) for k in ("resized", "removed", "added", "nodes", "changed", "revalued")]
+    rows = page.locator("table.changes tbody tr")
+    assert rows.count() == sum(changes)
+    names = [r["weight"] for r in found["resized"]]
+    assert shown.texts("table.changes tbody th .name:first-child")[: len(names)] == names
+    page.locator("table.layers th button").nth(1).click()
+    costs = [int(c.get_attribute("data-v")) for c in page.locator("table.layers td.w:nth-child(2)").all()]
+    assert costs == sorted((x["macs"]["before"] for x in found["layers"]), reverse=True)
+    page.locator("#find").fill("down2.0.conv")
+    page.locator("#find").scroll_into_view_if_needed()
+    assert 0 < rows.count() < sum(changes)
+    assert all("down2.0.conv" in text for text in rows.all_text_contents())
+    assert str(rows.count()) in shown.texts("#found")[0] if viewport == TALL else True
+    assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason='pip install ".[browser]"')
+    violations = axe.Axe().run(page).response["violations"]
+    assert [(v["id"], v["nodes"][0]["html"][:200]) for v in violations] == []
+    assert shown.complaints == []

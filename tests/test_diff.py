@@ -125,6 +125,34 @@ def test_calibration_data_is_what_both_are_run_on() -> None:
     assert onnxprune.diff(before, after).outputs[0].max_abs > 0
 
 
+def test_each_sample_counts_for_itself() -> None:
+    before, after = build(CHAIN), build(CHAIN)
+    weight("w0", lambda w: w * 2)(after)
+    data = np.zeros((5, 3, 8, 8), np.float32)
+    data[3] = 1
+    found = onnxprune.diff(before, after, data={"x": data})
+    assert [s.sample for s in found.by_sample] == [0, 1, 2, 3, 4]
+    assert [s.sample for s in found.by_sample if s.error > 0] == [3]
+    assert len(onnxprune.diff(before, after, check_n=4).by_sample) == 4
+    assert onnxprune.diff(before, after, check_n=0).by_sample == ()
+
+
+def test_layers_add_up_in_both_models_and_those_of_one_are_there() -> None:
+    before, after = build(CHAIN), onnxprune.prune(build(CHAIN), ratio=0.5, check_n=0).model
+    after.graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32).reshape(1, 4, 1, 1), "scale"))
+    after.graph.node.append(helper.make_node("Mul", ["y", "scale"], ["y2"], name="scaled"))
+    after.graph.output[0].name = "y2"
+    for first, second in ((before, after), (after, before)):
+        found = onnxprune.diff(first, second)
+        for size in ("parameters", "macs"):
+            sizes = [getattr(x, size) for x in found.layers]
+            assert sum(s.before for s in sizes) == getattr(found, size).before
+            assert sum(s.after for s in sizes) == getattr(found, size).after
+        (own,) = (x for x in found.layers if x.node == "scaled")
+        assert sorted((own.parameters.before, own.parameters.after)) == [0, 4]
+        assert sorted((own.before, own.after)) == [(), (1, 4, 1, 1)]
+
+
 def test_an_output_that_one_of_them_lacks_is_noted() -> None:
     after = build(CHAIN)
     after.graph.output.append(helper.make_tensor_value_info("d", onnx.TensorProto.FLOAT, [1, 32, 8, 8]))
@@ -159,6 +187,8 @@ def test_the_command_shows_and_writes_what_it_found(run: Run, tmp_path: Path) ->
     found = json.loads((tmp_path / "d.json").read_text())
     assert (found["format"], found["version"]) == ("onnxprune-diff", 1)
     assert found["parameters"].keys() == {"before", "after", "ratio"}
+    assert found["command"].startswith("onnxprune diff ")
+    assert [s["sample"] for s in found["by_sample"]] == [0, 1]
     assert found["resized"][0] == {
         "node": "Conv:a",
         "weight": "w0",
@@ -179,6 +209,7 @@ def test_errors_are_one_line_and_nothing_is_written(run: Run, tmp_path: Path) ->
         ([path, tmp_path / "none.onnx"], "none.onnx"),
         ([path, path, "--check-n", "-1"], "--check-n"),
         ([path, path, "--json", path], "the model itself"),
+        ([path, path, "--report", path], "the model itself"),
         ([path, path, "--data", "nowhere"], "nowhere"),
         ([path], "Missing argument 'AFTER'"),
     ):

@@ -165,8 +165,10 @@ def test_diff_has_the_same_gates(run: Run, chain: Path) -> None:
     run(chain, "--ratio", 0.5, "-o", small, "-q")
     assert run("diff", chain, small, "--require", "params<=0.5", "--min-cosine", 0.1, "--junit", junit).code == 0
     assert cases(junit) == {"--min-cosine 0.1": True, "--require params<=0.5": True}
-    outcome = run("diff", chain, small, "--min-snr", 60)
+    page = chain.with_name("d.html")
+    outcome = run("diff", chain, small, "--min-snr", 60, "--report", page, "--lang", "en")
     assert outcome.code == 1
+    assert "1 of 1 checks failed" in page.read_text(encoding="utf-8")
     assert "output error: 'y'" in outcome.out
     assert_one_line(outcome.err, "--min-snr 60: output 'y'")
     other = put(chain.with_name("other.onnx"), CHAIN.replace(" x)", " z)").replace("(x,", "(z,"))

@@ -18,11 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import onnxprune
 from fixtures.build import conv_chain
 from onnxprune import html, model, pipeline
 from onnxprune.gates import Gates, Measured, Requirement
 from onnxprune.html import charts, figures, strings
-from onnxprune.html.page import PAGE
+from onnxprune.html.template import PAGE
 from onnxprune.options import Options
 from onnxprune.report import Check, Report
 from onnxprune.targets import Cycles, find
@@ -84,13 +85,14 @@ def test_every_word_is_there_in_every_language_with_the_same_values(key: str) ->
 def test_every_word_is_used() -> None:
     sources = " ".join(p.read_text(encoding="utf-8") for p in FOLDER.iterdir() if p.suffix in (".html", ".py", ".js"))
     quoted = set(re.findall(r"[\"'](\w+)[\"']", sources)) | {f"theme_{n}" for n in ("auto", "light", "dark")}
+    quoted |= {f"kind_{n}" for n in quoted} | {f"same_{n}" for n in ("structure", "weights", "declarations")}
     assert set(strings.table()) - quoted == set()
 
 
-def test_no_word_of_the_other_language_is_in_the_template() -> None:
-    template = re.sub(r"\{[{%].*?[%}]\}", "", (FOLDER / "report.html").read_text(encoding="utf-8"), flags=re.DOTALL)
-    script = template.index("<script>")
-    template = template[:script] + template[template.index("</script>", script) :]
+@pytest.mark.parametrize("name", sorted(p.name for p in FOLDER.glob("*.html")))
+def test_no_word_of_the_other_language_is_in_a_template(name: str) -> None:
+    template = re.sub(r"\{[{%].*?[%}]\}", "", (FOLDER / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+    template = re.sub(r"<script>.*?</script>", "", template, flags=re.DOTALL)
     words = set(re.findall(r"[A-Za-z]{3,}", "".join(Page(template).text)))
     assert words <= {"onnxprune", "SHA", "check"}
 
@@ -217,6 +219,33 @@ def test_names_cannot_break_out_of_the_page() -> None:
     text = html.page(replace(report, command=evil, notes=(evil,)), "en")
     assert "img" not in Page(text).tags
     assert text.count("</script>") == 3
+
+
+@pytest.mark.parametrize("language", html.LANGUAGES)
+def test_two_models_are_compared_on_a_page_that_stands_alone(language: str) -> None:
+    before, after = build(CHAIN), onnxprune.prune(build(CHAIN), ratio=0.5, check_n=1).model
+    after.metadata_props.add(key="made", value="</script><img src=x>")
+    found = onnxprune.diff(before, after)
+    text = html.comparison(found, language)
+    page = Page(text)
+    assert "default-src 'none'" in text
+    assert re.findall(r"https?://|@import|url\(", text) == []
+    assert "img" not in page.tags
+    said = "".join(page.text)
+    for resized in found.resized:
+        assert f"{figures.dims(resized.before)}{figures.dims(resized.after)}" in said
+    for size in (found.parameters, found.macs, found.file_bytes):
+        assert figures.count(size.before) in said
+        assert figures.count(size.after) in said
+    assert "metadata 'made'" in said
+    assert f"{figures.cosine(found.outputs[0].cosine)}" in said
+    assert text == html.comparison(found, language)
+
+
+def test_two_models_that_are_the_same_differ_in_nothing() -> None:
+    text = html.comparison(onnxprune.diff(build(CHAIN), build(CHAIN), check_n=0), "en")
+    assert "Nothing differs." in text
+    assert "the models were not run" in text
 
 
 def test_same_report_gives_the_same_page() -> None:

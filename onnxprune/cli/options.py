@@ -125,6 +125,17 @@ def calibration(function: Callable[..., Any]) -> Callable[..., Any]:
     return collected
 
 
+def page(function: F) -> F:
+    """``--report PATH`` and ``--lang``."""
+    path = click.option(
+        "--report", "page_path", type=click.Path(path_type=Path), help="Write the report as one HTML page."
+    )
+    language = click.option(
+        "--lang", type=click.Choice(["en", "zh"]), help="The language of the HTML page. [default: the locale's, or en]"
+    )
+    return path(language(function))
+
+
 def target(*, required: bool) -> Callable[[F], F]:
     """``--target NAME``."""
     return click.option(

@@ -84,10 +84,7 @@ if TYPE_CHECKING:
 @click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Apply a saved plan instead of choosing.")
 @click.option("--save-plan", type=click.Path(path_type=Path), help="Write the plan (JSON).")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report (JSON).")
-@click.option("--report", "page_path", type=click.Path(path_type=Path), help="Write the report as one HTML page.")
-@click.option(
-    "--lang", type=click.Choice(["en", "zh"]), help="The language of the HTML page. [default: the locale's, or en]"
-)
+@shared.page
 @shared.checking(proven=True)
 @click.option("--dry-run", is_flag=True, help="Write no model, plan or JSON; the other reports are written.")
 @click.option("--check-n", type=int, default=3, show_default=True, help="Seeded inputs to prove on; 0 proves nothing.")

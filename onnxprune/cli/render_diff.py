@@ -62,13 +62,8 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _verdict(found: Comparison) -> Iterator[str]:
-    same = {
-        "structure": not (found.resized or found.removed or found.added or found.nodes),
-        "weights": not (found.resized or found.revalued),
-        "declarations": not found.changed,
-    }
-    if names := [name for name, equal in same.items() if equal]:
-        yield f"the same: {', '.join(names)}"
+    if found.same:
+        yield f"the same: {', '.join(found.same)}"
     for error in found.outputs:
         figures = f"cosine {error.cosine:.4f}, SNR {error.snr_db:.1f} dB, max abs {error.max_abs:.3g}"
         yield f"output error: '{error.name}' {figures}, on {found.inputs}"

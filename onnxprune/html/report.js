@@ -136,11 +136,12 @@
   });
 
   function start(more) {
-    const network = document.querySelector("table.network");
-    const parts = standing(network, more.network);
-    const layers = standing(document.querySelector("table.layers"), more.layers);
-    const plan = document.querySelector("table.plan");
-    const slices = plan && more.plan ? planned(plan, more.plan) : { filter: () => 0 };
+    const table = (name) => document.querySelector(`table.${name}`);
+    const lists = {}; // by what there are found so many of
+    for (const [found, name] of [["parts", "network"], ["layers", "layers"], ["changes", "changes"]]) {
+      if (table(name)) lists[found] = standing(table(name), more[name]);
+    }
+    if (table("plan") && more.plan) lists.slices = planned(table("plan"), more.plan);
     document.querySelectorAll("table").forEach(name);
 
     // Search: every word must occur
@@ -149,16 +150,22 @@
     function filter() {
       const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
       const fits = (key) => words.every((word) => key.includes(word));
-      const counts = { parts: parts.filter(fits), layers: layers.filter(fits), slices: slices.filter(fits) };
+      const counts = { parts: 0, layers: 0, changes: 0, slices: 0 };
+      for (const name in lists) counts[name] = lists[name].filter(fits);
       found.textContent = words.length ? say("found", counts) : "";
     }
     find.addEventListener("input", filter);
     if (find.value) filter(); // typed while rows were unpacked
+    if (table("network")) joined(table("network"), lists.parts, (name) => { find.value = name; filter(); });
+    root.dataset.ready = "";
+  }
+
+  // What the network adds: ways to the plan, lines that light up, reasons
+  function joined(network, parts, search) {
     network.addEventListener("click", (e) => {
       const link = e.target.closest("a[data-find]");
       if (!link) return;
-      find.value = link.dataset.find;
-      filter();
+      search(link.dataset.find);
       document.getElementById("plan-h").focus({ preventScroll: true });
     });
 
@@ -178,7 +185,6 @@
     for (const event of ["mouseout", "focusout"]) {
       network.addEventListener(event, () => { for (const why of network.querySelectorAll(".shut")) why.classList.remove("shut"); });
     }
-    root.dataset.ready = "";
   }
 
   const packed = document.getElementById("packed");
