@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from onnxprune.cli.prune import prune
-from tests.commands import CHAIN, SKIP, Run, assert_one_line, files_in, put
+from tests.commands import SKIP, Run, assert_one_line, files_in, put
 from tests.test_cli import widths
 
 
@@ -171,7 +171,57 @@ def test_a_file_that_is_missing_is_said(run: Run) -> None:
     assert_one_line(outcome.err, "none.toml", "No such file")
 
 
-def test_other_commands_do_not_read_it(run: Run, here: Path) -> None:
+# --- other commands -------------------------------------------------------------------------------------------------
+
+MORE = """
+exclude = ["Conv:a"]
+target = "rk3588"
+ratio = 0.5
+check-n = 0
+json = "plan.json"
+mean = [1, 2, 3]
+[[model]]
+path = "skip.onnx"
+output = "small.onnx"
+input-shape = ["x:1,3,20,12"]
+exclude = []
+"""
+
+
+def test_other_commands_take_what_is_as_true_there(run: Run, here: Path) -> None:
+    put(here / "skip.onnx", SKIP)
+    put(here / "small.onnx", SKIP)
+    written(here, MORE)
+    outcome = run("inspect", "chain.onnx")
+    assert outcome.out.startswith("options: onnxprune.toml\n")
+    assert "is excluded by 'Conv:a'" in outcome.out
+    assert "is excluded" not in run("inspect", "chain.onnx", "--exclude", "nothing").out  # the command line wins
+    assert "rk3588" in run("advise", "chain.onnx").out
+    for model in ("skip.onnx", "small.onnx"):  # what is pruned, and what comes of it
+        outcome = run("inspect", model)
+        assert "x:1,3,20,12" in outcome.out
+        assert "is excluded" not in outcome.out
+    outcome = run("diff", "skip.onnx", "small.onnx")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "3 random inputs of x:1,3,20,12" in outcome.out
+    assert not Path("plan.json").exists()
+    assert_one_line(run("rknn", "none.onnx").err, "none.onnx")  # it knows its target
+
+
+def test_diff_reads_calibration_data_as_prune_does(run: Run, here: Path) -> None:
+    np.save("x.npy", np.random.default_rng(0).integers(0, 255, (6, 3, 8, 8)).astype(np.uint8))
+    written(here, 'data = "x.npy"\nsamples = 4\nmean = [1, 2, 3]\nstd = 2.5')
+    assert "on 4 samples of x:1,3,8,8" in run("diff", "chain.onnx", "chain.onnx").out
+
+
+def test_a_file_can_be_named_for_them_too_and_what_is_wrong_in_it_is_said(run: Run, here: Path) -> None:
     written(here, "nonsense = 1")
-    put(here / "m.onnx", CHAIN)
-    assert run("inspect", "m.onnx").code == 0
+    for command in (["inspect", "chain.onnx"], ["advise", "chain.onnx"], ["diff", "chain.onnx", "chain.onnx"]):
+        outcome = run(*command)
+        assert outcome.code == 2
+        assert_one_line(outcome.err, "unknown key 'nonsense'")
+    written(here, "ratio = 0.5", "other.toml")
+    outcome = run("inspect", "chain.onnx", "--config", "other.toml")
+    assert outcome.code == 0
+    assert "options:" not in outcome.out  # nothing of it is for this command
+    assert_one_line(run("inspect", "chain.onnx", "--config", "none.toml").err, "none.toml")

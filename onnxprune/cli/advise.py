@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from onnxprune.cli import options as shared
+from onnxprune.cli.config import informed
 
 
-@click.command()
+@informed("advise")
 @click.argument("model", type=click.Path(path_type=Path))
 @shared.target(required=True)
 @shared.dtype

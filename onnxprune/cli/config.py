@@ -12,7 +12,7 @@ ratio = 0.5
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,13 @@ NAMES = ("onnxprune.toml", "pyproject.toml")
 #: Options that a file does not set, or that name what is read.
 _NOT_IN_FILES, _READ = ("config", "help"), ("model", "plan_path", "config")
 
+#: What other commands take from the file, by parameter name: what is as true of the model there. The last are how
+#: calibration data is read, and mean nothing without any.
+_SHARED, _OF_DATA = (
+    ("input_shapes", "exclude", "target", "dtype", "seed", "lang", "source"),
+    ("samples", "mean", "std", "layout", "color"),
+)
+
 _FILE, _ARGS = "onnxprune.config", "onnxprune.args"
 
 
@@ -42,6 +49,11 @@ class Config:
     def of(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """The options of a model with options of its ``own``."""
         return {**(self.options or {}), **own}
+
+    def about(self, model: str | None) -> dict[str, Any]:
+        """The options of the model at this path, be it what is pruned or what comes of it."""
+        places = [] if model is None else [o for path, o in self.models if model in (path, o.get("output"))]
+        return self.of(places[0] if places else {})
 
 
 def load(path: Path | None, parameters: Sequence[click.Parameter]) -> Config:
@@ -156,3 +168,44 @@ class Configured(click.Command):
                 if len(set(places)) < len(places):
                     what = f"--{_flag(option)} names one file for several models"
                     raise OptionError(what, where=where, hint="set it below each [[model]]")
+
+
+class Informed(click.Command):
+    """A command that takes from the file what it shares with `prune`: about the model named first, or all of them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Make what the file says the defaults of all options of the same name."""
+        if ctx.default_map is None and not ctx.resilient_parsing:
+            ctx.default_map = self._defaults(ctx, args)
+        return super().parse_args(ctx, args)
+
+    def _defaults(self, ctx: click.Context, args: Sequence[str]) -> dict[str, Any]:
+        from onnxprune.cli.prune import prune  # noqa: PLC0415 (it imports this)
+
+        given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        place = next((given.get(str(p.name)) for p in self.params if isinstance(p, click.Argument)), None)
+        named = given.get("config")
+        config = load(Path(named) if named else None, prune.params)
+        found = config.about(place)
+        shared = (*_SHARED, *(_OF_DATA if given.get("source") or found.get("source") else ()))
+        own = {p.name for p in self.params}
+        defaults = {name: found[name] for name in shared if name in found and name in own}
+        if defaults:
+            click.echo(f"options: {config.path}")
+        return defaults
+
+
+def informed(name: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command with ``--config``, and what the file says."""
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        option = click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            expose_value=False,
+            help="Take what is said there of the model, the target and the data from this file of options. "
+            "[default: onnxprune.toml or pyproject.toml here]",
+        )
+        return click.command(name, cls=Informed)(option(function))
+
+    return decorate

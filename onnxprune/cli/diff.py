@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune.cli import options as shared
+from onnxprune.cli.config import informed
 
 if TYPE_CHECKING:
     from onnxprune.cli.judge import Checking
 
 
-@click.command()
+@informed("diff")
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
 @shared.input_shape

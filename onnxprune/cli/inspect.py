@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from onnxprune.cli import options as shared
+from onnxprune.cli.config import informed
 
 
-@click.command()
+@informed("inspect")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the inspection (JSON).")
 @shared.exclude
