@@ -3,13 +3,15 @@
 For random directions v on the outputs, each output scaled to a mean square of 1, and g = d <v, outputs> / d Y at one
 row of Y: the outputs move by E (g'd)^2 = d' E[g g'] d in the mean square when the row moves by d. Rows count as
 independent, so that G = E[g g'] over rows, times their number, stands for all of Y (the factor of K-FAC, Martens and
-Grosse 2015, arXiv 1503.05671, that belongs to outputs).
+Grosse 2015, arXiv 1503.05671, that belongs to outputs). What removed inputs x of Y = W x do to the outputs follows from
+W' G W alone, which is small where a layer has more outputs than inputs (a classifier of thousands).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -33,13 +35,14 @@ ROWS, FEWEST, MOST = 4096, 16, 64
 _COPIES = 4
 
 
-def roots(
-    trace: Trace, products: Mapping[str, Product], data: CalibrationSet, seed: int, progress: Progress
+def felt(
+    trace: Trace, weights: Mapping[str, Weighed], data: CalibrationSet, seed: int, progress: Progress
 ) -> dict[str, Float]:
-    """G^(1/2) of each product [groups, outputs, outputs], relative to the energy of the model's outputs.
+    """V of each product [groups, rows, channels, taps] with V'V = W' G W, relative to the energy of the outputs.
 
     Raises OptionError where there are no gradients.
     """
+    products = {label: w.product for label, w in weights.items()}
     wanted = samples_for(ROWS, products.values(), trace.shapes.shape)
     data = data.head(min(MOST, max(FEWEST, wanted)))
     size = data.run_size(batch_size(trace.model.graph, trace.shapes.shape, _COPIES))
@@ -53,18 +56,38 @@ def roots(
     batches = counted(directed, "gradients on calibration data", data.runs(size), progress)
     total: dict[str, Any] = dict.fromkeys(products, 0.0)
     for gradients in gate_gradients(part, batches, str(trace.model.path or "model")):
-        for label, product in products.items():
-            total[label] = total[label] + _squares(gradients[product.target], product)
-    return {label: _root(square / (data.count * elements)) for label, square in total.items()}
+        for label, weighed in weights.items():
+            total[label] = total[label] + weighed.squares(gradients[weighed.product.target])
+    return {label: w.felt(total[label] / (data.count * elements)) for label, w in weights.items()}
 
 
-def _squares(gradient: NDArray[Any], product: Product) -> Float:
-    """Sum over rows of g g' [groups, outputs, outputs]."""
-    last = np.moveaxis(gradient, product.form.made, -1)
-    rows = last.reshape(-1, product.groups, product.outputs).astype(np.float64)
-    return np.stack([rows[:, g].T @ rows[:, g] for g in range(product.groups)])
+@dataclass(frozen=True)
+class Weighed:
+    """A product and its weight [groups, outputs, channels, taps]."""
 
+    product: Product
+    weight: Float = field(repr=False)
 
-def _root(square: Float) -> Float:
-    values, vectors = np.linalg.eigh(square)
-    return np.asarray((vectors * np.sqrt(np.maximum(values, 0))[:, None]) @ vectors.transpose(0, 2, 1))
+    @property
+    def _narrow(self) -> bool:
+        """Whether W' G W is smaller than G."""
+        return self.product.columns < self.product.outputs
+
+    def squares(self, gradient: NDArray[Any]) -> Float:
+        """Sum over rows of g g' [groups, outputs, outputs], or W' g g' W [groups, columns, columns]."""
+        last = np.moveaxis(gradient, self.product.form.made, -1)
+        rows = last.reshape(-1, self.product.groups, self.product.outputs).astype(np.float64).transpose(1, 0, 2)
+        if self._narrow:
+            rows = np.matmul(rows, self._flat)
+        return np.asarray(np.matmul(rows.transpose(0, 2, 1), rows))
+
+    def felt(self, square: Float) -> Float:
+        """V, from the mean of squares."""
+        values, vectors = np.linalg.eigh(square)
+        root = (vectors * np.sqrt(np.maximum(values, 0))[:, None]) @ vectors.transpose(0, 2, 1)
+        whole = root if self._narrow else np.matmul(root, self._flat)
+        return np.asarray(whole.reshape(self.product.groups, -1, self.product.channels, self.product.taps))
+
+    @property
+    def _flat(self) -> Float:
+        return self.weight.reshape(*self.weight.shape[:2], -1)

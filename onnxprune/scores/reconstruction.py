@@ -25,7 +25,7 @@ from onnxprune.model import Model
 from onnxprune.observe import Observations, Product, centred
 from onnxprune.scores.magnitude import l2
 from onnxprune.scores.subject import Scorer, Scores, Subject
-from onnxprune.sensitivity import roots
+from onnxprune.sensitivity import Weighed, felt
 from onnxprune.trace import Trace
 
 Float = NDArray[np.float64]
@@ -90,8 +90,13 @@ def output(subject: Subject) -> Scorer:
     """
     assert subject.lesson is not None
     fit, _ = subject.samples.split()
-    found = roots(subject.trace, subject.lesson.seen.products, fit, subject.seed, subject.progress)
-    return _scorer(subject, found)
+    weights = {n: Weighed(p, _weight(subject.lesson.reference, p)) for n, p in subject.lesson.seen.products.items()}
+    return _scorer(subject, felt(subject.trace, weights, fit, subject.seed, subject.progress))
+
+
+def _weight(model: Model, product: Product) -> Float:
+    """[groups, outputs, channels, taps]."""
+    return np.asarray(product.form.matrix(model.array(product.node.inputs[1]).astype(np.float64)))
 
 
 def _scorer(subject: Subject, weighs: Mapping[str, Float]) -> Scorer:
@@ -122,7 +127,7 @@ class _Reader:
     trace: Trace
     model: Model
     seen: Observations
-    weighs: Mapping[str, Float]  # by product: what an error counts for, as `roots`; else relative to its energy
+    weighs: Mapping[str, Float]  # by product: its weight as outputs feel it; else errors are relative to its energy
 
     def consumers(self, group: Group, product: Product) -> list[_Consumer]:
         """The groups of ``product`` that read channels of ``group``."""
@@ -133,13 +138,11 @@ class _Reader:
         unit = self.trace.unit[layer.labels.reshape(-1)].reshape(product.groups, product.channels)
         if not np.isin(unit, group.units).any():
             return []
-        weight = product.form.matrix(self.model.array(product.node.inputs[1]).astype(np.float64))
+        weighed = self.weighs.get(product.node.label)
+        weight = _weight(self.model, product) if weighed is None else weighed
         covariance = centred(self.seen.moments[product.node.label])
-        root = self.weighs.get(product.node.label)
-        if root is not None:
-            weight = np.matmul(root, weight.reshape(*weight.shape[:2], -1)).reshape(weight.shape)
         if product.fine:
-            weight = weight.reshape(product.groups, product.outputs, -1)
+            weight = weight.reshape(*weight.shape[:2], -1)
             unit = unit.repeat(product.taps, axis=1)
         else:
             weight = weight.transpose(0, 1, 3, 2).reshape(product.groups, -1, product.channels)
@@ -151,7 +154,7 @@ class _Reader:
             if columns and energy > 0 and not np.isin(made[part], unit[part]).all():  # else its outputs go too
                 damping = DAMPING * float(np.diag(covariance[part]).mean()) + 1e-12
                 inverse = np.linalg.inv(covariance[part] + damping * np.eye(len(covariance[part])))
-                scale = 1 / energy if root is None else 1.0
+                scale = 1 / energy if weighed is None else 1.0
                 found.append(_Consumer(inverse, weight[part].copy(), scale, columns))
         return found
 
