@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -136,31 +137,48 @@ def _plain(node: Node, form: Linear, rank: int) -> bool:
 
 @dataclass
 class Spill:
-    """Arrays in a folder, by name and batch."""
+    """Arrays in a folder, by name and batch: a file for each name, as thousands take long to make and to delete."""
 
     folder: Path
-    _paths: dict[str, dict[int, Path]] = field(default_factory=dict)
+    _files: dict[str, _Rows] = field(default_factory=dict)
     _count: int = 0
 
     def put(self, name: str, batch: int, array: Array) -> None:
         """Keep one batch of a tensor."""
-        self._count += 1
-        path = self.folder / f"{self._count}.npy"
-        np.save(path, array)
-        self._paths.setdefault(name, {})[batch] = path
+        if name not in self._files:
+            self._count += 1
+            self._files[name] = _Rows(self.folder / str(self._count))
+        self._files[name].append(batch, array)
 
     def get(self, name: str, batch: int) -> Array:
         """What was kept."""
-        return np.asarray(np.load(self._paths[name][batch]))
+        return self._files[name].read(batch)
 
     def names(self, prefix: str, batch: int) -> list[str]:
         """The tensors of a batch whose names start so, without the start."""
-        return [n.removeprefix(prefix) for n, held in self._paths.items() if batch in held and n.startswith(prefix)]
+        return [n.removeprefix(prefix) for n, f in self._files.items() if batch in f.places and n.startswith(prefix)]
 
     def drop(self, name: str) -> None:
         """Forget all batches of a tensor."""
-        for path in self._paths.pop(name, {}).values():
-            path.unlink()
+        if name in self._files:
+            self._files.pop(name).path.unlink()
+
+
+@dataclass
+class _Rows:
+    """The batches of one tensor, one behind the other: where each begins, its type and its shape."""
+
+    path: Path
+    places: dict[int, tuple[int, np.dtype[Any], Shape]] = field(default_factory=dict)
+
+    def append(self, batch: int, array: Array) -> None:
+        with self.path.open("ab") as file:
+            self.places[batch] = (file.tell(), array.dtype, array.shape)
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+    def read(self, batch: int) -> Array:
+        start, dtype, shape = self.places[batch]
+        return np.fromfile(self.path, dtype, math.prod(shape), offset=start).reshape(shape)
 
 
 @contextmanager
