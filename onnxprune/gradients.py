@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, shape_inference
+from onnx import ModelProto, TensorProto, helper, shape_inference, version_converter
 
 from onnxprune import runtime
 from onnxprune.elements import dtype_of
@@ -35,6 +35,9 @@ Directions = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
 _SEED, _WAY_OUT = "onnxprune_adjoint_", "another --importance needs no gradients"
+
+#: onnx-ad knows operators as they are from this opset on (Softmax flattened its input before).
+_KNOWN = 13
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ def differentiable(trace: Trace, gates: Mapping[str, Shape], feeds: Feeds, *, ad
         kept = tuple(n for n in floats if values[n].shape == (batch, *trace.shapes.shape[n][1:]) and values[n].ndim)
         if kept:
             shapes = {n: a.shape for n, a in feeds.items()}
-            gated = _with_gates(model, "Add" if added else "Mul", gates, kind, shapes, kept)
+            ranks = {n: len(s) for n, s in trace.shapes.shape.items()}
+            gated = _with_gates(model, "Add" if added else "Mul", gates, kind, shapes, kept, ranks)
             _refuse_foreign(gated, {gate_of(n) for n in gates}, _WAY_OUT)
             return Differentiable(gated, gates, kept, batch, 0.0 if added else 1.0)
     raise OptionError("no output has a gradient for each sample", where=where, hint=_WAY_OUT)
@@ -81,11 +85,12 @@ def _with_gates(
     elem_types: Mapping[str, int],
     input_shapes: Mapping[str, Shape],
     outputs: Sequence[str],
+    ranks: Mapping[str, int],
 ) -> Model:
     """``model`` at ``input_shapes``, up to ``outputs``, in which tensors meet their gates in an operator ``gate``."""
     more = [(gate_of(n), elem_types[n], s) for n, s in gates.items()]
     inputs = [*((n, elem_types[n], s) for n, s in input_shapes.items()), *more]
-    out = _standalone(model, inputs, {n: elem_types[n] for n in outputs})
+    out = _modern(_standalone(model, inputs, {n: elem_types[n] for n in outputs}), elem_types, ranks)
     nodes = list(out.graph.node)
     del out.graph.node[:]
     for node in nodes:
@@ -233,6 +238,19 @@ def _reversed(model: Model, inputs: Sequence[str], outputs: Sequence[str], optio
         reason = f"{error}".partition(";")[0]
         raise OptionError(f"onnx-ad gives no gradients: {reason}", where=option, hint=hint) from None
     return Model(proto, model.path)
+
+
+def _modern(proto: ModelProto, elem_types: Mapping[str, int], ranks: Mapping[str, int]) -> ModelProto:
+    """``proto`` at opset `_KNOWN` at least, where it can be converted, else as it is; both maps are of its tensors."""
+    if any(o.domain in ("", "ai.onnx") and o.version >= _KNOWN for o in proto.opset_import):
+        return proto
+    told = ModelProto.FromString(proto.SerializeToString())
+    made = [o for n in proto.graph.node for o in n.output if o in ranks]
+    told.graph.value_info.extend(helper.make_tensor_value_info(n, elem_types[n], [None] * ranks[n]) for n in made)
+    try:
+        return version_converter.convert_version(told, _KNOWN)
+    except Exception:  # noqa: BLE001 (ConvertError is raised as a bare RuntimeError, and other domains are not known)
+        return proto
 
 
 def random_directions(rng: np.random.Generator, outputs: Mapping[str, Array]) -> dict[str, Array]:

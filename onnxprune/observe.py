@@ -174,7 +174,7 @@ class _Rows:
     def append(self, batch: int, array: Array) -> None:
         with self.path.open("ab") as file:
             self.places[batch] = (file.tell(), array.dtype, array.shape)
-            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
     def read(self, batch: int) -> Array:
         start, dtype, shape = self.places[batch]

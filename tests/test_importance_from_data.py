@@ -290,6 +290,17 @@ def test_an_operator_without_gradient_is_named() -> None:
         score("taylor", *subject_of(model, samples_of(model)))
 
 
+def test_softmax_as_it_was_before_opset_13_has_the_gradient_of_today() -> None:
+    text = (
+        "(float[N,2,3] x) => (float[N,2,2] y) <float[3,8] w, float[8,2] v, int64[3] s = {-1, 2, 2}>"
+        "{ a = MatMul(x, w)\nr = Relu(a)\nm = MatMul(r, v)\nz = Reshape(m, s)\ny = Softmax<axis=2>(z) }"
+    )
+    old, new = (from_proto(build(text, opset=opset)) for opset in (11, 13))
+    (expected,) = score("taylor", *subject_of(new, samples_of(new)))
+    (found,) = score("taylor", *subject_of(old, samples_of(old)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_a_model_that_rounds_has_no_gradients() -> None:
     text = ROWS[0].text.replace("y = Conv(r, v)", "z = Conv(r, v)\ny = Round(z)")
     model = from_proto(build(text))
