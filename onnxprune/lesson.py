@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onnxprune.calibration import CalibrationSet
 from onnxprune.model import Model
@@ -28,5 +28,8 @@ def learn(trace: Trace, reference: Model, data: CalibrationSet, spill: Spill, pr
     """Run ``reference`` on as much of ``data`` as helps. Raises ModelError where onnxruntime cannot."""
     shapes = trace.shapes.shape
     found = products(reference, shapes)
-    data = data.head(max(LEAST_SAMPLES, samples_for(LEAST_ROWS, found, shapes)))
-    return Lesson(reference, data, observe(reference, found, data, shapes, spill, progress))
+    taken = data.head(max(LEAST_SAMPLES, samples_for(LEAST_ROWS, found, shapes)))
+    if taken.count < data.count:
+        note = f"{taken.count} of {data.count} calibration samples are used: every layer finds positions enough in them"
+        taken = replace(taken, notes=(*taken.notes, note))
+    return Lesson(reference, taken, observe(reference, found, taken, shapes, spill, progress))

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
-from onnxprune import runtime
+from onnxprune import prune, runtime
 from onnxprune.calibration import from_arrays
 from onnxprune.choose import Analysis, analyse
 from onnxprune.heldout import measure
@@ -133,3 +133,14 @@ def test_a_new_bias_takes_no_name_that_is_there() -> None:
     (conv,) = [n for n in compensated.graph.nodes if n.inputs[1] == "w1"]
     assert conv.inputs[2] == "w1_bias_"
     np.testing.assert_array_equal(compensated.array("w1_bias"), case.model.array("w1_bias"))
+
+
+@pytest.mark.parametrize(("side", "used"), [(64, 64), (8, 70)])
+def test_samples_that_nothing_needs_are_not_looked_at_and_that_is_said(side: int, used: int) -> None:
+    head = f"(float[N,3,{side},{side}] x) => (float y) <float[4,3,1,1] a, float[2,4,1,1] b>"
+    model = build(f"{head} {{ h = Conv(x, a)\ny = Conv(h, b) }}")
+    data = np.random.default_rng(0).standard_normal((70, 3, side, side)).astype(np.float32)
+    report = prune(model, ratio=0.5, data={"x": data}, input_shapes={"x": (1, 3, side, side)}).report
+    assert report.learnt is not None
+    assert report.learnt.samples == used
+    assert any(note.startswith("64 of 70 calibration samples are used") for note in report.notes) == (used == 64)
