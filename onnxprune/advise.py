@@ -66,6 +66,7 @@ class Advice:
     model: str
     target: str
     measured: str
+    input_shapes: Mapping[str, Shape]
     align: int
     join_block: int
     cycles: int
@@ -94,6 +95,7 @@ def advise(trace: Trace, groups: Groups, costs: Cycles) -> Advice:
         model=str(trace.model.path or ""),
         target=f"{costs.chip.name} {costs.dtype}",
         measured=costs.chip.measured,
+        input_shapes=trace.shapes.inputs,
         align=costs.precision.align,
         join_block=costs.precision.join_block,
         cycles=round(sum(costs.node(graph, n, shapes) for n in graph.nodes)),

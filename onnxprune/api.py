@@ -102,7 +102,7 @@ def prune(
     Raises OnnxPruneError: CheckError where the result is not what it must be.
     """
     options = Options(
-        ratio=ratio_or_default(ratio, lossless=lossless),
+        ratio=ratio_or_default(ratio, lossless=lossless, budget=budget),
         lossless=lossless,
         align=align,
         target=(priced := costs(target, dtype)),

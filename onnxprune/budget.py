@@ -13,7 +13,7 @@ from functools import partial
 from onnxprune.allocate import Allocation, Meet
 from onnxprune.cost import COSTS, CostModel
 from onnxprune.descent import Descent
-from onnxprune.errors import OptionError, nearest
+from onnxprune.errors import OptionError, nearest, thousands
 from onnxprune.sizing import Sizes
 from onnxprune.targets import Cycles, Milliseconds
 from onnxprune.widths import Item
@@ -127,10 +127,14 @@ def attempt(make: Callable[[], Allocation]) -> Allocation | OptionError:
 def _check(cost: float, target: float) -> None:
     if cost > target * _ROUNDING:
         raise OptionError(
-            f"cannot be met: {target:.4g} is asked for, and {cost:.4g} the least that can be left",
+            f"cannot be met: {_amount(target)} is asked for, and {_amount(cost)} the least that can be left",
             where="--budget",
             hint="a larger budget, a larger --max-ratio, or fewer layers excluded",
         )
+
+
+def _amount(cost: float) -> str:
+    return thousands(cost) if cost >= 1000 else f"{cost:.4g}"  # milliseconds may be few
 
 
 def meet(sizes: Sizes, target: float, items: Sequence[Item], decided: Mapping[int, int], *, by_cost: bool) -> list[int]:

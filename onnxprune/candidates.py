@@ -30,7 +30,7 @@ class Way:
     scope: str
 
     def __str__(self) -> str:
-        return f"{self.importance}, {self.scope}"
+        return f"importance {self.importance}, scope {self.scope}"
 
 
 #: What is tried where nothing is said.

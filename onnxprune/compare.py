@@ -7,6 +7,7 @@ from running both on the same inputs, drawn from a seed or out of calibration da
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
@@ -26,6 +27,9 @@ from onnxprune.report import Check, LayerReport, SizeReport, plain
 from onnxprune.sidebyside import On, Sample
 
 FORMAT, VERSION = "onnxprune-diff", 1
+
+#: Constants of no more numbers are told by what they hold.
+_FEW = 8
 
 #: Of the model itself, what is told when it differs.
 _MODEL_FIELDS = ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string")
@@ -128,7 +132,7 @@ def compare(before: Model, after: Model, on: On, progress: Progress = silent) ->
         apart.outputs,
         apart.samples,
         apart.inputs,
-        apart.notes,
+        (*runtime.guessed(before.graph.inputs, given, on.input_shapes), *apart.notes),
     )
 
 
@@ -186,7 +190,14 @@ def _changes(before: Model, a: Node, after: Model, b: Node) -> Iterator[Changed]
             yield Changed(f"{a.label}: {name}", _text(old.get(name)), _text(new.get(name)))
     for position, (read, now) in enumerate(zip_longest(a.inputs, b.inputs, fillvalue="")):
         if read != now:
-            yield Changed(f"{a.label}: input {position}", read, now)
+            yield Changed(f"{a.label}: input {position}", _read(before, read), _read(after, now))
+
+
+def _read(model: Model, name: str) -> str:
+    """An input's name; of few numbers, what they are."""
+    if name not in model.graph.constants or math.prod(model.graph.constants[name][1]) > _FEW:
+        return name
+    return f"{name} = {model.array(name).tolist()}"
 
 
 def _attributes(node: NodeProto) -> dict[str, AttributeProto]:

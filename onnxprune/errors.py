@@ -72,6 +72,11 @@ class CheckError(OnnxPruneError):
     exit_code = ExitCode.CHECK_FAILED
 
 
+def thousands(number: float) -> str:
+    """A whole number as the terminal and messages write it, thousands apart."""
+    return f"{number:,.0f}".replace(",", " ")
+
+
 def nearest(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
     """A hint: those of ``known`` that are spelt most like ``name``; where none is, ``otherwise``, or all of them."""
     from difflib import get_close_matches  # noqa: PLC0415 (only where something went wrong)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from onnxprune.compare import Comparison
 from onnxprune.differ import OutputError
-from onnxprune.errors import CheckError, OptionError, nearest
+from onnxprune.errors import CheckError, OptionError, nearest, thousands
 from onnxprune.report import Check, Report, SizeReport
 from onnxprune.verify import Proof
 
@@ -132,7 +132,7 @@ def _required(requirement: Requirement, size: SizeReport | None) -> Check:
         return Check(name, passed=False, found="not measured")
     value = size.ratio if requirement.limit <= 1 else size.after
     passed = value <= requirement.limit if requirement.sign == "<=" else value >= requirement.limit
-    return Check(name, passed, f"{size.before} -> {size.after}, {size.ratio:.4f} of it")
+    return Check(name, passed, f"{thousands(size.before)} -> {thousands(size.after)}, {size.ratio:.4f} of it")
 
 
 def failure(checks: Sequence[Check], where: str) -> CheckError | None:

@@ -310,7 +310,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = "choose another path or free space"
+        hint = "choose another path or free space" if path.parent.is_dir() else f"there is no folder '{path.parent}'"
         raise OutputError(f"cannot write: {error.strerror or error}", where=str(path), hint=hint) from None
 
 

@@ -69,7 +69,7 @@ class Options:
     def to_json(self) -> dict[str, Any]:
         """As plan and report write them."""
         return {
-            "ratio": self.ratio,
+            "ratio": None if self.budget else self.ratio,
             "lossless": self.lossless,
             "align": self.align if self.align or self.target else 1,
             "importance": self.ways[0].importance if len(self.ways) == 1 else "auto",
@@ -89,8 +89,10 @@ class Options:
         }
 
 
-def ratio_or_default(ratio: float | None, *, lossless: bool) -> float:
-    """The ratio given, or what goes where none is: nothing more with ``lossless``."""
+def ratio_or_default(ratio: float | None, *, lossless: bool, budget: object = None) -> float:
+    """The ratio given, or what goes where none is: nothing more with ``lossless``. Raises OptionError."""
+    if ratio is not None and budget is not None:
+        raise OptionError("is instead of --ratio", where="--budget", hint="give one of them")
     return ratio if ratio is not None else 0.0 if lossless else 0.3
 
 

@@ -17,7 +17,7 @@ from importlib import metadata
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import anatomy, calibration, candidates, cost, report, scores
+from onnxprune import anatomy, calibration, candidates, cost, report, runtime, scores
 from onnxprune import groups as grouping
 from onnxprune import plan as plans
 from onnxprune.calibration import CalibrationSet
@@ -278,6 +278,7 @@ def _report(
         proof=outcome.proof,
         changes=outcome.changes,
         notes=(
+            *runtime.guessed(given.graph.inputs, trace.shapes.inputs, options.input_shapes),
             *(data.notes if data else ()),
             *outcome.missed,
             *choice.remarks,

@@ -218,6 +218,17 @@ def choose_shapes(model: Model, given: Mapping[str, Shape], part: Model | None =
     raise failure
 
 
+def guessed(inputs: Iterable[TensorInfo], shapes: Mapping[str, Shape], given: Mapping[str, Shape]) -> Iterator[str]:
+    """A note for each input of which more than the batch is open, and that nobody gave a shape."""
+    for info in inputs:
+        if info.name in shapes and info.name not in given and (info.dims is None or None in info.dims[1:]):
+            declared = (
+                "of any shape" if info.dims is None else ",".join("?" if d is None else str(d) for d in info.dims)
+            )
+            at = ",".join(map(str, shapes[info.name]))
+            yield f"input '{info.name}' is {declared}: measured at {at}, as nothing else is given (--input-shape)"
+
+
 def _guess(info: TensorInfo, side: int) -> Shape:
     dims = info.dims or ()
     image = len(dims) == 4

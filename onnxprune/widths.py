@@ -180,7 +180,8 @@ def choices(groups: Groups, scores: Sequence[Scores], align: Alignment) -> list[
         places = align.places(group)
         blocks = tuple(ranked(group, index, score, groups.lossless, places) for index in range(len(group.blocks)))
         if places and not can_shrink([b.width for b in blocks], [b.step for b in blocks]):
-            stuck = f"cannot be narrower and {align}: left as it is"
+            parts = f" in each of its {len(blocks)} parts" if len(blocks) > 1 else ""
+            stuck = f"cannot be narrower and {align}{parts}: left as it is"
             found.append(Choices(group.index, blocks, (), places, stuck))
         else:
             found.append(Choices(group.index, blocks, group.heads, places))

@@ -95,7 +95,7 @@ def test_the_command_says_it_all(tmp_path: Path, capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().out
     assert done.value.code == 0
     assert "Conv:A: drop 1 of 33 channels: -" in said
-    assert "rk3588 fp16, as rknn-toolkit2 2.5.0 counts them" in said
+    assert "rk3588 fp16 at X:1,64,16,16, as rknn-toolkit2 2.5.0 counts them" in said
     saved = json.loads(report.read_text())
     assert saved["format"] == "onnxprune-advice"
     assert [e["drop"] for e in saved["edges"]] == [1]

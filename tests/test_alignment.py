@@ -87,6 +87,15 @@ def test_by_ratio_widths_are_whole_blocks_and_say_so_where_they_cannot_be(dtype:
     assert report.costs["cycles"].ratio < 0.9
 
 
+def test_what_is_too_narrow_in_its_parts_is_said_of_the_parts() -> None:
+    weights = "float[32,3,1,1] w, float[16,16,1,1] v, float[9,32,1,1] u, int64[2] s = {16, 16}"
+    body = "a = Conv(x, w)\nb, c = Split<axis=1>(a, s)\nd = Conv(c, v)\ne = Add(c, d)\nf = Concat<axis=1>(b, e)"
+    model = from_proto(build(f"(float[1,3,8,8] x) => (float y) <{weights}> {{ {body}\ny = Conv(f, u) }}"))
+    (group,) = pipeline.prune(model, Options(ratio=0.5, align=16)).report.groups
+    assert group.kept == group.width == 32
+    assert group.note == "cannot be narrower and a multiple of 16 in each of its 2 parts: left as it is"
+
+
 def wide() -> Model:
     weights = "float[128,3,3,3] w, float[128,128,3,3] v, float[9,128,3,3] u"
     return from_proto(

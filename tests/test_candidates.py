@@ -28,5 +28,5 @@ def test_ways_that_cannot_meet_the_budget_are_left_out_and_told() -> None:
 
 @pytest.mark.parametrize("ways", [WAYS[1:2], (WAYS[1], WAYS[3])])
 def test_a_budget_that_no_way_meets_is_refused(ways: tuple[Way, ...]) -> None:
-    with pytest.raises(OptionError, match="cannot be met by reconstruction, cost"):
+    with pytest.raises(OptionError, match="cannot be met by importance reconstruction, scope cost"):
         best(ways, plan, FAR.__getitem__, silent)

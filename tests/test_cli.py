@@ -73,7 +73,8 @@ def test_dry_run_writes_nothing_and_says_so(run: Run, chain: Path, tmp_path: Pat
     before = files_in(tmp_path)
     outcome = run(chain, "--dry-run", "--json", tmp_path / "r.json", "--save-plan", tmp_path / "p.json")
     assert outcome.code == 0
-    assert "nothing was written" in outcome.out
+    assert "dry run: no model was written" in outcome.out
+    assert "JSON: " not in outcome.out
     assert files_in(tmp_path) == before
 
 
@@ -475,7 +476,9 @@ def test_a_failed_proof_writes_no_model_and_reports_the_figures(
     outputs = ("--json", tmp_path / "r.json", "--save-plan", tmp_path / "p.json", "--report", tmp_path / "r.html")
     outcome = run(chain, *outputs)
     assert outcome.code == 1
-    assert outcome.out == ""
+    assert "failed: no model was written" in outcome.out
+    assert f"report: {tmp_path / 'r.html'}" in outcome.out
+    assert "plan: " not in outcome.out
     assert_one_line(outcome.err, "'y'", "rewrite error", "no model was written")
     assert set(files_in(tmp_path)) - set(before) == {"r.json", "r.html"}
     report = json.loads((tmp_path / "r.json").read_text())
@@ -740,7 +743,7 @@ REFUSED = (
     Refused("external-outside", external("../w.data", 2048), ["m.onnx", "w1", "outside", "move the data"]),
     Refused("external-absolute", external("{dir}/w.data", 2048), ["m.onnx", "w1", "outside", "move the data"]),
     Refused("external-link", external("w.data", None, link=True), ["m.onnx", "w1", "outside", "move the data"]),
-    Refused("no-output-folder", given("-o", "{dir}/no/out.onnx"), ["out.onnx", "cannot write", "another path"]),
+    Refused("no-output-folder", given("-o", "{dir}/no/out.onnx"), ["out.onnx", "cannot write", "no folder", "no'"]),
     Refused("output-below-a-file", given("-o", "{dir}/m.onnx/out.onnx"), ["out.onnx", "cannot write"]),
     Refused("output-is-a-folder", folder_in_place, ["out.onnx", "is a folder", "name a file"]),
     Refused("output-is-the-model", given("-o", "{dir}/m.onnx"), ["m.onnx", "the model itself", "name another"]),
@@ -841,13 +844,16 @@ def test_data_alone_compares_plans_and_compensates_the_best(run: Run, chain: Pat
     outcome = run(chain, "--data", samples, "--ratio", "0.4", "--json", samples.with_suffix(".json"))
     report = json.loads(samples.with_suffix(".json").read_text())
     learnt = report["learnt"]
-    assert [t["way"] for t in learnt["tried"]] == ["output, cost", "reconstruction, cost"]
+    ways = [f"importance {name}, scope cost" for name in ("output", "reconstruction")]
+    assert [t["way"] for t in learnt["tried"]] == ways
     assert 0 < learnt["solved"] <= learnt["layers"]
     assert (learnt["samples"], learnt["held_out"]) == (40, 8)
     (before,), (after,) = learnt["pruned"], learnt["final"]
     assert after["snr_db"] > before["snr_db"]
     assert f"compensated: {learnt['solved']} of {learnt['layers']} layers solved anew" in outcome.out
     assert outcome.out.count("tried: ") == 2
+    assert outcome.out.count("% of the signal on held-out samples, taken") == 1
+    assert "dB by compensation, on 8" in outcome.out
     assert "on 8 held-out of 40 samples" in outcome.out
     assert report["options"]["importance"] == report["options"]["scope"] == "auto"
 

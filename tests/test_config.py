@@ -72,6 +72,30 @@ def test_the_command_line_wins(run: Run, here: Path) -> None:
     assert widths(Path("chain.pruned.onnx")) == [12, 24, 4]
 
 
+@pytest.mark.parametrize(
+    ("text", "args", "wanted"),
+    [
+        ('budget = "macs=0.5"', ["--ratio", 0.25], ["--ratio", 0.25]),
+        ("ratio = 0.25", ["--budget", "macs=0.5"], ["--budget", "macs=0.5"]),
+        ('ratio = 0.25\n[[model]]\npath = "chain.onnx"\nbudget = "macs=0.5"', [], ["--budget", "macs=0.5"]),
+        ('budget = "macs=0.5"\n[[model]]\npath = "chain.onnx"\nratio = 0.25', [], ["--ratio", 0.25]),
+    ],
+)
+def test_of_a_ratio_and_a_budget_the_nearer_one_counts(
+    run: Run, here: Path, text: str, args: list[object], wanted: list[object]
+) -> None:
+    assert run("chain.onnx", *wanted, "-o", "wanted.onnx").code == 0
+    written(here, text)
+    assert run("chain.onnx", *args, "-o", "got.onnx").code == 0
+    assert Path("got.onnx").read_bytes() == Path("wanted.onnx").read_bytes()
+
+
+def test_a_ratio_and_a_budget_in_one_place_are_an_error(run: Run, here: Path) -> None:
+    assert_one_line(run("chain.onnx", "--ratio", 0.5, "--budget", "macs=0.5").err, "--budget", "instead of --ratio")
+    written(here, 'ratio = 0.5\nbudget = "macs=0.5"')
+    assert_one_line(run("chain.onnx").err, "--budget", "instead of --ratio")
+
+
 def test_pyproject_has_a_table_and_another_file_can_be_named(run: Run, here: Path) -> None:
     written(here, "[project]\nname = 'x'\n[tool.onnxprune]\nratio = 0.5", "pyproject.toml")
     run("chain.onnx")

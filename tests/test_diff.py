@@ -179,7 +179,7 @@ def test_the_command_shows_and_writes_what_it_found(run: Run, tmp_path: Path) ->
     run(path, "-o", tmp_path / "small.onnx", "--ratio", 0.5, "-q", "--check-n", 1)
     outcome = run("diff", path, tmp_path / "small.onnx", "--json", tmp_path / "d.json", "--check-n", 2)
     assert (outcome.code, outcome.err) == (0, "")
-    for part in ("w1", "[32, 16, 1, 1]", "[16, 8, 1, 1]", "1 more initializers", "-68.2 %", "the same: declarations"):
+    for part in ("w1", "[32, 16, 1, 1]", "[16, 8, 1, 1]", "1 more initializers", "-68.2 %", "the same: inputs"):
         assert part in outcome.out
     assert "output error: 'y'" in outcome.out
     assert "2 random inputs of x:1,3,8,8" in outcome.out
@@ -199,7 +199,21 @@ def test_the_command_shows_and_writes_what_it_found(run: Run, tmp_path: Path) ->
 
 def test_dynamic_inputs_take_a_shape(run: Run, tmp_path: Path) -> None:
     path = put(tmp_path / "m.onnx", SKIP)
-    assert "x:1,3,20,12" in run("diff", path, path, "--input-shape", "x:1,3,20,12").out
+    given = run("diff", path, path, "--input-shape", "x:1,3,20,12").out
+    assert "x:1,3,20,12" in given
+    assert "note: " not in given
+    assert "note: input 'x' is 1,3,?,?: measured at 1,3," in run("diff", path, path).out
+
+
+def test_a_small_constant_in_place_of_another_is_told_by_its_numbers() -> None:
+    text = """(float[1,{c}] x) => (float y) <int64[2] s = {{{c}, 1}}, int64[1] {t} = {{{a}}}>
+        {{ a = Reshape(x, s) y = Slice(a, zero, {t}, zero) }}"""
+    before, after = (
+        build(text.format(c=8, t=t, a=a).replace("int64[2]", "int64[1] zero = {0}, int64[2]"))
+        for t, a in (("end", 8), ("end_1", 4))
+    )
+    (change,) = onnxprune.diff(before, after).nodes
+    assert (change.before, change.after) == ("end = [8]", "end_1 = [4]")
 
 
 def test_errors_are_one_line_and_nothing_is_written(run: Run, tmp_path: Path) -> None:

@@ -124,6 +124,12 @@ def test_doctor_says_what_is_installed(run: Run, tmp_path: Path, monkeypatch: py
         assert part in outcome.out
 
 
+def test_doctor_says_once_that_there_is_no_toolkit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    out = run("doctor").out
+    assert "rknn-toolkit2      is not installed in this environment" in out
+
+
 def test_doctor_says_that_an_interpreter_cannot_be_run(run: Run, tmp_path: Path) -> None:
     outcome = run("doctor", "--python", tmp_path / "none")
     assert outcome.code == 0

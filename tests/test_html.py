@@ -138,6 +138,10 @@ def test_each_kind_of_number_is_written_in_one_way(text: str, wanted: str) -> No
         ("is the graph output 'y'", "是图的输出“y”"),
         ("/a: b: is read inside Loop", "/a: b: 在 Loop 内部被读取"),
         ("n: cannot follow: X has no rule", "n: 无法随之改写\uff1aX has no rule"),
+        (
+            "cannot be narrower and a multiple of 16 in each of its 2 parts: left as it is",
+            "2 个部分各自无法变窄且仍为 16 的倍数\uff1a保持不变",
+        ),
         ("this is summed over nothing", None),
     ],
 )
@@ -390,6 +394,17 @@ def test_a_cut_is_drawn_where_the_scores_are_cut(
     assert bool(chart.removed) == bool(removed)
     assert bool(chart.kept) == (len(removed) < len(values))
     assert (chart.removed + chart.kept).count("h") == min(len(values), charts.MOST_BARS) == chart.width
+
+
+def test_bars_are_logarithmic_where_most_scores_are_small_beside_the_largest() -> None:
+    even, uneven = [1.0, 2.0, 3.0], [0.0, 1e-9, 1e-3, 1e-2, 1e-1, 1.0]
+    assert not charts.skewed([even, even, uneven])
+    assert charts.skewed([even, uneven, uneven])
+    assert not charts.skewed([[0.0, 0.0], []])
+    high = 1 - 1 / charts.DECADES
+    bars = charts.scores(uneven, [0], logarithmic=True).kept
+    tops = [round(charts.HEIGHT - float(part.split("h")[0]), 1) for part in bars.split("V") if "h" in part]
+    assert tops == [0.5, *(round(charts.HEIGHT * share, 1) for share in (0.25, 0.5, high, 1.0))]
 
 
 def test_dots_of_equal_and_of_far_apart_values_stay_inside() -> None:

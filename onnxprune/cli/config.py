@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from onnxprune.cli import sections
 from onnxprune.errors import OnnxPruneError, OptionError, nearest
@@ -35,6 +36,9 @@ _SHARED, _OF_DATA = (
     ("samples", "mean", "std", "layout", "color"),
 )
 
+#: What is given instead of what else.
+_INSTEAD = {"ratio": "budget", "budget": "ratio"}
+
 _FILE, _ARGS = "onnxprune.config", "onnxprune.args"
 
 
@@ -48,7 +52,8 @@ class Config:
 
     def of(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """The options of a model with options of its ``own``."""
-        return {**(self.options or {}), **own}
+        general = {n: v for n, v in (self.options or {}).items() if _INSTEAD.get(n) not in own}
+        return {**general, **own}
 
     def about(self, model: str | None) -> dict[str, Any]:
         """The options of the model at this path, be it what is pruned or what comes of it."""
@@ -121,6 +126,12 @@ def read(ctx: click.Context, _parameter: click.Parameter, value: Path | None) ->
         found = ctx.meta[_FILE] = load(value, ctx.command.params)
         ctx.default_map = found.of({})
     return value
+
+
+def overruled(ctx: click.Context, name: str, other: str) -> bool:
+    """Whether option ``name`` comes from the file, and ``other``, which is instead of it, from the command line."""
+    sources = [ctx.get_parameter_source(n) for n in (name, other)]
+    return sources == [ParameterSource.DEFAULT_MAP, ParameterSource.COMMANDLINE]
 
 
 class Configured(click.Command):

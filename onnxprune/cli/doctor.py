@@ -27,7 +27,9 @@ def doctor(python: Path | None, json_path: Path | None) -> None:
         files.write({json_path: json.dumps({"format": "onnxprune-doctor", "version": 1, **found}, indent=2) + "\n"})
     rows = [*found["versions"].items()]
     rows += [(name, version or f"not installed ({_OPTIONAL[name]})") for name, version in found["optional"].items()]
-    rows.append(("rknn-toolkit2", found["toolkit"]["version"] or found["toolkit"]["problem"]))
+    rows.append(
+        ("rknn-toolkit2", found["toolkit"]["version"] or found["toolkit"]["problem"].removeprefix("rknn-toolkit2: "))
+    )
     measured = sum(bool(target["measured"]) for target in found["targets"])
     lines = [
         f"onnxruntime providers: {', '.join(found['providers'])}; onnxprune runs models on the CPU",

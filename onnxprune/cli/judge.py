@@ -9,9 +9,12 @@ from pathlib import Path
 from xml.etree import ElementTree as ET  # written, never read
 
 from onnxprune import model as files
-from onnxprune.errors import CheckError, OutputError
+from onnxprune.errors import CheckError, OutputError, thousands
 from onnxprune.gates import Gates, Measured
 from onnxprune.report import Check, SizeReport
+
+#: What --require calls otherwise than the tables do.
+_LABELS = {"channels": "prunable channels", "params": "parameters", "macs": "MACs"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,9 @@ def junit_text(model: str, checks: Sequence[Check], seconds: float = 0.0) -> str
 def summary_text(title: str, sizes: Mapping[str, SizeReport], checks: Sequence[Check], lines: Sequence[str]) -> str:
     """Sizes as a table, checks as a list, and what else a reader must know."""
     parts = [f"### onnxprune: {title}", "", "| | before | after | left |", "|---|--:|--:|--:|"]
-    parts += [f"| {n} | {s.before:,} | {s.after:,} | {100 * s.ratio:.1f} % |" for n, s in sizes.items()]
+    for name, size in sizes.items():
+        share = f"{100 * size.ratio:.1f} %"
+        parts.append(f"| {_LABELS.get(name, name)} | {thousands(size.before)} | {thousands(size.after)} | {share} |")
     parts += ["", *(f"- {'✅' if c.passed else '❌'} `{c.name}`: {c.found}" for c in checks)]
     return "\n".join([*parts, *(f"- {line}" for line in lines), "", ""])
 

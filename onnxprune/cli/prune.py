@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune.cli import options as shared
-from onnxprune.cli.config import Configured, read
+from onnxprune.cli.config import Configured, overruled, read
 
 if TYPE_CHECKING:
+    from onnxprune.budget import Budget
     from onnxprune.cli.judge import Checking
     from onnxprune.model import Model
+    from onnxprune.options import Options
 
 
 @click.command(cls=Configured)
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--importance",
-    help="l1, l2, fpgm, bn, random; with --data: auto, reconstruction, activation, apoz, variance, taylor; or "
+    help="l1, l2, fpgm, bn, random; with --data: auto, output, reconstruction, activation, apoz, variance, taylor; or "
     "module:function. [default: l2; with --data: auto]",
 )
 @click.option(
@@ -110,7 +112,6 @@ def prune(
     save_as_external_data: bool,
     dry_run: bool,
     ratio: float | None,
-    lossless: bool,
     verbose: bool,
     quiet: bool,
     **given: Any,
@@ -127,10 +128,9 @@ def prune(
     from onnxprune import plan as plans  # noqa: PLC0415
     from onnxprune.cli import render, terminal  # noqa: PLC0415
     from onnxprune.gates import Measured, failure  # noqa: PLC0415
-    from onnxprune.options import Options, ratio_or_default  # noqa: PLC0415
     from onnxprune.progress import silent  # noqa: PLC0415
 
-    settings = Options(ratio=ratio_or_default(ratio, lossless=lossless), lossless=lossless, **given)
+    settings = _settings(ratio, **given)
     target = output or model.with_name(f"{model.stem}.pruned.onnx")
     loaded = files.load(model)
     wanted = (page_path, ci.junit) if dry_run else (target, save_plan, json_path, page_path, ci.junit)
@@ -151,9 +151,23 @@ def prune(
     if writes:
         texts[target] = result.model
     files.write({path: text for path, text in texts.items() if path is not None}, external=save_as_external_data)
+    if not quiet:
+        places = {"plan": save_plan, "report": page_path, "JSON": json_path, "JUnit": ci.junit}
+        beside = {what: str(path) for what, path in places.items() if path and path in (*texts, ci.junit)}
+        slices = [render.plan_text(result.plan, loaded)] if verbose else []
+        terminal.show([*slices, *render.report_text(report, beside)])
     if failed is not None:
         raise failed
-    if not quiet:
-        if verbose:
-            click.echo(render.plan_text(result.plan, loaded))
-        terminal.show(render.report_text(report))
+
+
+def _settings(ratio: float | None, *, budget: Budget | None, lossless: bool, **given: Any) -> Options:
+    """How to prune: what the command line says of how much is instead of what the file says."""
+    from onnxprune.options import Options, ratio_or_default  # noqa: PLC0415
+
+    context = click.get_current_context()
+    if overruled(context, "ratio", "budget"):
+        ratio = None
+    if overruled(context, "budget", "ratio"):
+        budget = None
+    ratio = ratio_or_default(ratio, lossless=lossless, budget=budget)
+    return Options(ratio=ratio, budget=budget, lossless=lossless, **given)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from onnxprune.cli.terminal import table, thousands
+from onnxprune.cli.terminal import table
+from onnxprune.errors import thousands
 from onnxprune.model import Model
 from onnxprune.plan import AxisKept, Plan
 from onnxprune.report import Check, Inspection, Learnt, Report, SizeReport
@@ -24,15 +25,24 @@ def size_row(name: str, size: SizeReport) -> tuple[str, ...]:
     return (name, thousands(size.before), thousands(size.after), change)
 
 
-def report_text(report: Report) -> list[str]:
-    """What a reviewer asks: widths, sizes, both errors, and where the files are."""
+def report_text(report: Report, beside: Mapping[str, str]) -> list[str]:
+    """What a reviewer asks: widths, sizes, both errors, and where the files are; ``beside``: others than the model."""
+    asked = not report.options.get("budget")  # which says nothing of single groups
     rows = [
-        (g.name, str(g.width), str(g.kept), f"{100 * g.asked:.1f} %", f"{100 * g.achieved:.1f} %", g.note)
+        (
+            g.name,
+            str(g.width),
+            str(g.kept),
+            *([f"{100 * g.asked:.1f} %"] if asked else []),
+            f"{100 * g.achieved:.1f} %",
+            g.note,
+        )
         for g in report.groups
     ]
     parts: list[str] = []
     if rows:
-        parts.append(table(("group", "width", "kept", "asked", "removed", ""), rows, right=frozenset({1, 2, 3, 4})))
+        header = ("group", "width", "kept", *(["asked"] if asked else []), "removed", "")
+        parts.append(table(header, rows, right=frozenset(range(1, len(header) - 1))))
     sizes = [
         size_row("prunable channels", report.channels),
         size_row("parameters", report.parameters),
@@ -41,12 +51,14 @@ def report_text(report: Report) -> list[str]:
         *(size_row(name, size) for name, size in report.costs.items()),
     ]
     parts.append(table(("", "before", "after", ""), sizes, right=frozenset({1, 2, 3})))
-    parts.append("\n".join(_verdict(report)))
+    parts.append("\n".join([*_verdict(report), *_places(report, beside)]))
     return parts
 
 
 def _verdict(report: Report) -> Iterator[str]:
-    yield f"channels removed: {100 * report.achieved:.2f} % (asked for {100 * report.asked:.2f} %)"
+    budget = report.options.get("budget")
+    asked = f"budget {budget}" if budget else f"asked for {100 * report.asked:.2f} %"
+    yield f"channels removed: {100 * report.achieved:.2f} % ({asked})"
     if report.lossless or report.options.get("lossless"):
         gone = report.channels.before - report.channels.after
         yield f"lossless: {thousands(report.lossless)} of the {thousands(gone)} removed channels were dead or constant"
@@ -68,15 +80,26 @@ def _verdict(report: Report) -> Iterator[str]:
     if report.learnt is not None:
         yield from _learnt(report.learnt)
     yield from (f"note: {note}" for note in report.notes)
-    yield f"written: {report.output}" if report.output else "dry run: nothing was written"
+
+
+def _places(report: Report, beside: Mapping[str, str]) -> Iterator[str]:
+    """Where the files are, and what is to be done now."""
+    if report.output:
+        yield f"written: {report.output}"
+    else:
+        yield "failed: no model was written" if report.failed else "dry run: no model was written"
+    yield from (f"{what}: {path}" for what, path in beside.items())
     yield f"next: {_next(report)}"
 
 
 def _next(report: Report) -> str:
-    """What is to be done now."""
+    if report.failed:
+        return "other options, or another limit"
     if not report.output:
         return "the same without --dry-run writes the model"
     if report.channels.after == report.channels.before:
+        if any(g.note for g in report.groups):
+            return "a smaller --align, or another --target: no width can be narrower and a multiple as these ask for"
         return "a larger --ratio or a --budget, or onnxprune inspect, which says what cannot be pruned and why"
     if report.learnt is not None:
         return "measure its accuracy on your own test set, then onnxprune rknn --target NAME compiles it"
@@ -85,16 +108,18 @@ def _next(report: Report) -> str:
 
 def _learnt(learnt: Learnt) -> Iterator[str]:
     for tried in learnt.tried:
-        yield f"tried: {tried.way}, output error {100 * tried.distance:.2f} % of its energy on held-out samples"
+        taken = ", taken" if tried.distance == min(t.distance for t in learnt.tried) else ""
+        yield f"tried: {tried.way}: noise {100 * tried.distance:.2f} % of the signal on held-out samples{taken}"
     yield (
         f"compensated: {learnt.solved} of {learnt.layers} layers solved anew" if learnt.solved else "compensated: none"
     )
     if learnt.steps:
         best = f"the best after {learnt.best_step}" if learnt.best_step else "to no avail: left as it was"
         yield f"trained: {learnt.steps} steps on the original's outputs, {best}"
+    how = " by compensation" if learnt.solved or learnt.best_step else ""
     for before, after in zip(learnt.pruned, learnt.final, strict=True):
         change = f"cosine {before.cosine:.4f} -> {after.cosine:.4f}, SNR {before.snr_db:.1f} -> {after.snr_db:.1f} dB"
-        yield f"output error: '{after.name}' {change}, on {learnt.held_out} held-out of {learnt.samples} samples"
+        yield f"output error: '{after.name}' {change}{how}, on {learnt.held_out} held-out of {learnt.samples} samples"
 
 
 def plan_text(plan: Plan, model: Model) -> str:
@@ -146,8 +171,8 @@ def inspection_text(found: Inspection, *, verbose: bool) -> list[str]:
     shapes = ", ".join(f"{n}:{','.join(map(str, s))}" for n, s in found.input_shapes.items())
     total = sum(h.held for h in found.held)
     parts.append(
-        f"{found.channels} prunable channels in {len(found.groups)} groups, {found.lossless} of them lossless, "
-        f"{total} output channels held; "
+        f"{thousands(found.channels)} prunable channels in {len(found.groups)} groups, {thousands(found.lossless)} of "
+        f"them lossless, {thousands(total)} output channels held; "
         f"{thousands(found.cost.parameters)} parameters, {thousands(found.cost.macs)} MACs at {shapes}"
     )
     return parts

@@ -10,6 +10,13 @@ from onnxprune.compare import Changed, Comparison
 
 _SHOWN = 12
 
+#: What does not differ, in words.
+_SAME = {
+    "structure": "nodes and shapes",
+    "weights": "weights",
+    "declarations": "inputs, outputs, opset and metadata",
+}
+
 
 def comparison_text(found: Comparison, *, verbose: bool) -> list[str]:
     """Widths, nodes and declarations that differ; sizes; how far the outputs are apart."""
@@ -63,7 +70,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 def _verdict(found: Comparison) -> Iterator[str]:
     if found.same:
-        yield f"the same: {', '.join(found.same)}"
+        yield f"the same: {', '.join(_SAME[name] for name in found.same)}"
     for error in found.outputs:
         figures = f"cosine {error.cosine:.4f}, SNR {error.snr_db:.1f} dB, max abs {error.max_abs:.3g}"
         yield f"output error: '{error.name}' {figures}, on {found.inputs}"

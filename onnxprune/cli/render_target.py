@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from onnxprune.advise import Advice
-from onnxprune.cli.terminal import Table, table, thousands
+from onnxprune.cli.terminal import Table, table
+from onnxprune.errors import thousands
 from onnxprune.rknn.convert import Compiled, Conversion
 
 _SHOWN = 12
@@ -74,8 +75,8 @@ def advice_text(found: Advice, *, verbose: bool) -> list[str]:
             )
             for p in found.padding[:most]
         ]
-        header = ("padding: layer", "channels", "cycles", "for nothing", "of all")
-        parts.append(table(header, rows, right=frozenset({1, 2, 3, 4})))
+        header = ("layer", "channels", "cycles", "padding", "of all")
+        parts.append(table(header, rows, right=frozenset({1, 2, 3, 4}), title="cycles for channels that do not exist:"))
     if found.edges:
         lines = [
             f"  {e.group}: drop {e.drop} of {e.width} channels: -{100 * e.saved / total:.1f} % of the model's cycles"
@@ -92,8 +93,9 @@ def advice_text(found: Advice, *, verbose: bool) -> list[str]:
         parts.append("on the CPU: " + ", ".join(found.elsewhere))
     source = f"as {found.measured} counts them" if found.measured else "from documents, not measured"
     share = 100 * found.wasted / total
+    shapes = ", ".join(f"{n}:{','.join(map(str, s))}" for n, s in found.input_shapes.items())
     parts.append(
-        f"{thousands(found.cycles)} cycles on {found.target}, {source}; {share:.1f} % of them for channels that do not "
-        f"exist. Widths should be multiples of {found.align}"
+        f"{thousands(found.cycles)} cycles on {found.target} at {shapes}, {source}; {share:.1f} % of them for channels "
+        f"that do not exist. Widths should be multiples of {found.align}"
     )
     return parts

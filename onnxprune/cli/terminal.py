@@ -54,11 +54,6 @@ def table(header: Row, rows: Iterable[Row], *, right: frozenset[int] = frozenset
     return Table(header, rows, right, title)
 
 
-def thousands(number: int) -> str:
-    """A number with thousands apart."""
-    return f"{number:,}".replace(",", " ")
-
-
 def show(parts: Sequence[str]) -> None:
     """Print tables and paragraphs, with an empty line between them."""
     if not sys.stdout.isatty():

@@ -21,8 +21,11 @@ MOST_BARS = 66
 #: Up to so many bars stand apart.
 MOST_APART = 40
 
-#: The height of a score chart, in its own units.
-HEIGHT = 26
+#: The height of a score chart, in its own units; of a logarithmic one, what it holds.
+HEIGHT, DECADES = 26, 4
+
+#: Where half of the scores are below this share of the largest, bars from zero up would not be seen.
+_SKEWED = 0.1
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,14 @@ class Scores:
     above: float = 0.0
 
 
-def scores(values: Sequence[float], removed: Sequence[int]) -> Scores:
-    """The chart of one group's scores, lowest first, from zero up; each bar is 1 wide."""
+def skewed(groups: Iterable[Sequence[float]]) -> bool:
+    """Whether the scores of most groups are small beside the largest: then charts had better be logarithmic."""
+    middle = [float(np.median(s)) / top if (top := max(s)) > 0 else 1.0 for s in groups if len(s)]
+    return bool(middle) and float(np.median(middle)) < _SKEWED
+
+
+def scores(values: Sequence[float], removed: Sequence[int], *, logarithmic: bool = False) -> Scores:
+    """The chart of one group's scores, lowest first, from zero up or of `DECADES`; each bar is 1 wide."""
     value = np.asarray(values)
     gone = np.zeros(len(value), np.bool_)
     gone[list(removed)] = True
@@ -152,7 +161,10 @@ def scores(values: Sequence[float], removed: Sequence[int]) -> Scores:
     bars = min(len(value), MOST_BARS)
     edges = np.linspace(0, len(value), bars + 1).astype(int)
     top = float(value[-1]) or 1.0
-    tall = [max(0.5, HEIGHT * max(0.0, float(value[a:b].mean())) / top) for a, b in pairwise(edges)]
+    shares = [max(0.0, float(value[a:b].mean())) / top for a, b in pairwise(edges)]
+    if logarithmic:
+        shares = [1 + np.log10(max(s, 10**-DECADES)) / DECADES for s in shares]
+    tall = [max(0.5, HEIGHT * s) for s in shares]
     went = [bool(gone[a:b].mean() >= 0.5) for a, b in pairwise(edges)]
     gap = 0.2 if bars <= MOST_APART else 0.0
     paths = [_bars(tall, [w == side for w in went], gap) for side in (True, False)]

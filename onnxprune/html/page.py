@@ -20,6 +20,7 @@ _NONE = "\u2013"
 def page(report: Report, language: str) -> str:
     """The page's text in ``language``. The same report gives the same text."""
     say, learnt = sayer(language), report.learnt
+    logarithmic = charts.skewed(g.scores for g in report.groups)
     return rendered(
         "report.html",
         language,
@@ -32,7 +33,8 @@ def page(report: Report, language: str) -> str:
         told=report,
         report=report,
         sizes=list(_sizes(report, say)),
-        parts=list(_parts(report)),
+        parts=list(_parts(report, logarithmic=logarithmic)),
+        decades=charts.DECADES if logarithmic else 0,
         lanes=charts.diagram([p.feeds for p in report.parts]),
         widest=max((p.width for p in report.parts), default=1),
         **layer_table(report.layers),
@@ -75,10 +77,12 @@ class Part:
         return 1 - self.part.kept / self.part.width if self.part.width else 0.0
 
 
-def _parts(report: Report) -> Iterator[Part]:
+def _parts(report: Report, *, logarithmic: bool) -> Iterator[Part]:
     for part in report.parts:
         group = None if part.group is None else report.groups[part.group]
-        chart = charts.scores(group.scores, group.removed) if group is not None and group.scores else None
+        chart = None
+        if group is not None and group.scores:
+            chart = charts.scores(group.scores, group.removed, logarithmic=logarithmic)
         yield Part(part, group, chart)
 
 
