@@ -99,6 +99,11 @@ def action(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copied((*PARTS, "action.yml"), tmp_path_factory.mktemp("action") / "tree")
 
 
+def yaml_of(document: Path) -> list[str]:
+    """The YAML blocks of a Markdown document."""
+    return re.findall(r"```yaml\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
+
+
 def test_the_action_installs_prunes_and_gives_outputs(action: Path, tmp_path: Path) -> None:
     put(tmp_path / "a model.onnx", CHAIN)
     runner = Runner(tmp_path)
@@ -114,7 +119,7 @@ def test_the_action_installs_prunes_and_gives_outputs(action: Path, tmp_path: Pa
 
 
 def test_the_step_that_the_readme_shows_runs(action: Path, tmp_path: Path) -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8"), re.DOTALL)
+    block, _ = yaml_of(ROOT / "docs" / "pipelines.md")
     ((step,),) = [yaml.safe_load(block)]
     put(tmp_path / "model.onnx", CHAIN)
     Runner(tmp_path).run(action, step["with"])
@@ -151,6 +156,24 @@ def test_the_gitlab_template_prunes_and_reports(tmp_path: Path) -> None:
     for made in (*job["artifacts"]["paths"], job["artifacts"]["reports"]["junit"]):
         assert (tmp_path / made).exists()
     assert widths(tmp_path / "pruned.onnx") == [8, 16, 4]
+
+
+def test_who_hosts_it_is_one_placeholder_that_is_explained() -> None:
+    named = [*yaml_of(ROOT / "docs" / "pipelines.md"), *(p.read_text(encoding="utf-8") for p in PIPELINE.glob("*.yml"))]
+    assert len(named) == 4
+    for text in named:
+        assert len(re.findall(r"OWNER/onnxprune(?:@v0|\n +rev: v0)\b", text)) == 1
+    told = " ".join((ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8").split())
+    assert (
+        told.count("`OWNER` stands for the account that hosts the repository, and `v0` for a tag or commit of it") == 1
+    )
+
+
+def test_the_pre_commit_configuration_that_is_shown_names_the_hook() -> None:
+    _, block = yaml_of(ROOT / "docs" / "pipelines.md")
+    ((shown,),) = [repo["hooks"] for repo in yaml.safe_load(block)["repos"]]
+    (hook,) = read(ROOT / ".pre-commit-hooks.yaml")
+    assert shown["id"] == hook["id"]
 
 
 def test_the_pre_commit_hook_fails_where_a_gate_does(tmp_path: Path) -> None:
