@@ -92,12 +92,12 @@ def prune(
 ) -> Result:
     """Remove channels of ``model``, and prove that nothing else changed. Arguments are the command line's options.
 
-    >>> result = onnxprune.prune("model.onnx", ratio=0.5, align=8)
-    >>> result.report.parameters.ratio < 0.4
-    True
-    >>> result.save("small.onnx", plan="plan.json")
-    >>> onnxprune.prune(onnx.load("model.onnx"), budget="macs=0.5", exclude=["up4*"]).report.macs.ratio <= 0.5
-    True
+        >>> result = onnxprune.prune("model.onnx", ratio=0.5, align=8)
+        >>> result.report.parameters.ratio < 0.4
+        True
+        >>> result.save("small.onnx", plan="plan.json")
+        >>> onnxprune.prune(onnx.load("model.onnx"), budget="macs=0.5", exclude=["up4*"]).report.macs.ratio <= 0.5
+        True
 
     Raises OnnxPruneError: CheckError where the result is not what it must be.
     """
@@ -143,10 +143,10 @@ def apply(
 ) -> Result:
     """Remove what ``plan`` (or the one saved at this path) removes: of its model, or one retrained since.
 
-    >>> onnxprune.prune("model.onnx").save("small.onnx", plan="plan.json")
-    >>> result = onnxprune.apply("model.onnx", "plan.json")
-    >>> result.model == onnx.load("small.onnx")
-    True
+        >>> onnxprune.prune("model.onnx").save("small.onnx", plan="plan.json")
+        >>> result = onnxprune.apply("model.onnx", "plan.json")
+        >>> result.model == onnx.load("small.onnx")
+        True
 
     Raises OnnxPruneError: PlanError where the plan does not fit.
     """
@@ -173,11 +173,11 @@ def inspect(
 ) -> Inspection:
     """What of ``model`` can be pruned, and what cannot, by which node and why.
 
-    >>> found = onnxprune.inspect("model.onnx")
-    >>> found.channels, len(found.groups)
-    (496, 18)
-    >>> onnxprune.inspect("model.onnx", exclude=["down1*"]).held[0].reasons
-    ("is excluded by 'down1*'",)
+        >>> found = onnxprune.inspect("model.onnx")
+        >>> found.channels, len(found.groups)
+        (496, 18)
+        >>> onnxprune.inspect("model.onnx", exclude=["down1*"]).held[0].reasons
+        ("is excluded by 'down1*'",)
 
     Raises OnnxPruneError.
     """
@@ -196,11 +196,11 @@ def diff(
 ) -> Comparison:
     """What differs between two models, in structure, in size, and in what they compute on ``data`` or seeded inputs.
 
-    >>> found = onnxprune.diff("model.onnx", onnxprune.prune("model.onnx", ratio=0.5).model)
-    >>> found.resized[0]
-    Resized(node='inc.0.conv', weight='inc.0.conv.weight', before=(8, 1, 3, 3), after=(4, 1, 3, 3))
-    >>> found.macs.ratio < 0.4, found.changed
-    (True, ())
+        >>> found = onnxprune.diff("model.onnx", onnxprune.prune("model.onnx", ratio=0.5).model)
+        >>> found.resized[0]
+        Resized(node='inc.0.conv', weight='inc.0.conv.weight', before=(8, 1, 3, 3), after=(4, 1, 3, 3))
+        >>> found.macs.ratio < 0.4, found.changed
+        (True, ())
 
     Raises OnnxPruneError.
     """
