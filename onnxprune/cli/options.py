@@ -153,14 +153,18 @@ def dtype(function: F) -> F:
 _LIMITS = (
     click.option("--min-cosine", type=float, help="Fail where an output is less similar to the original's."),
     click.option("--min-snr", type=float, metavar="DB", help="Fail where an output's signal to noise is less."),
-    click.option(
+)
+
+
+def _require(sizes: str) -> Callable[[F], F]:
+    return click.option(
         "--require",
         multiple=True,
         metavar="SIZE<=LIMIT",
-        help="Fail unless params, macs, bytes, channels or cycles keep it: a share of the original's, or, above 1, "
-        "a number. Repeatable.",
-    ),
-)
+        help=f"Fail unless {sizes} keep it: a share of the original's, or, above 1, a number. Repeatable.",
+    )
+
+
 _REWRITE = click.option("--max-rewrite-error", type=float, help="Fail where the rewrite error is larger.")
 _FILES = (
     click.option("--junit", type=click.Path(path_type=Path), help="Write every check as a test case (JUnit XML)."),
@@ -183,7 +187,8 @@ def checking(*, proven: bool) -> Callable[[Callable[..., Any]], Callable[..., An
             require = tuple(Requirement.parse(text) for text in given.pop("require"))
             return function(*args, ci=Checking(Gates(**limits, require=require), junit, summary), **given)
 
-        for option in reversed([*([_REWRITE] if proven else []), *_LIMITS, *_FILES]):
+        sizes = "params, macs, bytes, channels or cycles" if proven else "params, macs or bytes"
+        for option in reversed([*([_REWRITE] if proven else []), *_LIMITS, _require(sizes), *_FILES]):
             collected = option(collected)
         return collected
 
