@@ -19,6 +19,7 @@ import pytest
 import onnxprune
 from fixtures import build, trained
 from onnxprune import cli
+from onnxprune.errors import thousands
 from onnxprune.html.template import PAGE
 
 sync_api = pytest.importorskip("playwright.sync_api", reason='needs a browser driver: pip install ".[browser]"')
@@ -370,7 +371,7 @@ def test_a_failed_gate_is_the_first_thing_to_see(
     macs = shown.report["macs"]
     rows = shown.texts(".failed li")
     assert [r.startswith(c["name"]) for r, c in zip(rows, failed, strict=True)] == [True, True]
-    assert f"{macs['before']} -> {macs['after']}" in rows[0]
+    assert f"{thousands(macs['before'])} -> {thousands(macs['after'])}" in rows[0]
     assert says in shown.texts("h1")[0]
     alert, first = (shown.page.locator(s).first.bounding_box() for s in ("[role=alert]", ".card"))
     assert alert["y"] + alert["height"] <= first["y"]
