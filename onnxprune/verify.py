@@ -185,7 +185,7 @@ def prove(
         with _our_bug():
             new = sessions.enter_context(_running(pruned, "the pruned model", points))
         release(trace.model.weights.values())  # of cutting
-        for feed in counted(feeds, "proving, inputs", samples, progress):
+        for feed in counted(feeds, "prove, inputs", samples, progress):
             whole = plain.run(feed)
             with _our_bug():
                 found = new.run(feed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import doctest
 import inspect
+import inspect
 import subprocess
 import sys
 from dataclasses import fields
@@ -34,6 +35,14 @@ def test_the_examples_in_the_docstrings_run(module: object) -> None:
     done = doctest.testmod(module, extraglobs={"onnxprune": onnxprune, "onnx": onnx})  # type: ignore[arg-type]
     assert done.attempted > 2
     assert done.failed == 0
+
+
+def test_the_examples_are_code_where_the_site_shows_docstrings() -> None:
+    """Markdown makes quotations of lines that start with >>>, unless they are indented."""
+    told = [inspect.getdoc(f) or "" for f in (onnxprune.prune, onnxprune.apply, onnxprune.inspect, onnxprune.diff)]
+    for text in told:
+        assert "\n\n    >>> " in text
+        assert "\n>>>" not in text
 
 
 def test_all_that_is_offered_is_there() -> None:
