@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import doctest
 import inspect
-import inspect
 import subprocess
 import sys
 from dataclasses import fields
