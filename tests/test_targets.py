@@ -15,6 +15,7 @@ from onnxprune.model import Model, from_proto
 from onnxprune.ops import Kernel
 from onnxprune.targets import Cycles, chip, cycles, find, shipped
 from onnxprune.targets.cycles import Around
+from tests.commands import Run, assert_one_line
 
 DENSE, ADDED = Around(), Around(added=True)
 INPUT, OUTPUT = Around(from_input=True), Around(to_output=True)
@@ -177,8 +178,7 @@ def test_every_shipped_target_says_where_its_numbers_came_from() -> None:
     assert {"rk3588", "rk3576", "rk3566", "rk3568", "rk3562", "rv1103", "rv1106", "rv1126b"} <= names
     for one in shipped():
         assert len(one.source) > 20
-        compiled = one.name.startswith(("rk", "rv")) and one.name != "rk3568"  # a copy of rk3566, and says so
-        assert one.measured.startswith("rknn-toolkit2") == compiled
+        assert one.measured.startswith("rknn-toolkit2") == one.name.startswith(("rk", "rv"))
 
 
 @pytest.mark.parametrize("name", [c.name for c in shipped()])
@@ -226,3 +226,12 @@ def test_an_unknown_target_or_type_names_those_there_are() -> None:
         Cycles.of(find("rv1106"), "fp16")
     with pytest.raises(OptionError, match="No such file"):
         find("missing.toml")
+
+
+def test_the_file_of_a_target_is_printed_as_it_is_read(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "board.toml"
+    path.write_text(run("targets", "rk3568").out, encoding="utf-8")
+    assert find(str(path)) == find("rk3568")
+    refused = run("targets", "rk3569")
+    assert refused.code == 2
+    assert_one_line(refused.err, "there is no target 'rk3569' (did you mean ", "rk3568")

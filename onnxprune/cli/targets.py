@@ -6,19 +6,23 @@ import click
 
 
 @click.command()
+@click.argument("name", required=False)
 @click.option("-v", "--verbose", is_flag=True, help="Show where the numbers of each come from.")
-def targets(*, verbose: bool) -> None:
-    """List the chips and engines that --target knows.
+def targets(*, name: str | None, verbose: bool) -> None:
+    """List the chips and engines that --target knows, or print the file of one.
 
-    Another one is a TOML file of the same keys: --target PATH.toml.
+    Another one is a TOML file of the same keys: --target PATH.toml. The file of NAME is one to start from.
     """
     from onnxprune import targets as known  # noqa: PLC0415 (--help must not wait for these)
     from onnxprune.cli import terminal  # noqa: PLC0415
 
+    if name is not None:
+        click.echo(known.text(known.find(name)), nl=False)
+        return
     rows = [
         (
             chip.name,
-            name,
+            dtype,
             str(precision.out_block),
             str(precision.in_block),
             str(precision.align),
@@ -26,7 +30,7 @@ def targets(*, verbose: bool) -> None:
             chip.title,
         )
         for chip in known.shipped()
-        for name, precision in chip.precisions.items()
+        for dtype, precision in chip.precisions.items()
     ]
     header = ("target", "type", "out", "in", "align", "measured with", "")
     terminal.show([terminal.table(header, rows, right=frozenset({2, 3, 4}))])

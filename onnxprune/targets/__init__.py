@@ -4,7 +4,7 @@ A target is a TOML file, so that a chip is added without code. Those shipped are
 its numbers came from.
 """
 
-from onnxprune.targets.chip import Chip, Precision, find, shipped
+from onnxprune.targets.chip import Chip, Precision, find, shipped, text
 from onnxprune.targets.cycles import Cycles, Milliseconds, Row, costs
 
-__all__ = ["Chip", "Cycles", "Milliseconds", "Precision", "Row", "costs", "find", "shipped"]
+__all__ = ["Chip", "Cycles", "Milliseconds", "Precision", "Row", "costs", "find", "shipped", "text"]

@@ -112,12 +112,12 @@ class Milliseconds:
 
     def __post_init__(self) -> None:
         """Raise OptionError for a chip whose clock is not known."""
-        if not self.cycles.chip.clock_mhz:
-            raise OptionError(
-                f"target {self.cycles.chip.name} has no clock",
-                where="--budget",
-                hint="cycles=..., or a target file with clock_mhz",
+        chip = self.cycles.chip
+        if not chip.clock_mhz:
+            hint = (
+                f"cycles=..., or a file that says clock_mhz: `onnxprune targets {chip.name}` prints one to start from"
             )
+            raise OptionError(f"target {chip.name} has no clock", where="--budget", hint=hint)
 
     def node(self, graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> float:
         """Milliseconds of one run of the node."""
