@@ -25,7 +25,7 @@ from onnxprune.progress import Progress, counted, silent
 from onnxprune.runtime import Feeds
 
 #: How many samples are used where nothing else is said.
-DEFAULT_SAMPLES = 256
+DEFAULT_SAMPLES = 512
 
 #: What a source that is no place is called.
 IN_MEMORY = "arrays in memory"

@@ -82,7 +82,7 @@ _CALIBRATION = (
     click.option(
         "--data", "source", metavar="PATH", help="Calibration data: a folder, a glob, a file or module:function."
     ),
-    click.option("--samples", type=int, default=256, show_default=True, help="Calibration samples to use."),
+    click.option("--samples", type=int, default=512, show_default=True, help="Calibration samples to use."),
     click.option(
         "--mean",
         callback=_numbers,
