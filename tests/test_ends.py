@@ -1,4 +1,4 @@
-"""Outputs that join results of different units count each of them for itself."""
+"""Outputs that join results of different units count each of them for itself, and probabilities by their logits."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ JOINED = f"(float[N,3,8,8] x) => (float y) <float[4,3,1,1] w0, float[2,4,1,1] w1
         ("j = Concat<axis=1>(b, p)\nk = Concat<axis=1>(j, s)\ny = Identity(k) }", ("y",)),
         ("j = Concat<axis=1>(b, p)\ny = Concat<axis=1>(j, s) }", ("b", "p", "s")),
         ("y = Transpose<perm=[0,2,3,1]>(b) }", ("y",)),
+        ("y = Softmax<axis=1>(c) }", ("c",)),
+        ("q = Softmax<axis=1>(c)\nj = Concat<axis=1>(b, q)\ny = Flatten(j) }", ("b", "c")),
     ],
 )
 def test_ends_are_what_is_joined_last(nodes: str, expected: tuple[str, ...]) -> None:
