@@ -25,7 +25,7 @@ def _ends(graph: Graph, name: str) -> list[str]:
         return [end for part in node.inputs if part not in graph.constants for end in _ends(graph, part)]
     if node is not None and ops.is_one_of(node, _PROBABILITIES) and node.inputs[0] in graph.producer:
         return [node.inputs[0]]
-    if node is not None and what == "moves":
+    if node is not None and (what == "moves" or ops.is_one_of(node, ("Identity",))):
         behind = _ends(graph, node.inputs[0])
         return behind if behind != [node.inputs[0]] else [name]
     return [name]

@@ -22,10 +22,11 @@ JOINED = f"(float[N,3,8,8] x) => (float y) <float[4,3,1,1] w0, float[2,4,1,1] w1
     [
         ("y = Concat<axis=1>(b, p) }", ("b", "p")),
         ("j = Concat<axis=1>(b, p)\nt = Transpose<perm=[0,2,3,1]>(j)\ny = Flatten(t) }", ("b", "p")),
-        ("j = Concat<axis=1>(b, p)\nk = Concat<axis=1>(j, s)\ny = Identity(k) }", ("y",)),
+        ("j = Concat<axis=1>(b, p)\nk = Concat<axis=1>(j, s)\ny = Identity(k) }", ("b", "p", "s")),
         ("j = Concat<axis=1>(b, p)\ny = Concat<axis=1>(j, s) }", ("b", "p", "s")),
         ("y = Transpose<perm=[0,2,3,1]>(b) }", ("y",)),
         ("y = Softmax<axis=1>(c) }", ("c",)),
+        ("q = Softmax<axis=1>(c)\ny = Identity(q) }", ("c",)),
         ("q = Softmax<axis=1>(c)\nj = Concat<axis=1>(b, q)\ny = Flatten(j) }", ("b", "c")),
     ],
 )
