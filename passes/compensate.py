@@ -99,10 +99,7 @@ class Compensate:
         before = held.error(prior)
         best, after, ridge = prior, before, None
         if before > _EXACT:
-            for strength in self.ridges:
-                solved = fit.ridge(prior, strength)
-                if solved is not None and (error := held.error(solved)) < after:
-                    best, after, ridge = solved, error, strength
+            best, after, ridge = self._nearest(fit, held, prior, before)
         if ridge is not None:
             columns = best[:, :, :-1] if product.form.bias else best
             constants = {node.inputs[1]: product.form.weight(columns.reshape(weight.shape)).astype(dtype)}
@@ -113,6 +110,24 @@ class Compensate:
                 place[name] = best[:, :, -1].reshape(-1).astype(dtype)
             network.give(constants, added, node.index)
         return Fit(node.label, before, after, ridge)
+
+    def _nearest(
+        self, fit: Moments, held: Moments, prior: NDArray[Any], before: float
+    ) -> tuple[NDArray[Any], float, float | None]:
+        """Weights, their held-out error and their ridge: from the middle on, upwards or else down, while that helps."""
+        best, least, ridge = prior, np.inf, None
+        middle = len(self.ridges) // 2
+        for side in (self.ridges[middle:], self.ridges[:middle][::-1]):
+            for strength in side:
+                solved = fit.ridge(prior, strength)
+                if solved is None:
+                    continue
+                if (error := held.error(solved)) >= least:
+                    break
+                best, least, ridge = solved, error, strength
+            if ridge is not None and ridge > self.ridges[middle]:
+                break
+        return (best, least, ridge) if least < before else (prior, before, None)
 
     def _moments(self, network: Replay, product: Product, alive: Alive) -> tuple[Moments, Moments]:
         """Of the pruned input's columns and the original output's rows, to fit and held out."""
