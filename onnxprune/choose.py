@@ -22,7 +22,7 @@ from onnxprune.allocate import Allocation, allocate
 from onnxprune.branches import Flat, flatten
 from onnxprune.candidates import Way
 from onnxprune.cost import Macs
-from onnxprune.errors import OptionError, nearest
+from onnxprune.errors import OptionError, nearest, thousands
 from onnxprune.functions import Inlined, inline
 from onnxprune.groups import Groups
 from onnxprune.model import Model
@@ -176,7 +176,7 @@ def _wasteful(
     )
     if then >= now and less >= lost:
         return ()
-    left = " instead of ".join(f"{round(c):,}".replace(",", " ") for c in (then, now))
+    left = " instead of ".join(map(thousands, (then, now)))
     kept = " instead of ".join(f"{100 * (1 - x / total):.1f} %" for x in (less, lost))
     return (
         f"{options.target} computes in {block} channels: --align {block} leaves {left} cycles, and {kept} of the score",

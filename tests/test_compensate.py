@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -15,7 +17,7 @@ from onnxprune.model import Model, from_proto
 from onnxprune.observe import Observations, Spill, observe, products, spilling
 from onnxprune.options import Options
 from onnxprune.passes import RemoveChannels
-from onnxprune.passes.compensate import Compensate
+from onnxprune.passes.compensate import RIDGES, Compensate
 from onnxprune.rewrite import Rewrite, rewrite
 from tests.models import build
 
@@ -105,6 +107,21 @@ def test_held_out_error_of_no_layer_grows() -> None:
         before, after = (measure(m, case.seen, "test").errors for m in (case.pruned, compensated))
     assert all(f.after <= f.before for f in fits)
     assert after[0].snr_db >= before[0].snr_db
+
+
+@pytest.mark.parametrize(
+    ("reader", "gone", "strong"), [("Conv", [0, 2], False), ("MatMul", [0, 1, 3], True), ("Gemm", [0, 1, 3], True)]
+)
+def test_the_ridge_that_is_found_is_the_nearest_of_all_to_held_out_samples(
+    reader: str, gone: list[int], strong: bool
+) -> None:
+    with spilling() as spill:
+        case = Case(doubled(reader), gone, samples(10, 3), spill)
+        found = case.compensate.fit(case.pruned)[0][-1]
+        each = [replace(case.compensate, ridges=(strength,)).fit(case.pruned)[0][-1] for strength in RIDGES]
+    assert found.ridge is not None
+    assert (found.ridge > RIDGES[len(RIDGES) // 2]) == strong
+    assert found.after == min(fit.after for fit in each)
 
 
 def test_model_from_which_nothing_was_removed_stays_as_it_is() -> None:

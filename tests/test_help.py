@@ -16,6 +16,7 @@ import click
 import pytest
 
 from onnxprune import cli
+from onnxprune.calibration import DEFAULT_SAMPLES
 from onnxprune.cli import sections
 from onnxprune.cli.prune import prune
 from tests.commands import Run, assert_one_line
@@ -31,6 +32,11 @@ def test_the_ten_most_used_options_come_first_and_every_option_comes_once(run: R
     assert rows[:4] == ["output", "ratio", "budget", "target"]
     options = [p for p in prune.params if isinstance(p, click.Option)]
     assert sorted(rows) == sorted([*(next(o[2:] for o in p.opts if o[:2] == "--") for p in options), "help"])
+
+
+def test_the_command_line_takes_as_many_samples_as_the_library() -> None:
+    (option,) = (p for p in prune.params if p.name == "samples")
+    assert option.default == DEFAULT_SAMPLES
 
 
 @dataclass(frozen=True)

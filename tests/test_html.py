@@ -142,6 +142,10 @@ def test_each_kind_of_number_is_written_in_one_way(text: str, wanted: str) -> No
             "cannot be narrower and a multiple of 16 in each of its 2 parts: left as it is",
             "2 个部分各自无法变窄且仍为 16 的倍数\uff1a保持不变",
         ),
+        (
+            "64 of 256 calibration samples are used: every layer finds positions enough in them",
+            "使用了 64 / 256 个校准样本\uff1a每层从中已得到足够的位置",
+        ),
         ("this is summed over nothing", None),
     ],
 )

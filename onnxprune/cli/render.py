@@ -107,8 +107,9 @@ def _next(report: Report) -> str:
 
 
 def _learnt(learnt: Learnt) -> Iterator[str]:
+    nearest = min(learnt.tried, key=lambda t: t.distance, default=None)
     for tried in learnt.tried:
-        taken = ", taken" if tried.distance == min(t.distance for t in learnt.tried) else ""
+        taken = ", taken" if tried is nearest else ""
         yield f"tried: {tried.way}: noise {100 * tried.distance:.2f} % of the signal on held-out samples{taken}"
     yield (
         f"compensated: {learnt.solved} of {learnt.layers} layers solved anew" if learnt.solved else "compensated: none"
