@@ -13,14 +13,13 @@ from functools import partial
 import numpy as np
 
 from fixtures import build
-from onnxprune.allocate import allocate
-from onnxprune.choose import Analysis, analyse
-from onnxprune.cost import CostModel, Macs
-from onnxprune.model import from_proto
-from onnxprune.options import Options
-from onnxprune.sizing import cost_of
-from onnxprune.spend import Spending
-from onnxprune.targets import Cycles, find
+from onnxprune.cost.chips import Cycles, find
+from onnxprune.cost.measures import CostModel, Macs
+from onnxprune.cost.sizes import cost_of
+from onnxprune.labels.analysis import Analysis, analyse
+from onnxprune.model.onnx_model import from_proto
+from onnxprune.widths.allocation import allocate
+from onnxprune.widths.budget_strategies import Spending
 
 SHARE, REPEATS = 0.6, 3
 RK3588 = Cycles.of(find("rk3588"), "fp16")
@@ -52,7 +51,7 @@ def main() -> None:
     print("| groups | " + " | ".join(KINDS) + " |")
     print("|" + "---|" * (len(KINDS) + 1))
     for count in parser.parse_args().groups:
-        analysis = analyse(from_proto(build.conv_chain(count + 1, width=64)), Options())
+        analysis = analyse(from_proto(build.conv_chain(count + 1, width=64)))
         cells = [f"{min(seconds(analysis, *kind) for _ in range(REPEATS)):.2f}" for kind in KINDS.values()]
         print(f"| {len(analysis.groups)} | " + " | ".join(cells) + " |", flush=True)
 

@@ -24,17 +24,16 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_matrix
 
 from bench.rknn import MODELS
-from onnxprune import model as files
-from onnxprune import scores
-from onnxprune.alignment import Multiple, sizes_of
-from onnxprune.choose import analyse
-from onnxprune.cost import Macs
-from onnxprune.options import Options
-from onnxprune.scores import readers
-from onnxprune.scores.subject import Subject
-from onnxprune.sizing import Sizes
-from onnxprune.targets import Cycles, find
-from onnxprune.widths import choices
+from onnxprune.cost.chips import Cycles, find
+from onnxprune.cost.measures import Macs
+from onnxprune.cost.sizes import Sizes
+from onnxprune.importance import across_groups as readers
+from onnxprune.importance import criteria as scores
+from onnxprune.importance.criterion import Subject
+from onnxprune.labels.analysis import analyse
+from onnxprune.model import files
+from onnxprune.widths.alignment import Multiple, sizes_of
+from onnxprune.widths.allowed_widths import choices
 
 SLACK, FLOOR = 0.01, 0.1
 
@@ -123,7 +122,7 @@ def program(name: str, costs: Cycles) -> Program:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"{name}.onnx")
         onnx.save(make(), path)
-        analysis = analyse(files.load(path), Options(input_shapes=shapes))
+        analysis = analyse(files.load(path), input_shapes=shapes)
         groups, subject = analysis.groups, Subject(analysis.trace)
         scored = readers.comparable(groups, scores.score(subject, groups, scores.resolve("l2")(subject)))
         cycles, macs = (sizes_of(analysis.trace, groups, c) for c in (costs, Macs()))

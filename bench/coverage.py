@@ -31,13 +31,16 @@ from bench import judge, peers, torch_pruning
 from bench.measure import markdown, publish
 from fixtures import trained
 from fixtures.skeleton import load_skeleton
-from onnxprune import cost, scores, verify
-from onnxprune import model as files
-from onnxprune.choose import analyse, choose
-from onnxprune.graph import Graph, Node
+from onnxprune.cost import measures as cost
+from onnxprune.importance import criteria as scores
+from onnxprune.importance.criterion import Subject
+from onnxprune.labels.analysis import analyse
+from onnxprune.labels.trace import Trace
+from onnxprune.model import files
+from onnxprune.model.graph import Graph, Node
 from onnxprune.options import Options
-from onnxprune.scores.subject import Subject
-from onnxprune.trace import Trace
+from onnxprune.proof import exact as verify
+from onnxprune.widths.choose_channels import choose
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "zoo"
 ZOO = {path.stem: path for path in sorted(FOLDER.glob("*.onnx"))}
@@ -197,7 +200,7 @@ def examine(source: Path, sizes: judge.Shapes) -> tuple[Share, float]:
     """Which layers can be pruned, found as ``onnxprune inspect`` does; and ``Line.limit``."""
     model = files.load(source)
     options = Options(ratio=0.5, importance="random", input_shapes=sizes)
-    analysis = analyse(model, options)
+    analysis = analyse(model, input_shapes=sizes)
     trace, subject = analysis.trace, Subject(analysis.trace)
     groups = choose(analysis, options, subject, options.ways[0], scores.resolve("random")(subject)).groups
     free = np.zeros(trace.units, np.bool_)

@@ -22,19 +22,21 @@ import numpy as np
 import onnx
 
 from bench.rknn import MODELS
-from onnxprune import cost, pipeline, runtime
-from onnxprune import model as files
-from onnxprune import shapes as shaping
-from onnxprune.budget import Budget
-from onnxprune.choose import analyse
+from onnxprune import pipeline
+from onnxprune.cost import measures as cost
+from onnxprune.cost.chips import Cycles, find
+from onnxprune.cost.rknn import Job, build
 from onnxprune.errors import OptionError
-from onnxprune.graph import Shape
-from onnxprune.model import Model
+from onnxprune.importance import across_groups as readers
+from onnxprune.labels.analysis import analyse
+from onnxprune.model import files
+from onnxprune.model.graph import Shape
+from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.pipeline import Result
-from onnxprune.rknn import Job, build
-from onnxprune.scores import readers
-from onnxprune.targets import Cycles, find
+from onnxprune.running import input_shapes
+from onnxprune.running import tensor_shapes as shaping
+from onnxprune.widths.budget import Budget
 
 TARGET = "rk3588"
 _HALVINGS = 7
@@ -51,8 +53,8 @@ class Case:
 
 def shapes_of(model: Model, given: Mapping[str, Shape]) -> Mapping[str, Shape]:
     """The shape of every tensor."""
-    inputs = runtime.choose_shapes(model, given)
-    return shaping.resolve(model, inputs, lambda names: runtime.probe_shapes(model, names, inputs, 0), model).shape
+    inputs = input_shapes.choose_shapes(model, given)
+    return shaping.resolve(model, inputs, lambda names: input_shapes.probe_shapes(model, names, inputs, 0), model).shape
 
 
 def case(tool: str, path: Path, given: Mapping[str, Shape]) -> Case:
@@ -115,8 +117,8 @@ def charged(
     jobs = []
     for one in cases:
         model = files.load(one.path)
-        inputs = runtime.choose_shapes(model, given)
-        jobs.append(Job(one.path, runtime.seeded_feeds(model.graph.inputs, inputs, 0), simulate=False))
+        inputs = input_shapes.choose_shapes(model, given)
+        jobs.append(Job(one.path, input_shapes.seeded_feeds(model.graph.inputs, inputs, 0), simulate=False))
     return [float(sum(layer.total for layer in built.layers)) for built in build(jobs, TARGET, dtype, python)]
 
 
@@ -147,7 +149,7 @@ def kept(name: str, options: argparse.Namespace) -> Iterator[str]:
         onnx.save(make(), source)
         model = files.load(source)
         unpruned = pipeline.prune(model, Options(ratio=0, input_shapes=given, check_n=0)).report
-        groups = analyse(model, Options(input_shapes=given)).groups
+        groups = analyse(model, input_shapes=given).groups
         scored = readers.comparable(groups, [np.asarray(g.scores) for g in unpruned.groups])
         for dtype in options.dtypes.split(","):
             target = Cycles.of(find(TARGET), dtype)

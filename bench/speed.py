@@ -36,22 +36,24 @@ LENGTHS = (100, 1000, 10_000)
 
 def prune_without_proof(source: Path, target: Path, ratio: float) -> float:
     """Read ``source``, prune ``ratio`` of each group, write ``target``, prove nothing; seconds it took."""
-    from onnxprune import model, pipeline  # noqa: PLC0415
+    from onnxprune import pipeline  # noqa: PLC0415
+    from onnxprune.model import files  # noqa: PLC0415
     from onnxprune.options import Options  # noqa: PLC0415
 
     started = time.perf_counter()
-    pruned = pipeline.prune(model.load(source), Options(ratio=ratio, check_n=0))
-    model.write({target: pruned.model})
+    pruned = pipeline.prune(files.load(source), Options(ratio=ratio, check_n=0))
+    files.write({target: pruned.model})
     return time.perf_counter() - started
 
 
 def prune_with_proof(source: Path, target: Path, ratio: float) -> float:
     """As a user does it: read, prune, prove, write; seconds it took."""
-    from onnxprune import model, pipeline  # noqa: PLC0415
+    from onnxprune import pipeline  # noqa: PLC0415
+    from onnxprune.model import files  # noqa: PLC0415
 
     started = time.perf_counter()
-    pruned = pipeline.prune(model.load(source), pipeline.Options(ratio=ratio))
-    model.write({target: pruned.model})
+    pruned = pipeline.prune(files.load(source), pipeline.Options(ratio=ratio))
+    files.write({target: pruned.model})
     return time.perf_counter() - started
 
 

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from onnxprune.api import diff as diff
     from onnxprune.api import inspect as inspect
     from onnxprune.api import prune as prune
-    from onnxprune.calibration import Data as Data
-    from onnxprune.compare import Comparison as Comparison
+    from onnxprune.calibration.samples import Data as Data
     from onnxprune.errors import CheckError as CheckError
     from onnxprune.errors import DataError as DataError
     from onnxprune.errors import ModelError as ModelError
@@ -28,20 +27,21 @@ if TYPE_CHECKING:
     from onnxprune.errors import OutputError as OutputError
     from onnxprune.errors import PlanError as PlanError
     from onnxprune.errors import ToolError as ToolError
-    from onnxprune.plan import Plan as Plan
-    from onnxprune.report import Inspection as Inspection
-    from onnxprune.report import Report as Report
+    from onnxprune.labels.plan import Plan as Plan
+    from onnxprune.report.diff import Comparison as Comparison
+    from onnxprune.report.run_report import Inspection as Inspection
+    from onnxprune.report.run_report import Report as Report
 
     __version__: str
 
 _ERRORS = "CheckError DataError ModelError OnnxPruneError OptionError OutputError PlanError ToolError"
 _HOMES = {
     **dict.fromkeys(("Result", "apply", "diff", "inspect", "prune"), "api"),
-    "Data": "calibration",
-    "Comparison": "compare",
+    "Data": "calibration.samples",
+    "Comparison": "report.diff",
     **dict.fromkeys(_ERRORS.split(), "errors"),
-    "Plan": "plan",
-    **dict.fromkeys(("Inspection", "Report"), "report"),
+    "Plan": "labels.plan",
+    **dict.fromkeys(("Inspection", "Report"), "report.run_report"),
 }
 
 __all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604 (names)

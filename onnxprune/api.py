@@ -13,20 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune import model as files
-from onnxprune import pipeline, source
-from onnxprune import plan as plans
-from onnxprune.budget import Budget
-from onnxprune.calibration import Data
-from onnxprune.compare import Comparison, compare
-from onnxprune.model import Model
+from onnxprune import pipeline
+from onnxprune.calibration.samples import Data
+from onnxprune.cost.chips import costs
+from onnxprune.labels import plan as plans
+from onnxprune.labels.plan import Plan
+from onnxprune.model import files
+from onnxprune.model import opening as source
+from onnxprune.model.onnx_model import Model
+from onnxprune.model.opening import Source
 from onnxprune.options import Options, ratio_or_default
-from onnxprune.plan import Plan
 from onnxprune.progress import Progress, silent
-from onnxprune.report import Inspection, Report
-from onnxprune.sidebyside import On
-from onnxprune.source import Source
-from onnxprune.targets import costs
+from onnxprune.proof.side_by_side import On
+from onnxprune.report.diff import Comparison, compare
+from onnxprune.report.run_report import Inspection, Report
+from onnxprune.widths.budget import Budget
 
 #: Where calibration data is (see README.md), arrays in memory, {input: [N, ...]}, or `Data`, which says how to read it.
 DataSource: TypeAlias = str | os.PathLike[str] | Mapping[str, NDArray[np.generic]] | Data

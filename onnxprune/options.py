@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnxprune import candidates
-from onnxprune.budget import Budget
-from onnxprune.calibration import Data
-from onnxprune.candidates import Way
+from onnxprune.calibration.samples import Data
+from onnxprune.cost.chips import Cycles
 from onnxprune.errors import OptionError
-from onnxprune.graph import Shape
-from onnxprune.targets import Cycles
+from onnxprune.model.graph import Shape
+from onnxprune.widths import plan_contest as candidates
+from onnxprune.widths.budget import Budget
+from onnxprune.widths.plan_contest import Way
 
 
 @dataclass(frozen=True)

@@ -17,29 +17,36 @@ from importlib import metadata
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import anatomy, calibration, candidates, cost, report, runtime, scores
-from onnxprune import groups as grouping
-from onnxprune import plan as plans
-from onnxprune.calibration import CalibrationSet
-from onnxprune.candidates import Tried, Way
-from onnxprune.choose import Analysis, Choice, analyse, choose, ratio_of
+from onnxprune.calibration import samples as calibration
+from onnxprune.calibration.product_statistics import spilling
+from onnxprune.calibration.reference import Lesson, learn
+from onnxprune.calibration.samples import CalibrationSet
+from onnxprune.cost import measures as cost
 from onnxprune.errors import CheckError, ModelError, OnnxPruneError, OptionError
-from onnxprune.graph import Graph, Shape
-from onnxprune.lesson import Lesson, learn
-from onnxprune.model import Model
-from onnxprune.observe import spilling
+from onnxprune.importance import criteria as scores
+from onnxprune.importance.criterion import Scorer, Subject
+from onnxprune.labels import groups as grouping
+from onnxprune.labels import plan as plans
+from onnxprune.labels.analysis import Analysis, analyse
+from onnxprune.labels.plan import Plan
+from onnxprune.labels.rewrite import Rewrite
+from onnxprune.labels.trace import Trace
+from onnxprune.model.graph import Graph, Shape
+from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.passes import FuseBatchNorm, Pass, RemoveChannels, RestoreBranches, RestoreCalls
 from onnxprune.passes import run as run_passes
-from onnxprune.plan import Plan
+from onnxprune.passes.recover import Recovery
 from onnxprune.progress import Progress, silent
-from onnxprune.recover import Recovery
-from onnxprune.report import Learnt, Report, SizeReport
-from onnxprune.rewrite import Rewrite
-from onnxprune.scores.subject import Scorer, Subject
-from onnxprune.severed import Severed
-from onnxprune.trace import Trace
-from onnxprune.verify import Proof, check_valid, prove
+from onnxprune.proof.exact import Proof, check_valid, prove
+from onnxprune.report import run_report as report
+from onnxprune.report import structure as anatomy
+from onnxprune.report.run_report import Learnt, Report, SizeReport
+from onnxprune.running import input_shapes
+from onnxprune.running.unknown_operators import Severed
+from onnxprune.widths import plan_contest as candidates
+from onnxprune.widths.choose_channels import Choice, choose, ratio_of
+from onnxprune.widths.plan_contest import Tried, Way
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ def attempt(
         for way in options.ways:
             scores.resolve(way.importance).check(options.data)
     with watch.stage("analyse"):
-        analysis = analyse(model, options)
+        analysis = analyse(model, exclude=options.exclude, input_shapes=options.input_shapes, seed=options.seed)
     if (name := analysis.trace.model.not_a_number()) is not None:
         where_ = f"{model.path or 'model'}, tensor '{name}'"
         raise ModelError("has NaN weights", where=where_, hint="repair or export the model again")
@@ -278,7 +285,7 @@ def _report(
         proof=outcome.proof,
         changes=outcome.changes,
         notes=(
-            *runtime.guessed(given.graph.inputs, trace.shapes.inputs, options.input_shapes),
+            *input_shapes.guessed(given.graph.inputs, trace.shapes.inputs, options.input_shapes),
             *(data.notes if data else ()),
             *outcome.missed,
             *choice.remarks,
@@ -350,7 +357,7 @@ def inspect(model: Model, options: Options) -> report.Inspection:
 
     Nodes that cannot follow are found by a trial at half the width.
     """
-    analysis = analyse(model, options)
+    analysis = analyse(model, exclude=options.exclude, input_shapes=options.input_shapes, seed=options.seed)
     trial = Options(ratio=0.5, importance="random", exclude=options.exclude, input_shapes=options.input_shapes)
     trace, subject = analysis.trace, Subject(analysis.trace)
     groups = choose(analysis, trial, subject, trial.ways[0], scores.resolve("random")(subject)).groups

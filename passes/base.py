@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from onnxprune.errors import CheckError
-from onnxprune.model import Model
-from onnxprune.verify import check_valid
+from onnxprune.model.onnx_model import Model
+from onnxprune.proof.exact import check_valid
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Layer by layer in the order of the graph (sequential reconstruction: He et al. 2
 output in the original, or, where it is added to another tensor that has been computed by then, what makes their
 sum the original's,
 
-    W' = argmin |Y - X W'|^2 + k |W' - W|^2       by ridge regression (`onnxprune.moments`)
+    W' = argmin |Y - X W'|^2 + k |W' - W|^2       by ridge regression (`onnxprune.calibration.least_squares`)
 
 with k chosen on held-out samples. Where that does not lessen the error on held-out samples, the layer stays as it is.
 """
@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.labels import Alive
-from onnxprune.model import Model
-from onnxprune.moments import Moments
-from onnxprune.observe import Observations, Product, as_float, products
+from onnxprune.calibration.least_squares import Moments
+from onnxprune.calibration.product_statistics import Observations, Product, as_float, products
+from onnxprune.calibration.replay import Replay
+from onnxprune.labels.labels import Alive
+from onnxprune.labels.rewrite import alive_of
+from onnxprune.labels.trace import Trace
+from onnxprune.model.onnx_model import Model
 from onnxprune.passes.base import PassResult
 from onnxprune.progress import Progress, silent
-from onnxprune.replay import Replay
-from onnxprune.rewrite import alive_of
-from onnxprune.trace import Trace
 
 #: Strengths of the ridge that are tried, as shares of the mean square of the columns.
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)

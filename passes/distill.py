@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import heldout
-from onnxprune.edits import Edits
+from onnxprune.calibration.gradients import weight_gradients
+from onnxprune.calibration.product_statistics import Observations, Part, products
 from onnxprune.errors import OptionError
-from onnxprune.gradients import weight_gradients
-from onnxprune.model import Model
-from onnxprune.observe import Observations, Part, products
+from onnxprune.labels.trace import Trace
+from onnxprune.model.edits import Edits
+from onnxprune.model.onnx_model import Model
 from onnxprune.passes.base import PassResult
 from onnxprune.progress import Progress, silent
-from onnxprune.trace import Trace
+from onnxprune.proof import held_out as heldout
 
 Weights = dict[str, NDArray[Any]]
 

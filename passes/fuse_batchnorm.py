@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.edits import Edits
-from onnxprune.graph import Graph, Node
-from onnxprune.model import Model
+from onnxprune.model.edits import Edits
+from onnxprune.model.graph import Graph, Node
+from onnxprune.model.mapped_weights import Value
+from onnxprune.model.onnx_model import Model
 from onnxprune.passes.base import PassResult
-from onnxprune.weights import Value
 
 Array = NDArray[Any]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from onnxprune.model import Model
+from onnxprune.labels.rewrite import Rewrite
+from onnxprune.model.onnx_model import Model
 from onnxprune.passes.base import PassResult
-from onnxprune.rewrite import Rewrite
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from onnxprune.branches import Flat
-from onnxprune.model import Model
+from onnxprune.model.if_branches import Flat
+from onnxprune.model.onnx_model import Model
 from onnxprune.passes.base import PassResult
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune import cli
+from onnxprune.cli import main as cli
 from tests.commands import CHAIN, Outcome, Run, put
 
 

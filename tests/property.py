@@ -2,11 +2,11 @@
 
     pruned(x) == original(x) with zeros in every weight slice that reads a removed channel
 
-but where `onnxprune.dormant` says that the reader does not notice: there the original is left as it is, so that a claim
-that is wrong shows.
+but where `onnxprune.labels.lossless` says that the reader does not notice: there the original is left as it is, so that
+a claim that is wrong shows.
 
-The zeros are written into a copy of the original's weights, so that neither a rule nor `onnxprune.verify` has a say
-in the reference. Only where nothing constant does the reading (Q @ K^T) is the activation multiplied with a mask.
+The zeros are written into a copy of the original's weights, so that neither a rule nor `onnxprune.proof.exact` has a
+say in the reference. Only where nothing constant does the reading (Q @ K^T) is the activation multiplied with a mask.
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto
 from onnx.reference import ReferenceEvaluator
 
-from onnxprune import plan as plans
-from onnxprune import runtime, verify
-from onnxprune.choose import Analysis, analyse
-from onnxprune.elements import to_tensor
 from onnxprune.errors import ModelError
-from onnxprune.functions import restore
-from onnxprune.graph import Node, Shape
-from onnxprune.groups import Groups, Slice, group
-from onnxprune.heads import Heads
-from onnxprune.model import Model, from_proto, write
-from onnxprune.options import Options
-from onnxprune.rewrite import Rewrite, rewrite
-from onnxprune.trace import Pinned, Read, Trace, Use, use_of
+from onnxprune.labels import plan as plans
+from onnxprune.labels.analysis import Analysis, analyse
+from onnxprune.labels.attention_heads import Heads
+from onnxprune.labels.groups import Groups, Slice, group
+from onnxprune.labels.rewrite import Rewrite, rewrite
+from onnxprune.labels.trace import Pinned, Read, Trace, Use, use_of
+from onnxprune.model.dtypes import to_tensor
+from onnxprune.model.files import write
+from onnxprune.model.graph import Node, Shape
+from onnxprune.model.local_functions import restore
+from onnxprune.model.onnx_model import Model, from_proto
+from onnxprune.proof import exact as verify
+from onnxprune.running import input_shapes
+from onnxprune.running import session as runtime
 
 Units = NDArray[np.int64]
 DeadOf = Callable[[Groups], Units]
@@ -129,7 +131,7 @@ class Removal:
         whole = self.analysis.flat.restore(Model(proto))
         part, renamed = severed.again(whole), severed.renamed(whole)
         shapes = {**self.trace.shapes.inputs, **severed.fed}
-        found = run(part.proto, runtime.seeded_feeds(part.graph.inputs, shapes, 0))
+        found = run(part.proto, input_shapes.seeded_feeds(part.graph.inputs, shapes, 0))
         return {**found, **{before: found[now] for now, before in renamed.items()}}
 
 
@@ -210,7 +212,7 @@ def remove(
     """ModelProto -> Model -> labels -> groups -> a choice -> rewrite; what cannot follow is pinned, as in a run."""
     given = stamped(model)
     before = given.SerializeToString(deterministic=True)
-    analysis = analyse(from_proto(given), Options(input_shapes=input_shapes or {}))
+    analysis = analyse(from_proto(given), input_shapes=input_shapes or {})
     trace, groups = analysis.trace, analysis.groups
     pins: dict[int, Pinned] = {}
     refusals: list[Pinned] = []
@@ -449,7 +451,7 @@ def assert_plan_repeats(removal: Removal) -> None:
         write({path: plan.to_json()})
         loaded = plans.load(path)
     assert loaded.to_json() == plan.to_json()
-    again = analyse(from_proto(removal.given), Options(input_shapes=removal.trace.shapes.inputs))
+    again = analyse(from_proto(removal.given), input_shapes=removal.trace.shapes.inputs)
     _, result = plans.apply(again.trace, loaded, "plan")
     repeated = again.trace.model.apply(result.edits).proto
     assert repeated.SerializeToString(deterministic=True) == removal.pruned.SerializeToString(deterministic=True)

@@ -11,9 +11,9 @@ from typing import Any
 
 from onnx import ModelProto
 
-from onnxprune.graph import Shape
-from onnxprune.ops.elementwise import UNARY
-from onnxprune.ops.reduction import REDUCE
+from onnxprune.labels.ops.elementwise import UNARY
+from onnxprune.labels.ops.reduction import REDUCE
+from onnxprune.model.graph import Shape
 from tests.models import build, flat, mlp, pair, sandwich
 
 

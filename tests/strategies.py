@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxprune.edits import captured
-from onnxprune.graph import Shape
+from onnxprune.model.edits import captured
+from onnxprune.model.graph import Shape
 from tests.models import TAKES_ALL, declared, noise
 
 T = TypeVar("T")

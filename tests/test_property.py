@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from onnxprune.labels import Layer, Op
-from onnxprune.ops import find, movement
-from onnxprune.ops.table import Layers
+from onnxprune.labels.labels import Layer, Op
+from onnxprune.labels.ops import find, movement
+from onnxprune.labels.ops.table import Layers
 from tests.models import build
 from tests.property import Removal, assert_exact, check, remove
 

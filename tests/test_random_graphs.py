@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, assume, event, given, note, reject, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, printer
 
-from onnxprune.graph import Shape
+from onnxprune.model.graph import Shape
 from tests.models import too_new
 from tests.property import InfiniteError, assert_exact, assert_lossless, some
 from tests.strategies import models

@@ -6,7 +6,9 @@ import pytest
 from onnx import ModelProto
 
 from fixtures import build, trained
-from onnxprune import model, pipeline
+from onnxprune import pipeline
+from onnxprune.model import files
+from onnxprune.model import onnx_model as model
 from onnxprune.options import Options
 from tests.models import too_new
 
@@ -36,7 +38,7 @@ def whole(of: model.Model) -> ModelProto:
 @pytest.mark.models
 @pytest.mark.parametrize("key", trained.MODELS)
 def test_trained_model_comes_out_valid_exact_and_smaller(key: str) -> None:
-    loaded = model.load(trained.path(key))
+    loaded = files.load(trained.path(key))
     if reason := too_new(whole(loaded)):
         pytest.skip(reason)
 

@@ -56,17 +56,17 @@ def test_every_module_is_in_it_once(wheel: zipfile.Path) -> None:
 def test_it_is_typed_and_licensed_and_holds_nothing_else(wheel: zipfile.Path) -> None:
     others = [n for n in names(wheel) if not n.endswith((".py", "/"))]
     metadata = {n.partition(".dist-info/")[2] for n in others if ".dist-info/" in n}
-    data = {f"onnxprune/targets/{p.name}" for p in (ROOT / "onnxprune" / "targets").glob("*.toml")}
+    data = {f"onnxprune/cost/chips/{p.name}" for p in (ROOT / "onnxprune" / "cost" / "chips").glob("*.toml")}
     assert len(data) > 10
     html = ("base.html", "macros.html", "report.html", "comparison.html", "report.css", "report.js", "strings.toml")
-    data |= {f"onnxprune/html/{name}" for name in html}
+    data |= {f"onnxprune/report/html/{name}" for name in html}
     assert {n for n in others if ".dist-info/" not in n} == {"onnxprune/py.typed", *data}
     assert metadata == {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
 
 
 def test_its_metadata_names_the_command_and_the_licence(wheel: zipfile.Path) -> None:
     (info,) = (p for p in wheel.iterdir() if p.name.endswith(".dist-info"))
-    assert "onnxprune = onnxprune.cli:main" in (info / "entry_points.txt").read_text()
+    assert "onnxprune = onnxprune.cli.main:main" in (info / "entry_points.txt").read_text()
     assert (info / "top_level.txt").read_text().split() == ["onnxprune"]
     assert "License-Expression: Apache-2.0" in (info / "METADATA").read_text()
 
@@ -74,7 +74,7 @@ def test_its_metadata_names_the_command_and_the_licence(wheel: zipfile.Path) -> 
 def test_it_runs_on_its_own(wheel: zipfile.Path, tmp_path: Path) -> None:
     """Unpacked away from the tree: passes are found inside the package."""
     wheel.root.extractall(tmp_path)
-    code = "import onnxprune.passes as p, onnxprune.cli; print(p.__file__)"
+    code = "import onnxprune.passes as p, onnxprune.cli.main; print(p.__file__)"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == str(tmp_path / "onnxprune" / "passes" / "__init__.py")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from fixtures.skeleton import load_skeleton
-from onnxprune import model, pipeline
+from onnxprune import pipeline
+from onnxprune.model import onnx_model as model
 from onnxprune.options import Options
 from tests.models import too_new
 

@@ -9,16 +9,20 @@ import pytest
 from numpy.typing import NDArray
 
 from fixtures.skeleton import load_skeleton
-from onnxprune import model, pipeline, scores, verify
-from onnxprune.alignment import Multiple, step_of
-from onnxprune.allocate import DEFAULT_MAX_RATIO
-from onnxprune.candidates import Way
-from onnxprune.choose import Analysis, analyse, choose
-from onnxprune.groups import Group
-from onnxprune.model import Model
+from onnxprune import pipeline
+from onnxprune.importance import criteria as scores
+from onnxprune.importance.criterion import Subject
+from onnxprune.labels.analysis import Analysis, analyse
+from onnxprune.labels.groups import Group
+from onnxprune.model import onnx_model as model
+from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.passes import run as run_passes
-from onnxprune.scores.subject import Subject
+from onnxprune.proof import exact as verify
+from onnxprune.widths.alignment import Multiple, step_of
+from onnxprune.widths.allocation import DEFAULT_MAX_RATIO
+from onnxprune.widths.choose_channels import choose
+from onnxprune.widths.plan_contest import Way
 
 ZOO = sorted((Path(__file__).parents[1] / "fixtures" / "zoo").glob("*.onnx"))
 
@@ -28,7 +32,7 @@ Flags = NDArray[np.bool_]
 @pytest.fixture(scope="module", params=ZOO, ids=lambda p: p.stem)
 def analysed(request: pytest.FixtureRequest) -> tuple[Model, Analysis]:
     loaded = model.from_proto(load_skeleton(request.param))
-    return loaded, analyse(loaded, Options())
+    return loaded, analyse(loaded)
 
 
 @pytest.mark.slow

@@ -16,13 +16,13 @@ from typing import Any
 from bench.accuracy import cache, metric
 from bench.accuracy.__main__ import NETS, SEGMENTING
 from bench.accuracy.digits import SIZE
-from onnxprune import model as files
 from onnxprune import pipeline
-from onnxprune.budget import Budget
-from onnxprune.calibration import Data
+from onnxprune.calibration.samples import Data
+from onnxprune.cost.chips import Cycles, find
 from onnxprune.errors import OptionError
+from onnxprune.model import files
 from onnxprune.options import Options
-from onnxprune.targets import Cycles, find
+from onnxprune.widths.budget import Budget
 
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "by cost": {},

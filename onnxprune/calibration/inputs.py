@@ -17,8 +17,8 @@ from onnx import helper
 
 from onnxprune.calibration.images import Pixels
 from onnxprune.errors import DataError
-from onnxprune.graph import Shape
-from onnxprune.model import Model
+from onnxprune.model.graph import Shape
+from onnxprune.model.onnx_model import Model
 
 #: One sample: an array for each input, and its label where there is one.
 Sample = dict[str, NDArray[Any]]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from onnxprune.graph import Shape
+from onnxprune.model.graph import Shape
 
 
 @dataclass(frozen=True)

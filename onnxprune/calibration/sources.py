@@ -21,7 +21,7 @@ from onnxprune.calibration import images
 from onnxprune.calibration.inputs import LABELS, Inputs, Sample, Slot
 from onnxprune.calibration.npz import Member, members
 from onnxprune.errors import DataError
-from onnxprune.user_code import user_function
+from onnxprune.plugins import user_function
 
 _SUFFIXES = {".npy", ".npz", *images.SUFFIXES}
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")

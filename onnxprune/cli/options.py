@@ -113,7 +113,7 @@ def calibration(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def collected(*args: Any, source: str | None, **given: Any) -> Any:
-        from onnxprune.calibration import Data  # noqa: PLC0415 (--help must not wait for it)
+        from onnxprune.calibration.samples import Data
 
         if source is None and (given["mean"] or given["std"] or given["layout"]):
             raise click.UsageError("--mean, --std and --layout say how to read calibration images: give --data too")
@@ -180,8 +180,8 @@ def checking(*, proven: bool) -> Callable[[Callable[..., Any]], Callable[..., An
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def collected(*args: Any, junit: Path | None, summary: str | None, **given: Any) -> Any:
-            from onnxprune.cli.judge import Checking  # noqa: PLC0415 (--help must not wait for these)
-            from onnxprune.gates import Gates, Requirement  # noqa: PLC0415
+            from onnxprune.cli.checks import Checking
+            from onnxprune.report.limits import Gates, Requirement
 
             limits = {name: given.pop(name) for name in ("max_rewrite_error", "min_cosine", "min_snr") if name in given}
             require = tuple(Requirement.parse(text) for text in given.pop("require"))
@@ -200,8 +200,8 @@ def budget(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def priced(*args: Any, target: str | None, dtype: str | None, budget: str | None, **given: Any) -> Any:
-        from onnxprune import targets  # noqa: PLC0415 (--help must not wait for these)
-        from onnxprune.budget import Budget  # noqa: PLC0415
+        from onnxprune.cost import chips as targets
+        from onnxprune.widths.budget import Budget
 
         costs = targets.costs(target, dtype)
         return function(*args, target=costs, budget=Budget.parse(budget, costs) if budget else None, **given)

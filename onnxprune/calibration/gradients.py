@@ -1,0 +1,260 @@
+"""Gradients of an ONNX model with respect to gates on its tensors, or to its weights, through onnx-ad and onnxruntime.
+
+A gate is a graph input of ones that multiplies a tensor [N, ...], one number for each sample and channel; or one of
+zeros that is added to it, whose gradient is the tensor's own. onnx-ad
+writes the reverse-mode graph (it needs no framework), and one run gives every sample's own gradients, as samples do
+not meet. What is differentiated is sum(direction * output), for directions that the caller chooses with the outputs
+at hand: the gradient of any loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper, shape_inference, version_converter
+
+from onnxprune.errors import OptionError
+from onnxprune.labels.output_parts import ends
+from onnxprune.labels.trace import Trace
+from onnxprune.model.dtypes import dtype_of
+from onnxprune.model.graph import Shape
+from onnxprune.model.onnx_model import Model
+from onnxprune.running import session as runtime
+from onnxprune.running.session import Feeds
+
+Array = NDArray[Any]
+
+#: The gradient of a loss with respect to outputs: {output: array} -> {output: array}.
+Directions = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+
+_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
+_SEED, _WAY_OUT = "onnxprune_adjoint_", "another --importance needs no gradients"
+
+#: onnx-ad knows operators as they are from this opset on (Softmax flattened its input before).
+_KNOWN = 13
+
+
+@dataclass(frozen=True)
+class Differentiable:
+    """The part of a model that has gradients, and gates [batch, ...] on some of its tensors."""
+
+    model: Model = field(repr=False)
+    gates: Mapping[str, Shape]
+    outputs: tuple[str, ...]
+    batch: int
+    neutral: float  # what gates are fed
+
+
+def differentiable(trace: Trace, gates: Mapping[str, Shape], feeds: Feeds, *, added: bool = False) -> Differentiable:
+    """``trace.model`` at the batch of ``feeds``, with ``gates``, up to where gradients end. Raises OptionError.
+
+    Gates multiply, or are ``added``; then outputs are taken apart where they join results
+    (`onnxprune.labels.output_parts`).
+
+    Outputs to differentiate are floats with an entry for each sample. Where there are none, because floats become
+    decisions first (non-maximum suppression, an argument of the maximum), it is what these decide on.
+    """
+    model, batch = trace.model, len(next(iter(feeds.values())))
+    where = str(model.path or "model")
+    kind = _elem_types(trace)
+    outside = {o.name for o in model.graph.outputs}
+    plain = list(ends(model.graph)) if added else [o.name for o in model.graph.outputs]
+    for names in (plain, _decided_on(trace, kind, set(gates))):
+        floats = [n for n in names if kind[n] in _FLOATS]
+        with runtime.session(model, where, outputs=[n for n in floats if n not in outside]) as active:
+            values = runtime.run(active, feeds, where)
+        kept = tuple(n for n in floats if values[n].shape == (batch, *trace.shapes.shape[n][1:]) and values[n].ndim)
+        if kept:
+            shapes = {n: a.shape for n, a in feeds.items()}
+            ranks = {n: len(s) for n, s in trace.shapes.shape.items()}
+            gated = _with_gates(model, "Add" if added else "Mul", gates, kind, shapes, kept, ranks)
+            _refuse_foreign(gated, {gate_of(n) for n in gates}, _WAY_OUT)
+            return Differentiable(gated, gates, kept, batch, 0.0 if added else 1.0)
+    raise OptionError("no output has a gradient for each sample", where=where, hint=_WAY_OUT)
+
+
+def _with_gates(
+    model: Model,
+    gate: str,
+    gates: Mapping[str, Shape],
+    elem_types: Mapping[str, int],
+    input_shapes: Mapping[str, Shape],
+    outputs: Sequence[str],
+    ranks: Mapping[str, int],
+) -> Model:
+    """``model`` at ``input_shapes``, up to ``outputs``, in which tensors meet their gates in an operator ``gate``."""
+    more = [(gate_of(n), elem_types[n], s) for n, s in gates.items()]
+    inputs = [*((n, elem_types[n], s) for n, s in input_shapes.items()), *more]
+    out = _modern(_standalone(model, inputs, {n: elem_types[n] for n in outputs}), elem_types, ranks)
+    nodes = list(out.graph.node)
+    del out.graph.node[:]
+    for node in nodes:
+        after = []
+        for position, name in enumerate(node.output):
+            if name in gates:
+                node.output[position] = f"{name}__ungated"
+                after.append(helper.make_node(gate, [f"{name}__ungated", gate_of(name)], [name]))
+        out.graph.node.extend([node, *after])
+    return Model(shape_inference.infer_shapes(out, data_prop=True), model.path, model.weights)
+
+
+def _standalone(model: Model, inputs: Sequence[tuple[str, int, Shape]], outputs: Mapping[str, int]) -> ModelProto:
+    """What of ``model`` leads to ``outputs`` {name: element type}; ``inputs`` stand for constants of their names."""
+    given = {name for name, _, _ in inputs}
+    needed, kept = set(outputs), []
+    for node in reversed(model.graph.nodes):
+        if needed.intersection(node.outputs) - given:
+            needed.update((*node.inputs, *node.captured))
+            kept.append(node.index)
+    # Before IR 4 every initializer had to be a graph input too.
+    out = ModelProto(ir_version=max(model.proto.ir_version, 4), functions=model.proto.functions)
+    out.opset_import.extend(model.proto.opset_import)
+    out.graph.name = model.proto.graph.name or "graph"
+    out.graph.initializer.extend(t for t in model.proto.graph.initializer if t.name in needed - given)
+    out.graph.node.extend(model.proto.graph.node[index] for index in reversed(kept))
+    out.graph.input.extend(helper.make_tensor_value_info(*i) for i in inputs)
+    out.graph.output.extend(helper.make_tensor_value_info(n, t, None) for n, t in outputs.items())
+    return out
+
+
+def _elem_types(trace: Trace) -> dict[str, int]:
+    """Of every tensor; where shape inference does not tell, as a graph output declares, or float."""
+    known = {n: t for n, t in trace.shapes.elem_type.items() if t}
+    declared = {o.name: o.elem_type for o in trace.model.graph.outputs if o.elem_type}
+    made = (o for node in trace.model.graph.nodes for o in node.outputs)
+    return {**dict.fromkeys(made, int(TensorProto.FLOAT)), **declared, **known}
+
+
+def _refuse_foreign(model: Model, sources: set[str], hint: str) -> None:
+    """Raise OptionError for a node of another domain that gradients would go through: onnx-ad goes by names alone."""
+    follows = set(sources)
+    for node in model.graph.nodes:
+        if follows.intersection(node.inputs):
+            if node.domain:
+                where = f"node '{node.label}'"
+                raise OptionError(f"{node.domain}.{node.op} has no gradient in onnx-ad", where=where, hint=hint)
+            follows.update(node.outputs)
+
+
+def _decided_on(trace: Trace, kind: Mapping[str, int], sources: set[str]) -> list[str]:
+    """Float tensors that follow from ``sources``, and from which a node makes integers or booleans."""
+    follows, found = set(sources), []
+    for node in trace.model.graph.nodes:
+        inputs = [n for n in node.inputs if n in follows]
+        known = all(o in trace.shapes.value for o in node.outputs if o)
+        if not inputs or known:
+            continue
+        floats = [o for o in node.outputs if o and kind[o] in _FLOATS]
+        if len(floats) < sum(map(bool, node.outputs)):
+            found += inputs
+        follows.update(floats)
+    return list(dict.fromkeys(found))
+
+
+def gate_gradients(
+    part: Differentiable, batches: Iterator[tuple[Feeds, Directions]], where: str
+) -> Iterator[dict[str, Array]]:
+    """{tensor: d loss / d gate [samples, ...]} for each batch; one with fewer samples is filled up and cut again.
+
+    Raises OptionError where onnx-ad does not know an operator, ModelError where onnxruntime
+    refuses what it wrote.
+    """
+    reverse = _reversed(part.model, [gate_of(n) for n in part.gates], part.outputs, "--importance", _WAY_OUT)
+    ones = {gate_of(n): np.full(s, part.neutral, _dtype(part, n)) for n, s in part.gates.items()}
+    fast = partial(runtime.session, where=where, optimize=True)
+    with fast(part.model) as forward, fast(reverse) as backward:
+        for feeds, directions in batches:
+            count = len(next(iter(feeds.values())))
+            full = {n: _filled(a, part.batch) for n, a in feeds.items()}
+            values = runtime.run(forward, {**full, **ones}, where)
+            chosen = directions({n: values[n][:count] for n in part.outputs})
+            seeds = {
+                f"{_SEED}{n}": _filled(chosen[n].astype(values[n].dtype), part.batch)[..., None] for n in part.outputs
+            }
+            found = runtime.run(backward, {**full, **ones, **seeds}, where)
+            yield {n: found[f"{_SEED}{gate_of(n)}"][..., 0][:count] for n in part.gates}
+
+
+def gate_of(name: str) -> str:
+    """The graph input that multiplies tensor ``name``."""
+    return f"{name}__gate"
+
+
+def _dtype(part: Differentiable, name: str) -> np.dtype[Any]:
+    elem_type = next(i.elem_type for i in part.model.graph.inputs if i.name == gate_of(name))
+    return dtype_of(elem_type)
+
+
+def _filled(array: Array, batch: int) -> Array:
+    """As many entries as ``batch``: the first again for those that are missing."""
+    return array if len(array) == batch else np.concatenate([array, array[:1].repeat(batch - len(array), axis=0)])
+
+
+#: (feeds, weights, directions) -> gradients of the weights, after one run of a batch.
+Step = Callable[[Feeds, Mapping[str, Array], Directions], dict[str, Array]]
+
+
+@contextmanager
+def weight_gradients(
+    model: Model, weights: Mapping[str, Array], feeds: Feeds, outputs: Mapping[str, np.dtype[Any]]
+) -> Iterator[Step]:
+    """A step for batches of the shapes of ``feeds``: sum(direction * output) differentiated by constants.
+
+    Raises OptionError where onnx-ad does not know an operator, ModelError where onnxruntime refuses what it wrote.
+    """
+    where = str(model.path or "model")
+    types = {i.name: i.elem_type for i in model.graph.inputs}
+    types.update({n: model.graph.constants[n][0] for n in weights})
+    inputs = [(n, types[n], a.shape) for n, a in (*feeds.items(), *weights.items())]
+    alone = _standalone(model, inputs, {n: helper.np_dtype_to_tensor_dtype(t) for n, t in outputs.items()})
+    part = Model(shape_inference.infer_shapes(alone, data_prop=True), model.path, model.weights)
+    _refuse_foreign(part, set(weights), "leave --recover out")
+    reverse = _reversed(part, list(weights), list(outputs), "--recover", "leave it out")
+    fast = partial(runtime.session, where=where, optimize=True)
+    with fast(part) as forward, fast(reverse) as backward:
+
+        def step(feeds: Feeds, weights: Mapping[str, Array], directions: Directions) -> dict[str, Array]:
+            given = {**feeds, **weights}
+            values = runtime.run(forward, given, where)
+            seeds = {f"{_SEED}{n}": d.astype(values[n].dtype)[..., None] for n, d in directions(values).items()}
+            found = runtime.run(backward, {**given, **seeds}, where)
+            return {n: found[f"{_SEED}{n}"][..., 0] for n in weights}
+
+        yield step
+
+
+def _reversed(model: Model, inputs: Sequence[str], outputs: Sequence[str], option: str, hint: str) -> Model:
+    import onnx_ad  # noqa: PLC0415 (only where gradients are asked for)
+
+    whole = ModelProto.FromString(b"".join(model.pieces()))  # onnx-ad reads constants
+    try:
+        proto = onnx_ad.reverse(whole, inputs=list(inputs), outputs=list(outputs), prefix=_SEED, dim="n", layout="onnx")
+    except Exception as error:  # noqa: BLE001 (UnsupportedOperator, and what malformed graphs raise inside)
+        reason = f"{error}".partition(";")[0]
+        raise OptionError(f"onnx-ad gives no gradients: {reason}", where=option, hint=hint) from None
+    return Model(proto, model.path)
+
+
+def _modern(proto: ModelProto, elem_types: Mapping[str, int], ranks: Mapping[str, int]) -> ModelProto:
+    """``proto`` at opset `_KNOWN` at least, where it can be converted, else as it is; both maps are of its tensors."""
+    if any(o.domain in ("", "ai.onnx") and o.version >= _KNOWN for o in proto.opset_import):
+        return proto
+    told = ModelProto.FromString(proto.SerializeToString())
+    made = [o for n in proto.graph.node for o in n.output if o in ranks]
+    told.graph.value_info.extend(helper.make_tensor_value_info(n, elem_types[n], [None] * ranks[n]) for n in made)
+    try:
+        return version_converter.convert_version(told, _KNOWN)
+    except Exception:  # noqa: BLE001 (ConvertError is raised as a bare RuntimeError, and other domains are not known)
+        return proto
+
+
+def random_directions(rng: np.random.Generator, outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """A normal direction for each sample, divided by the size of the output."""
+    sizes = {n: float(np.sqrt(np.mean(y.astype(np.float64) ** 2))) or 1.0 for n, y in outputs.items()}
+    return {n: rng.standard_normal(y.shape) / sizes[n] for n, y in outputs.items()}

@@ -1,0 +1,93 @@
+"""How far a model's outputs move when the output of one of its matrix products does.
+
+For random directions v on the outputs, each output scaled to a mean square of 1, and g = d <v, outputs> / d Y at one
+row of Y: the outputs move by E (g'd)^2 = d' E[g g'] d in the mean square when the row moves by d. Rows count as
+independent, so that G = E[g g'] over rows, times their number, stands for all of Y (the factor of K-FAC, Martens and
+Grosse 2015, arXiv 1503.05671, that belongs to outputs). What removed inputs x of Y = W x do to the outputs follows from
+W' G W alone, which is small where a layer has more outputs than inputs (a classifier of thousands).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.calibration.gradients import Directions, differentiable, gate_gradients, random_directions
+from onnxprune.calibration.product_statistics import Product, samples_for
+from onnxprune.calibration.samples import CalibrationSet
+from onnxprune.labels.trace import Trace
+from onnxprune.progress import Progress, counted
+from onnxprune.running.batch_size import batch_size
+from onnxprune.running.session import Feeds
+
+Float = NDArray[np.float64]
+
+#: Samples are enough when their rows are many: as few as give every product so many rows, within these bounds.
+ROWS, FEWEST, MOST = 4096, 16, 64
+
+#: Activations, gates, and the gradients of both.
+_COPIES = 4
+
+
+def felt(
+    trace: Trace, weights: Mapping[str, Weighed], data: CalibrationSet, seed: int, progress: Progress
+) -> dict[str, Float]:
+    """V of each product [groups, rows, channels, taps] with V'V = W' G W, relative to the energy of the outputs.
+
+    Raises OptionError where there are no gradients.
+    """
+    products = {label: w.product for label, w in weights.items()}
+    wanted = samples_for(ROWS, products.values(), trace.shapes.shape)
+    data = data.head(min(MOST, max(FEWEST, wanted)))
+    size = data.run_size(batch_size(trace.model.graph, trace.shapes.shape, _COPIES))
+    first = next(data.batches(size))
+    count = len(next(iter(first.values())))
+    gates = {p.target: (count, *trace.shapes.shape[p.target][1:]) for p in products.values()}
+    part = differentiable(trace, gates, first, added=True)
+    elements = sum(math.prod(trace.shapes.shape[n][1:]) for n in part.outputs)
+    rng = np.random.default_rng(seed)
+    directed: Iterator[tuple[Feeds, Directions]] = ((f, partial(random_directions, rng)) for f in data.batches(size))
+    batches = counted(directed, "gradients on calibration data", data.runs(size), progress)
+    total: dict[str, Any] = dict.fromkeys(products, 0.0)
+    for gradients in gate_gradients(part, batches, str(trace.model.path or "model")):
+        for label, weighed in weights.items():
+            total[label] = total[label] + weighed.squares(gradients[weighed.product.target])
+    return {label: w.felt(total[label] / (data.count * elements)) for label, w in weights.items()}
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A product and its weight [groups, outputs, channels, taps]."""
+
+    product: Product
+    weight: Float = field(repr=False)
+
+    @property
+    def _narrow(self) -> bool:
+        """Whether W' G W is smaller than G."""
+        return self.product.columns < self.product.outputs
+
+    def squares(self, gradient: NDArray[Any]) -> Float:
+        """Sum over rows of g g' [groups, outputs, outputs], or W' g g' W [groups, columns, columns]."""
+        last = np.moveaxis(gradient, self.product.form.made, -1)
+        rows = last.reshape(-1, self.product.groups, self.product.outputs).astype(np.float64).transpose(1, 0, 2)
+        if self._narrow:
+            rows = np.matmul(rows, self._flat)
+        return np.asarray(np.matmul(rows.transpose(0, 2, 1), rows))
+
+    def felt(self, square: Float) -> Float:
+        """V, from the mean of squares."""
+        values, vectors = np.linalg.eigh(square)
+        root = (vectors * np.sqrt(np.maximum(values, 0))[:, None]) @ vectors.transpose(0, 2, 1)
+        whole = root if self._narrow else np.matmul(root, self._flat)
+        return np.asarray(whole.reshape(self.product.groups, -1, self.product.channels, self.product.taps))
+
+    @property
+    def _flat(self) -> Float:
+        return self.weight.reshape(*self.weight.shape[:2], -1)

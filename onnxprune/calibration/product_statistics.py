@@ -1,0 +1,311 @@
+"""What a model's matrix products see on calibration data: moments of their inputs, and sampled rows of their outputs.
+
+One pass over the data, a batch at a time. Of each product as many rows are drawn (seeded) as its number of columns
+asks for; rows of outputs, and whatever else is needed again, lie in a temporary folder, so that memory is bounded by
+a batch.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxprune.calibration.least_squares import Moments
+from onnxprune.calibration.samples import CalibrationSet
+from onnxprune.labels import ops
+from onnxprune.labels.labels import Tensor
+from onnxprune.labels.ops.table import Array, Linear, Rows
+from onnxprune.labels.output_parts import ends
+from onnxprune.model.graph import Graph, Node, Shape
+from onnxprune.model.onnx_model import Model
+from onnxprune.progress import Progress, silent
+from onnxprune.running import session as runtime
+from onnxprune.running.batch_size import batch_size
+from onnxprune.running.session import Feeds
+
+#: Rows drawn of a product, by its number of columns, within these bounds.
+ROWS_PER_COLUMN, LEAST_ROWS, MOST_ROWS = 16, 16384, 65536
+
+#: Products of more columns a group than this are not looked at: their moments would fill the memory.
+MOST_COLUMNS = 6144
+
+#: Up to so many columns a group, moments are kept of columns; above, of channels, every tap a row of its own.
+MOST_FINE = 1152
+
+
+@dataclass(frozen=True)
+class Product:
+    """A node that multiplies with a constant weight [groups, outputs, channels, taps].
+
+    ``beside``: the tensor that its output is added to, if that is all that is done with it and both are there by then.
+    """
+
+    node: Node
+    form: Linear = field(repr=False)
+    groups: int
+    outputs: int
+    channels: int
+    taps: int
+    beside: str = ""
+
+    @property
+    def columns(self) -> int:
+        """Columns in each group."""
+        return self.channels * self.taps
+
+    @property
+    def fine(self) -> bool:
+        """Whether moments are kept of each tap."""
+        return self.columns <= MOST_FINE
+
+    @property
+    def source(self) -> str:
+        """The tensor that it multiplies."""
+        return self.node.inputs[0]
+
+    @property
+    def target(self) -> str:
+        """The tensor that it makes."""
+        return self.node.outputs[0]
+
+    def targets_of(self, y: Array, rows: Rows) -> Array:
+        """Y at ``rows``: [rows, groups, outputs]."""
+        last = np.moveaxis(y, self.form.made, -1)
+        return np.asarray(last[np.unravel_index(rows, last.shape[:-1])].reshape(len(rows), self.groups, -1))
+
+    def rows_of(self, y: Array, batch: int, samples: int) -> Rows:
+        """Rows to draw of the output ``y`` of batch number ``batch``, of all that together have ``samples`` samples."""
+        there = y.size // y.shape[self.form.made]
+        wanted = min(MOST_ROWS, max(LEAST_ROWS, ROWS_PER_COLUMN * self.columns))
+        count = min(there, math.ceil(wanted * y.shape[0] / samples))
+        rng = np.random.default_rng([zlib.crc32(self.node.label.encode()), batch])
+        return np.sort(rng.choice(there, count, replace=False)).astype(np.int64)
+
+
+def products(model: Model, shapes: Mapping[str, Shape]) -> list[Product]:
+    """The matrix products of ``model`` whose weight is a constant in float, in order.
+
+    ``shapes``: of its tensors; constants have their own.
+    """
+    shapes = {**shapes, **{n: s for n, (_, s) in model.graph.constants.items()}}
+    found = []
+    for node in model.graph.nodes:
+        rule = ops.find(node)
+        known = all(n in shapes for n in (*node.inputs[:1], *node.outputs))
+        if rule is None or rule.linear is None or not known or node.inputs[1] not in model.graph.constants:
+            continue
+        inputs = [Tensor(n, shapes[n], shapes[n]) if n in shapes else None for n in node.inputs]
+        form = rule.linear(node, inputs)
+        array = model.array(node.inputs[1])
+        if form is None or array.dtype.kind != "f" or not _plain(node, form, len(shapes[node.inputs[0]])):
+            continue
+        groups, outputs, channels, taps = form.matrix(array).shape
+        if channels * taps <= MOST_COLUMNS:
+            found.append(Product(node, form, groups, outputs, channels, taps, _beside(model.graph, node, shapes)))
+    return found
+
+
+def samples_for(rows: int, found: Iterable[Product], shapes: Mapping[str, Shape]) -> int:
+    """How many samples give every product so many rows; ``shapes`` are those of one sample."""
+    own = [math.prod(shapes[p.target]) / shapes[p.target][p.form.made] / shapes[p.target][0] for p in found]
+    return max([1, *(math.ceil(rows / max(r, 1.0)) for r in own)])
+
+
+def _beside(graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> str:
+    (target, *_), outputs = node.outputs, {o.name for o in graph.outputs}
+    readers = [reader for reader, _ in graph.consumers.get(target, ())]
+    if len(readers) != 1 or target in outputs or ops.gathers_of(readers[0]) != "adds":
+        return ""
+    others = [n for n in readers[0].inputs if n != target]
+    fits = len(others) == 1 and others[0] not in graph.constants and shapes.get(others[0]) == shapes[target]
+    before = fits and (others[0] not in graph.producer or graph.producer[others[0]].index < node.index)
+    return others[0] if before else ""
+
+
+def _plain(node: Node, form: Linear, rank: int) -> bool:
+    """Whether Y = W . X + B without factors, and X is read in the order in which Y is made."""
+    scaled = form.alpha != 1 or (form.beta != 1 and len(node.inputs) > 2)
+    return not scaled and form.summed in (1, rank - 1) and (form.made == form.summed)
+
+
+@dataclass
+class Spill:
+    """Arrays in a folder, by name and batch: a file for each name, as thousands take long to make and to delete."""
+
+    folder: Path
+    _files: dict[str, _Rows] = field(default_factory=dict)
+    _count: int = 0
+
+    def put(self, name: str, batch: int, array: Array) -> None:
+        """Keep one batch of a tensor."""
+        if name not in self._files:
+            self._count += 1
+            self._files[name] = _Rows(self.folder / str(self._count))
+        self._files[name].append(batch, array)
+
+    def get(self, name: str, batch: int) -> Array:
+        """What was kept."""
+        return self._files[name].read(batch)
+
+    def names(self, prefix: str, batch: int) -> list[str]:
+        """The tensors of a batch whose names start so, without the start."""
+        return [n.removeprefix(prefix) for n, f in self._files.items() if batch in f.places and n.startswith(prefix)]
+
+    def drop(self, name: str) -> None:
+        """Forget all batches of a tensor."""
+        if name in self._files:
+            self._files.pop(name).path.unlink()
+
+
+@dataclass
+class _Rows:
+    """The batches of one tensor, one behind the other: where each begins, its type and its shape."""
+
+    path: Path
+    places: dict[int, tuple[int, np.dtype[Any], Shape]] = field(default_factory=dict)
+
+    def append(self, batch: int, array: Array) -> None:
+        with self.path.open("ab") as file:
+            self.places[batch] = (file.tell(), array.dtype, array.shape)
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+    def read(self, batch: int) -> Array:
+        start, dtype, shape = self.places[batch]
+        return np.fromfile(self.path, dtype, math.prod(shape), offset=start).reshape(shape)
+
+
+@contextmanager
+def spilling() -> Iterator[Spill]:
+    """A temporary folder for arrays."""
+    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+        yield Spill(Path(folder))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A batch of calibration samples by its number, and whether it is held out to judge by."""
+
+    number: int
+    samples: int
+    held_out: bool
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What was seen of a model on calibration data: for each product by node label, moments of its columns.
+
+    ``moments`` are of the samples to learn from, of columns or channels (`Product.fine`), without targets. ``spill``
+    holds for each part its feeds, rows of every product's output, every graph output and all ``ends`` of them.
+    """
+
+    products: Mapping[str, Product] = field(repr=False)
+    moments: Mapping[str, Moments] = field(repr=False)
+    spill: Spill = field(repr=False)
+    parts: tuple[Part, ...]
+    ends: tuple[str, ...] = ()
+
+    def head(self, samples: int) -> Observations:
+        """The same with about so many samples of either kind, at least a part of each; moments as they are."""
+        kept: list[Part] = []
+        for held in (False, True):
+            own = [p for p in self.parts if p.held_out == held]
+            share = samples * sum(p.samples for p in own) / sum(p.samples for p in self.parts)
+            count = max(1, round(share / own[0].samples)) if own else 0
+            kept += [own[i * len(own) // count] for i in range(min(count, len(own)))]
+        return replace(self, parts=tuple(kept))
+
+    def feeds(self, part: Part) -> Feeds:
+        """What the model was fed."""
+        return {n: self.spill.get(f"feed {n}", part.number) for n in self.spill.names("feed ", part.number)}
+
+    def rows_of(self, node: str, part: Part) -> tuple[Array, Rows]:
+        """What was drawn of a product's output [rows, groups, outputs], and where."""
+        return self.spill.get(f"target {node}", part.number), self.spill.get(f"rows {node}", part.number)
+
+    def beside(self, node: str, part: Part) -> Array:
+        """The same rows of what is added to that output."""
+        return self.spill.get(f"beside {node}", part.number)
+
+    def shape_of(self, node: str, part: Part) -> Shape:
+        """The shape of that output."""
+        return tuple(self.spill.get(f"shape {node}", part.number))
+
+    def output(self, name: str, part: Part) -> Array:
+        """A graph output."""
+        return self.spill.get(f"output {name}", part.number)
+
+
+def observe(
+    model: Model,
+    found: Sequence[Product],
+    data: CalibrationSet,
+    shapes: Mapping[str, Shape],
+    spill: Spill,
+    progress: Progress = silent,
+) -> Observations:
+    """Run ``model`` once over ``data``. Raises ModelError where onnxruntime cannot run it."""
+    where = str(model.path or "model")
+    outputs = [o.name for o in model.graph.outputs]
+    given = {*outputs, *(i.name for i in model.graph.inputs)}
+    joined = ends(model.graph)
+    seeing = (*joined, *(n for p in found for n in (p.source, p.target, p.beside)))
+    names = dict.fromkeys(n for n in seeing if n and n not in given)
+    seen = Observations(
+        {p.node.label: p for p in found},
+        {p.node.label: Moments.empty(p.groups, p.columns if p.fine else p.channels, 0, bias=True) for p in found},
+        spill,
+        (),
+    )
+    parts: list[Part] = []
+    with runtime.session(model, where, optimize=True, outputs=names) as active:
+        for held, own in zip((False, True), data.split(), strict=True):
+            for feeds in own.batches(batch_size(model.graph, shapes)):
+                part = Part(len(parts), len(next(iter(feeds.values()))), held)
+                values = {**feeds, **runtime.run(active, feeds, where)}
+                _take(seen, part, values, data.count)
+                for name in feeds:
+                    spill.put(f"feed {name}", part.number, feeds[name])
+                for name in dict.fromkeys((*outputs, *joined)):
+                    spill.put(f"output {name}", part.number, values[name])
+                parts.append(part)
+                progress("observe", sum(p.samples for p in parts), data.count)
+    return replace(seen, parts=tuple(parts), ends=joined)
+
+
+def _take(seen: Observations, part: Part, values: Feeds, samples: int) -> None:
+    for label, product in seen.products.items():
+        rows = product.rows_of(values[product.target], part.number, samples)
+        seen.spill.put(f"rows {label}", part.number, rows)
+        seen.spill.put(f"shape {label}", part.number, np.asarray(values[product.target].shape))
+        target = as_float(product.targets_of(values[product.target], rows))
+        seen.spill.put(f"target {label}", part.number, target)
+        if product.beside:
+            beside = as_float(product.targets_of(values[product.beside], rows))
+            seen.spill.put(f"beside {label}", part.number, beside)
+        if part.held_out:
+            continue
+        x = as_float(product.form.patches(values[product.source], values[product.target].shape, rows))
+        if product.fine:
+            x = x.reshape(len(rows), product.groups, -1)
+        else:
+            x = x.transpose(0, 3, 1, 2).reshape(-1, product.groups, product.channels)
+        seen.moments[label].add(x, np.zeros((*x.shape[:2], 0), np.float32))
+
+
+def as_float(array: Array) -> Array:
+    """In single precision, where it is a half."""
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+
+
+def centred(moments: Moments) -> Array:
+    """The covariance of the columns [groups, n, n], of moments with a column of ones."""
+    mean = moments.xx[:, -1, :-1] / moments.rows
+    return np.asarray(moments.xx[:, :-1, :-1] / moments.rows - mean[:, :, None] * mean[:, None, :])

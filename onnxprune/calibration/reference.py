@@ -1,0 +1,35 @@
+"""The original as it was seen on calibration data: what scores look at, and pruned models are compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from onnxprune.calibration.product_statistics import LEAST_ROWS, Observations, Spill, observe, products, samples_for
+from onnxprune.calibration.samples import CalibrationSet
+from onnxprune.labels.trace import Trace
+from onnxprune.model.onnx_model import Model
+from onnxprune.progress import Progress
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """``reference``: the original, its BatchNormalization folded if it will be; ``seen``: what it gives on ``data``."""
+
+    reference: Model = field(repr=False)
+    data: CalibrationSet
+    seen: Observations = field(repr=False)
+
+
+#: No more samples are looked at than give every product `observe.LEAST_ROWS` rows, but these: rows of one are alike.
+LEAST_SAMPLES = 64
+
+
+def learn(trace: Trace, reference: Model, data: CalibrationSet, spill: Spill, progress: Progress) -> Lesson:
+    """Run ``reference`` on as much of ``data`` as helps. Raises ModelError where onnxruntime cannot."""
+    shapes = trace.shapes.shape
+    found = products(reference, shapes)
+    taken = data.head(max(LEAST_SAMPLES, samples_for(LEAST_ROWS, found, shapes)))
+    if taken.count < data.count:
+        note = f"{taken.count} of {data.count} calibration samples are used: every layer finds positions enough in them"
+        taken = replace(taken, notes=(*taken.notes, note))
+    return Lesson(reference, taken, observe(reference, found, taken, shapes, spill, progress))

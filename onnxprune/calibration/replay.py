@@ -1,0 +1,85 @@
+"""A model run piece by piece on calibration data, so that weights can change on the way.
+
+Nodes are run in their order. Between two pieces the tensors that are still to be read lie in a `Spill`: no tensor is
+computed twice, and memory is bounded by a batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxprune.calibration.product_statistics import Observations, Part
+from onnxprune.labels.ops.table import Array
+from onnxprune.model.edits import Edits
+from onnxprune.model.onnx_model import Model
+from onnxprune.running import session as runtime
+from onnxprune.running.extract import excerpt
+
+
+@dataclass
+class Replay:
+    """``model`` on the samples of ``seen``, run as far as node ``at``. ``edits``: the weights that changed since."""
+
+    model: Model
+    seen: Observations
+    types: Mapping[str, int] = field(repr=False)  # element type of every tensor
+    at: int = 0
+    edits: Edits = field(default_factory=Edits)
+
+    def __post_init__(self) -> None:
+        """Nothing is computed yet."""
+        graph = self.model.graph
+        self._last = {name: max(node.index for node, _ in readers) for name, readers in graph.consumers.items()}
+        self._inputs = {i.name for i in graph.inputs}
+        self._live: set[str] = set()
+
+    def get(self, name: str, part: Part) -> Array:
+        """A graph input, or a live tensor."""
+        return self.seen.spill.get(f"{'feed' if name in self._inputs else 'replay'} {name}", part.number)
+
+    def free_name(self, stem: str) -> str:
+        """A name that no tensor has."""
+        graph = self.model.graph
+        taken = {*graph.constants, *graph.producer, *self.edits.added}
+        return next(n for i in itertools.count() if (n := stem + "_" * i) not in taken)
+
+    def give(self, constants: Mapping[str, NDArray[Any]], added: Mapping[str, NDArray[Any]], node: int) -> None:
+        """From here on, these weights; ``added`` is the bias that ``node`` had not."""
+        inputs = {**self.edits.inputs, **({node: {2: next(iter(added))}} if added else {})}
+        self.edits = replace(
+            self.edits,
+            constants={**self.edits.constants, **constants},
+            added={**self.edits.added, **added},
+            inputs=inputs,
+        )
+
+    def advance(self, stop: int) -> None:
+        """Run up to node ``stop``, without it. Raises ModelError where onnxruntime cannot."""
+        graph = self.model.graph
+        inside = graph.nodes[self.at : stop]
+        made = {o for n in inside for o in n.outputs if o}
+        read = dict.fromkeys(i for n in inside for i in (*n.inputs, *n.captured) if i)
+        needed = [n for n in read if n not in made and n not in graph.constants]
+        wanted = [
+            o for n in inside for o in n.outputs if o and self._last.get(o, -1) >= stop and o not in graph.constants
+        ]
+        if wanted:
+            types = {n: self.types.get(n) or TensorProto.FLOAT for n in needed}
+            part = excerpt(self.model.apply(self.edits), self.at, stop, types, wanted)
+            with runtime.session(part, "part of the pruned model", optimize=True) as active:
+                for step in self.seen.parts:
+                    results = runtime.run(active, {n: self.get(n, step) for n in needed}, "part of the pruned model")
+                    for name in wanted:
+                        self.seen.spill.put(f"replay {name}", step.number, np.asarray(results[name]))
+        self._live.update(wanted)
+        for name in [n for n in self._live if self._last.get(n, -1) < stop]:
+            self.seen.spill.drop(f"replay {name}")
+            self._live.discard(name)
+        self.at = stop

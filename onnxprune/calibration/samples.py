@@ -1,0 +1,198 @@
+"""Calibration data: a few hundred samples of what the model will see, unlabelled, streamed.
+
+A `CalibrationSet` says which samples are in use and reads them again on each pass, one batch at a time, so memory is
+bounded by a batch. Where they come from is a matter of `sources`, what one input takes of them of `inputs`, and how
+pixels become numbers of `images`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.calibration.images import Pixels
+from onnxprune.calibration.inputs import LABELS, Inputs, Sample
+from onnxprune.calibration.sources import Chunk, arrays, find
+from onnxprune.errors import DataError, OptionError
+from onnxprune.model.graph import Shape
+from onnxprune.model.onnx_model import Model
+from onnxprune.progress import Progress, counted, silent
+from onnxprune.running.session import Feeds
+
+#: How many samples are used where nothing else is said.
+DEFAULT_SAMPLES = 512
+
+#: What a source that is no place is called.
+IN_MEMORY = "arrays in memory"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where calibration data is and how to read it: the command line's options; README.md describes them.
+
+    ``source``: also arrays in memory, {input: [N, ...]}.
+    """
+
+    source: str | Mapping[str, NDArray[Any]]
+    samples: int = DEFAULT_SAMPLES
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    layout: str | None = None
+    color: str = "RGB"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plan and report write them."""
+        given = {**vars(self), "source": self.source if isinstance(self.source, str) else IN_MEMORY}
+        return {n: list(v) if isinstance(v, tuple) else v for n, v in given.items()}
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """Samples in use: ``count`` of them, ``unit`` at a time where the model takes no other number.
+
+    Every pass gives the same values in the same order.
+    """
+
+    source: str  # as given, for messages
+    inputs: Inputs = field(repr=False)
+    chunks: Callable[[], Iterable[Chunk]] = field(repr=False)
+    chosen: NDArray[np.int64] = field(repr=False)  # [count] positions in what is there, ascending
+    labelled: bool = False
+    notes: tuple[str, ...] = ()  # what a reader must not miss
+
+    @property
+    def count(self) -> int:
+        """Samples in use."""
+        return len(self.chosen)
+
+    def batches(self, size: int) -> Iterator[Feeds]:
+        """{input: [at most size, ...]} in order; of exactly as many as the model takes, where its batch is fixed."""
+        for feeds, _ in self.labelled_batches(size):
+            yield feeds
+
+    def labelled_batches(self, size: int) -> Iterator[tuple[Feeds, NDArray[Any] | None]]:
+        """As `batches`, each with its labels [size, ...], or None where the data has none."""
+        samples = self._samples()
+        while batch := list(islice(samples, self.run_size(size))):
+            labels = np.stack([s[LABELS] for s in batch]) if self.labelled else None
+            yield self.inputs.joined(batch), labels
+
+    def run_size(self, size: int) -> int:
+        """How many samples each batch holds where ``size`` is asked for; the last may hold fewer."""
+        return min(size, self.count) if self.inputs.any_batch else self.inputs.unit
+
+    def runs(self, size: int) -> int:
+        """How many batches there are."""
+        return -(-self.count // self.run_size(size))
+
+    def split(self, held_out: float = 0.2) -> tuple[CalibrationSet, CalibrationSet]:
+        """(fit, held out): every k-th sample is held out, at least one. A set that is one run of the model is both."""
+        units = self.chosen.reshape(-1, self.inputs.unit)
+        if len(units) < 2:
+            return self, self
+        held = _spread(len(units), min(max(round(held_out * len(units)), 1), len(units) - 1))
+        rest = np.setdiff1d(np.arange(len(units)), held)
+        return replace(self, chosen=units[rest].reshape(-1)), replace(self, chosen=units[held].reshape(-1))
+
+    def head(self, samples: int) -> CalibrationSet:
+        """At most so many samples, evenly spread, and never less than one run of the model takes."""
+        units = self.chosen.reshape(-1, self.inputs.unit)
+        wanted = min(max(samples // self.inputs.unit, 1), len(units))
+        return replace(self, chosen=units[_spread(len(units), wanted)].reshape(-1))
+
+    def _samples(self) -> Iterator[Sample]:
+        start = 0
+        for chunk in self.chunks():
+            first, last = np.searchsorted(self.chosen, (start, start + chunk.size))
+            if last > first:
+                yield from chunk.read((self.chosen[first:last] - start).tolist())
+            start += chunk.size
+            if last == len(self.chosen):
+                return
+
+
+def load(
+    source: str | Mapping[str, NDArray[Any]],
+    model: Model,
+    shapes: Mapping[str, Shape],
+    *,
+    samples: int = DEFAULT_SAMPLES,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    layout: str | None = None,
+    color: str = "RGB",
+    progress: Progress = silent,
+) -> CalibrationSet:
+    """Find the samples at ``source`` and read those in use once, so that what is wrong is said now.
+
+    ``source``: a folder, a glob, a .npy, .npz, image or .txt file, module:function, or arrays. ``shapes``: of the
+    model's inputs, as analysed. ``samples``: how many to use, evenly spread over what is there; of what a function
+    yields, the first. Raises DataError, and OptionError for options that do not fit.
+    """
+    if samples < 1:
+        raise OptionError(f"must be at least 1, not {samples}", where="--samples")
+    pixels = Pixels(tuple(mean), tuple(std), layout, color)
+    inputs = Inputs.of(model, shapes, pixels)
+    if not isinstance(source, str):
+        held = arrays(source, inputs, IN_MEMORY)
+        return _checked(IN_MEMORY, inputs, lambda: [held], held.size, samples, progress)
+    found = find(source, inputs, samples)
+    return _checked(source, inputs, found.chunks, found.size, samples, progress)
+
+
+def from_arrays(
+    data: Mapping[str, NDArray[Any]], model: Model, shapes: Mapping[str, Shape], *, labels: NDArray[Any] | None = None
+) -> CalibrationSet:
+    """All samples of arrays in memory, {input: [N, ...]}. Raises DataError where they do not fit the model."""
+    inputs = Inputs.of(model, shapes, Pixels())
+    held = {**data, **({} if labels is None else {LABELS: labels})}
+    chunk = arrays(held, inputs, "calibration data")
+    return _checked(IN_MEMORY, inputs, lambda: [chunk], chunk.size, chunk.size, silent)
+
+
+def _checked(
+    source: str,
+    inputs: Inputs,
+    chunks: Callable[[], Iterable[Chunk]],
+    available: int,
+    samples: int,
+    progress: Progress,
+) -> CalibrationSet:
+    """The set, each of its samples read once."""
+    unit = inputs.unit
+    if available < unit:
+        few = f"holds {available} samples" if available else "holds no samples"
+        raise DataError(few, where=source, hint=f"the model takes {unit} at a time" if unit > 1 else "")
+    units = np.arange(available // unit * unit).reshape(-1, unit)
+    chosen = units[_spread(len(units), min(max(samples // unit, 1), len(units)))].reshape(-1)
+    pixels = any(c.pixels for c in islice(chunks(), 1))
+    labels: set[bool] = set()
+    found = CalibrationSet(source, inputs, chunks, chosen)
+    for sample in counted(found._samples(), "reading calibration data", found.count, progress):  # noqa: SLF001
+        labels.add(LABELS in sample)
+    if len(labels) > 1:
+        raise DataError(f"only some of the files have '{LABELS}'", where=source, hint="give all of them or none")
+    return replace(
+        found, labelled=labels == {True}, notes=tuple(_notes(inputs, available, chosen, samples, pixels=pixels))
+    )
+
+
+def _notes(inputs: Inputs, available: int, chosen: NDArray[np.int64], samples: int, *, pixels: bool) -> Iterator[str]:
+    left = available % inputs.unit if len(chosen) < samples else 0
+    if left:
+        yield f"{left} of {available} calibration samples do not fill a batch of {inputs.unit}, and are left out"
+    given = bool(inputs.pixels.mean or inputs.pixels.std)
+    if pixels and not given:
+        yield "calibration pixels are fed as 0..255: --mean and --std, where the model was trained on another range"
+    if given and not pixels:
+        yield "--mean and --std have no effect: calibration samples are taken as they are"
+
+
+def _spread(available: int, wanted: int) -> NDArray[np.int64]:
+    """``wanted`` of ``available`` positions, evenly spread, ascending."""
+    return ((np.arange(wanted) * 2 + 1) * available // (2 * wanted)).astype(np.int64)

@@ -1,0 +1,222 @@
+"""Options from a file: ``onnxprune.toml``, or ``[tool.onnxprune]`` of ``pyproject.toml``; the command line wins.
+
+align = 16                      # names and values as on the command line
+exclude = ["up4*", "/head/*"]   # what is repeatable takes a list
+fuse-bn = false                 # --no-fuse-bn
+
+[[model]]                       # one for each model, with options of its own
+path = "a.onnx"
+ratio = 0.5
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from onnxprune.cli import help_sections as sections
+from onnxprune.errors import OnnxPruneError, OptionError, nearest
+
+#: Where options are looked for in the current folder, in this order.
+NAMES = ("onnxprune.toml", "pyproject.toml")
+
+#: Options that a file does not set, or that name what is read.
+_NOT_IN_FILES, _READ = ("config", "help"), ("model", "plan_path", "config")
+
+#: What other commands take from the file, by parameter name: what is as true of the model there. The last are how
+#: calibration data is read, and mean nothing without any.
+_SHARED, _OF_DATA = (
+    ("input_shapes", "exclude", "target", "dtype", "seed", "lang", "source"),
+    ("samples", "mean", "std", "layout", "color"),
+)
+
+#: What is given instead of what else.
+_INSTEAD = {"ratio": "budget", "budget": "ratio"}
+
+_FILE, _ARGS = "onnxprune.config", "onnxprune.args"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a file says: options by parameter name, and of each model its path and its own options."""
+
+    path: Path | None = None
+    options: Mapping[str, Any] | None = None
+    models: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+
+    def of(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of a model with options of its ``own``."""
+        general = {n: v for n, v in (self.options or {}).items() if _INSTEAD.get(n) not in own}
+        return {**general, **own}
+
+    def about(self, model: str | None) -> dict[str, Any]:
+        """The options of the model at this path, be it what is pruned or what comes of it."""
+        places = [] if model is None else [o for path, o in self.models if model in (path, o.get("output"))]
+        return self.of(places[0] if places else {})
+
+
+def load(path: Path | None, parameters: Sequence[click.Parameter]) -> Config:
+    """The file at ``path``, or that of the current folder, or none. Raises OptionError."""
+    if path is None:
+        path = next((p for p in map(Path, NAMES) if p.is_file() and _table(p) is not None), None)
+        if path is None:
+            return Config()
+    found = _table(path)
+    if found is None:
+        raise OptionError("has no table [tool.onnxprune]", where=str(path))
+    models = found.pop("model", [])
+    if not isinstance(models, list) or not all(isinstance(m, dict) for m in models):
+        raise OptionError("'model' is not a list of tables", where=str(path), hint="write [[model]] above each")
+    names = {flag: p for p in parameters if isinstance(p, click.Option) and (flag := _flag(p)) not in _NOT_IN_FILES}
+    listed = []
+    for number, own in enumerate(models, 1):
+        where = f"{path}, model {number}"
+        place = own.pop("path", None)
+        if not isinstance(place, str):
+            raise OptionError("has no path", where=where, hint='path = "model.onnx"')
+        listed.append((place, dict(_options(own, names, where, ("path",)))))
+    return Config(path, dict(_options(found, names, str(path), ("model",))), tuple(listed))
+
+
+def _table(path: Path) -> dict[str, Any] | None:
+    """All of the file, or of a pyproject.toml our table; None where there is none. Raises OptionError."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OptionError(f"cannot read the options: {reason}", where=str(path)) from None
+    if path.name != "pyproject.toml":
+        return found
+    table = found.get("tool", {}).get("onnxprune")
+    return table if isinstance(table, dict) else None
+
+
+def _flag(parameter: click.Parameter) -> str:
+    """An option's long name: as it is on the command line."""
+    return next((o[2:] for o in parameter.opts if o.startswith("--")), parameter.name or "")
+
+
+def _options(
+    given: Mapping[str, Any], names: Mapping[str, click.Option], where: str, others: Sequence[str]
+) -> Iterator[tuple[str, Any]]:
+    for key, value in given.items():
+        if key not in names:
+            raise OptionError(f"unknown key '{key}'", where=where, hint=nearest(key, [*names, *others]))
+        option = names[key]
+        if isinstance(value, bool) != bool(option.is_flag) or isinstance(value, dict):
+            kind = "true or false" if option.is_flag else "a list of values" if option.multiple else "a value"
+            raise OptionError(f"'{key}' is {kind}, not {value!r}", where=where)
+        values = [str(v) for v in value] if isinstance(value, list) else [value]
+        yield str(option.name), values if option.multiple else ",".join(values) if isinstance(value, list) else value
+
+
+def read(ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
+    """``--config``: take the defaults of the other options from the file. A click callback, before all others."""
+    if ctx.default_map is None and not ctx.resilient_parsing:
+        found = ctx.meta[_FILE] = load(value, ctx.command.params)
+        ctx.default_map = found.of({})
+    return value
+
+
+def overruled(ctx: click.Context, name: str, other: str) -> bool:
+    """Whether option ``name`` comes from the file, and ``other``, which is instead of it, from the command line."""
+    sources = [ctx.get_parameter_source(n) for n in (name, other)]
+    return sources == [ParameterSource.DEFAULT_MAP, ParameterSource.COMMANDLINE]
+
+
+class Configured(click.Command):
+    """A command with an option ``--config`` and an argument ``model``: run for the one given, or each in the file."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep what was given: it is read again for each model."""
+        ctx.meta.setdefault(_ARGS, tuple(args))
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """In sections."""
+        sections.write(ctx, formatter, sections.PRUNE)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run for each model; the largest exit code of all."""
+        config, args, model = ctx.meta[_FILE], ctx.meta[_ARGS], ctx.params["model"]
+        if config.path is not None and not ctx.params["quiet"]:
+            click.echo(f"options: {config.path}")
+        own = [o for path, o in config.models if model is not None and Path(path) == model]
+        if model is not None or not config.models:
+            return super().invoke(self._again(ctx, args, config.of(own[0])) if own else ctx)
+        runs = [(p, self._again(ctx, [*args, "--", p], config.of(own))) for p, own in config.models]
+        self._places_differ([run for _, run in runs], str(config.path))
+        codes = [0]
+        for path, run in runs:
+            if len(runs) > 1 and not run.params["quiet"]:
+                click.echo(f"\n== {path}")
+            try:
+                with run:
+                    codes.append(super().invoke(run) or 0)
+            except OnnxPruneError as error:
+                click.echo(f"onnxprune: {error}", err=True)
+                codes.append(int(error.exit_code))
+        return max(codes)
+
+    def _again(self, ctx: click.Context, args: Sequence[str], options: Mapping[str, Any]) -> click.Context:
+        return self.make_context(ctx.info_name, list(args), parent=ctx.parent, default_map=dict(options))
+
+    def _places_differ(self, runs: Sequence[click.Context], where: str) -> None:
+        """No model writes over what another has written. Raises OptionError."""
+        for option in self.params:
+            if isinstance(option.type, click.Path) and option.name not in _READ:
+                places = [p for run in runs if (p := run.params[str(option.name)]) is not None]
+                if len(set(places)) < len(places):
+                    what = f"--{_flag(option)} names one file for several models"
+                    raise OptionError(what, where=where, hint="set it below each [[model]]")
+
+
+class Informed(click.Command):
+    """A command that takes from the file what it shares with `prune`: about the model named first, or all of them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Make what the file says the defaults of all options of the same name."""
+        if ctx.default_map is None and not ctx.resilient_parsing:
+            ctx.default_map = self._defaults(ctx, args)
+        return super().parse_args(ctx, args)
+
+    def _defaults(self, ctx: click.Context, args: Sequence[str]) -> dict[str, Any]:
+        from onnxprune.cli.commands.prune import prune
+
+        given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        place = next((given.get(str(p.name)) for p in self.params if isinstance(p, click.Argument)), None)
+        named = given.get("config")
+        config = load(Path(named) if named else None, prune.params)
+        found = config.about(place)
+        shared = (*_SHARED, *(_OF_DATA if given.get("source") or found.get("source") else ()))
+        own = {p.name for p in self.params}
+        defaults = {name: found[name] for name in shared if name in found and name in own}
+        if defaults:
+            click.echo(f"options: {config.path}")
+        return defaults
+
+
+def informed(name: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command with ``--config``, and what the file says."""
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        option = click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            expose_value=False,
+            help="Take what is said there of the model, the target and the data from this file of options. "
+            "[default: onnxprune.toml or pyproject.toml here]",
+        )
+        return click.command(name, cls=Informed)(option(function))
+
+    return decorate

@@ -1,0 +1,184 @@
+"""Text about runs of `prune` and `inspect`. All figures come from the report value."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from onnxprune.cli.printing.terminal import table
+from onnxprune.errors import thousands
+from onnxprune.labels.plan import AxisKept, Plan
+from onnxprune.model.onnx_model import Model
+from onnxprune.report.run_report import Check, Inspection, Learnt, Report, SizeReport
+
+
+def placed(report: Report, output: str, checks: Sequence[Check], given: Sequence[str]) -> Report:
+    """The report with the place where the model goes, what was checked, and the command line, ``given``."""
+    return replace(report, output=output, checks=tuple(checks), command=shlex.join(["onnxprune", *given]))
+
+
+def size_row(name: str, size: SizeReport) -> tuple[str, ...]:
+    """A row of a table of sizes."""
+    change = f"{100 * (size.ratio - 1):+.1f} %" if size.after != size.before else "unchanged"
+    return (name, thousands(size.before), thousands(size.after), change)
+
+
+def report_text(report: Report, beside: Mapping[str, str]) -> list[str]:
+    """What a reviewer asks: widths, sizes, both errors, and where the files are; ``beside``: others than the model."""
+    asked = not report.options.get("budget")  # which says nothing of single groups
+    rows = [
+        (
+            g.name,
+            str(g.width),
+            str(g.kept),
+            *([f"{100 * g.asked:.1f} %"] if asked else []),
+            f"{100 * g.achieved:.1f} %",
+            g.note,
+        )
+        for g in report.groups
+    ]
+    parts: list[str] = []
+    if rows:
+        header = ("group", "width", "kept", *(["asked"] if asked else []), "removed", "")
+        parts.append(table(header, rows, right=frozenset(range(1, len(header) - 1))))
+    sizes = [
+        size_row("prunable channels", report.channels),
+        size_row("parameters", report.parameters),
+        size_row("MACs", report.macs),
+        size_row("bytes", report.file_bytes),
+        *(size_row(name, size) for name, size in report.costs.items()),
+    ]
+    parts.append(table(("", "before", "after", ""), sizes, right=frozenset({1, 2, 3})))
+    parts.append("\n".join([*_verdict(report), *_places(report, beside)]))
+    return parts
+
+
+def _verdict(report: Report) -> Iterator[str]:
+    budget = report.options.get("budget")
+    asked = f"budget {budget}" if budget else f"asked for {100 * report.asked:.2f} %"
+    yield f"channels removed: {100 * report.achieved:.2f} % ({asked})"
+    if report.lossless or report.options.get("lossless"):
+        gone = report.channels.before - report.channels.after
+        yield f"lossless: {thousands(report.lossless)} of the {thousands(gone)} removed channels were dead or constant"
+    proof = report.proof
+    if proof is None:
+        yield "rewrite error: not checked (--check-n 0)"
+    else:
+        shapes = ", ".join(f"{n}:{','.join(map(str, s))}" for n, s in proof.shapes.items())
+        limit = f"limit {proof.rtol:.0e}"
+        inputs = f"{proof.samples} inputs of {shapes}"
+        yield f"rewrite error: {proof.rewrite_error:.1e} of the output's range ({limit}), {inputs}"
+        yield f"               {proof.inside_error:.1e} at most at {len(proof.inside)} tensors inside the network"
+        for error in proof.excused():
+            moved = f"max abs {error.max_abs:.1e}, where rounding alone moves the original by {error.noise:.1e}"
+            yield f"               '{error.name}' is over the limit: {moved}"
+        for error in proof.pruning:
+            figures = f"cosine {error.cosine:.4f}, SNR {error.snr_db:.1f} dB, max abs {error.max_abs:.3g}"
+            yield f"pruning error: '{error.name}' {figures}, on random inputs"
+    if report.learnt is not None:
+        yield from _learnt(report.learnt)
+    yield from (f"note: {note}" for note in report.notes)
+
+
+def _places(report: Report, beside: Mapping[str, str]) -> Iterator[str]:
+    """Where the files are, and what is to be done now."""
+    if report.output:
+        yield f"written: {report.output}"
+    else:
+        yield "failed: no model was written" if report.failed else "dry run: no model was written"
+    yield from (f"{what}: {path}" for what, path in beside.items())
+    yield f"next: {_next(report)}"
+
+
+def _next(report: Report) -> str:
+    if report.failed:
+        return "other options, or another limit"
+    if not report.output:
+        return "the same without --dry-run writes the model"
+    if report.channels.after == report.channels.before:
+        if any(g.note for g in report.groups):
+            return "a smaller --align, or another --target: no width can be narrower and a multiple as these ask for"
+        return "a larger --ratio or a --budget, or onnxprune inspect, which says what cannot be pruned and why"
+    if report.learnt is not None:
+        return "measure its accuracy on your own test set, then onnxprune rknn --target NAME compiles it"
+    return "fine-tune it by its plan (--save-plan), or prune with --data, which makes up for what went without training"
+
+
+def _learnt(learnt: Learnt) -> Iterator[str]:
+    nearest = min(learnt.tried, key=lambda t: t.distance, default=None)
+    for tried in learnt.tried:
+        taken = ", taken" if tried is nearest else ""
+        yield f"tried: {tried.way}: noise {100 * tried.distance:.2f} % of the signal on held-out samples{taken}"
+    yield (
+        f"compensated: {learnt.solved} of {learnt.layers} layers solved anew" if learnt.solved else "compensated: none"
+    )
+    if learnt.steps:
+        best = f"the best after {learnt.best_step}" if learnt.best_step else "to no avail: left as it was"
+        yield f"trained: {learnt.steps} steps on the original's outputs, {best}"
+    how = " by compensation" if learnt.solved or learnt.best_step else ""
+    for before, after in zip(learnt.pruned, learnt.final, strict=True):
+        change = f"cosine {before.cosine:.4f} -> {after.cosine:.4f}, SNR {before.snr_db:.1f} -> {after.snr_db:.1f} dB"
+        yield f"output error: '{after.name}' {change}{how}, on {learnt.held_out} held-out of {learnt.samples} samples"
+
+
+def plan_text(plan: Plan, model: Model) -> str:
+    """Every slice that goes, in the order of the graph, with the parameters that go with it."""
+    lines = []
+    readers = model.graph.consumers
+    sources = {**{n: n for n in plan.initializers}, **{n: of for n, (of, _, _) in plan.copies.items()}}
+    order = {n: readers[s][0][0].index for n, s in sources.items() if readers.get(s)}
+    total = 0
+    for name in sorted(plan.initializers, key=lambda n: order.get(n, 0)):
+        shape = list(model.graph.constants[sources[name]][1])
+        for axis in plan.initializers[name]:
+            kept = int(axis.keep.shape[-1])
+            count = math.prod(shape) // shape[axis.axis] * (axis.size - kept)
+            shape[axis.axis] = kept
+            total += count
+            node = readers[sources[name]][0][0]
+            widths = f"{axis.size} -> {kept}, -{thousands(count)} parameters"
+            lines.append(f"{node.op} {node.label}: {name} axis {axis.axis}, {widths}, {_gone(axis)}")
+    return "\n".join([*lines, f"-{thousands(total)} parameters in all"])
+
+
+def _gone(axis: AxisKept) -> str:
+    return f"removed {axis.removed or 'none'}" + (" in its first block" if axis.keep.ndim > 1 and axis.removed else "")
+
+
+def inspection_text(found: Inspection, *, verbose: bool) -> list[str]:
+    """Groups, then what is held and why."""
+    rows = [
+        (
+            g.name,
+            str(g.width),
+            thousands(g.parameters),
+            thousands(g.macs),
+            str(len(g.nodes)),
+            _extra(g.equal_rows, g.heads),
+        )
+        for g in found.groups
+    ]
+    parts: list[str] = []
+    if rows:
+        parts.append(table(("group", "width", "parameters", "MACs", "nodes", ""), rows, right=frozenset({1, 2, 3, 4})))
+    if verbose:
+        parts.extend(f"{g.name}\n" + "\n".join(f"  {n}" for n in g.nodes) for g in found.groups)
+    if found.held:
+        held = [(h.node, f"{h.held} of {h.width}", h.reasons[0] if h.reasons else "") for h in found.held]
+        header = ("node", "channels", "because")
+        parts.append(table(header, held, right=frozenset({1}), title="cannot be pruned:"))
+    shapes = ", ".join(f"{n}:{','.join(map(str, s))}" for n, s in found.input_shapes.items())
+    total = sum(h.held for h in found.held)
+    parts.append(
+        f"{thousands(found.channels)} prunable channels in {len(found.groups)} groups, {thousands(found.lossless)} of "
+        f"them lossless, {thousands(total)} output channels held; "
+        f"{thousands(found.cost.parameters)} parameters, {thousands(found.cost.macs)} MACs at {shapes}"
+    )
+    return parts
+
+
+def _extra(rows: int, heads: int) -> str:
+    equal = f"equal counts in {rows} rows" if rows > 1 else ""
+    return f"whole heads of {heads}, and {equal}" if heads else equal

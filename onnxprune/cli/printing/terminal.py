@@ -1,0 +1,135 @@
+"""Where text goes: on a terminal tables with rules and colours, and what is being done; elsewhere plain, stable lines.
+
+Standard output and standard error are each looked at alone. NO_COLOR and TERM=dumb are respected.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from onnxprune.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Row = tuple[str, ...]
+
+
+class Table(str):
+    """A table as plain text, its columns padded with spaces; a terminal gets it from its rows."""
+
+    heading: str
+    header: Row
+    rows: Sequence[Row]
+    right: frozenset[int]
+
+    __slots__ = ("header", "heading", "right", "rows")
+
+    def __new__(cls, header: Row, rows: Iterable[Row], right: frozenset[int], title: str) -> Table:  # noqa: PYI034 (not of 3.10)
+        """Lay it out."""
+        rows = list(rows)
+        lines = [header, *rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+        text = "\n".join(
+            "  ".join(
+                cell.rjust(w) if i in right else cell.ljust(w)
+                for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        )
+        made = super().__new__(cls, f"{title}\n{text}" if title else text)
+        made.header, made.rows, made.right, made.heading = header, rows, right, title
+        return made
+
+
+def table(header: Row, rows: Iterable[Row], *, right: frozenset[int] = frozenset(), title: str = "") -> Table:
+    """A table; ``right``: columns of numbers."""
+    return Table(header, rows, right, title)
+
+
+def show(parts: Sequence[str]) -> None:
+    """Print tables and paragraphs, with an empty line between them."""
+    if not sys.stdout.isatty():
+        click.echo("\n\n".join(parts))
+        return
+    console = _console(stderr=False)
+    for number, part in enumerate(parts):
+        if number:
+            console.print()
+        if isinstance(part, Table):
+            _table(console, part)
+        else:
+            _paragraph(console, part)
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, no_color=bool(os.environ.get("NO_COLOR")) or None)
+
+
+def _table(console: Console, part: Table) -> None:
+    from rich import box
+    from rich.table import Table as Ruled
+    from rich.text import Text
+
+    ruled = Ruled(
+        title=part.heading or None, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
+    )
+    for index, name in enumerate(part.header):
+        ruled.add_column(Text(name), justify="right" if index in part.right else "left", overflow="fold")
+    for row in part.rows:
+        ruled.add_row(*(Text(c, style="green" if c.startswith("-") and c.endswith("%") else "") for c in row))
+    console.print(ruled)
+
+
+def _paragraph(console: Console, part: str) -> None:
+    """Lines; what stands before a colon is set apart."""
+    from rich.text import Text
+
+    for line in part.splitlines():
+        text = Text(line)
+        label, colon, _ = line.partition(": ")
+        if colon and len(label) < 20 and not line.startswith(" "):
+            text.stylize("bold yellow" if label == "note" else "bold cyan", 0, len(label))
+        console.print(text, soft_wrap=True)
+
+
+@contextmanager
+def status() -> Iterator[Progress]:
+    """On a terminal, what is being done, with a bar where it is counted, and then the time of each stage."""
+    if not sys.stderr.isatty():
+        yield silent
+        return
+    from rich import progress as bars
+
+    columns = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"), bars.BarColumn(), bars.TimeElapsedColumn())
+    console, seconds = _console(stderr=True), dict[str, float]()
+    with bars.Progress(*columns, console=console, transient=True) as shown:
+        task = shown.add_task("", total=None)
+        current, since = "", time.perf_counter()
+
+        def tell(stage: str, done: int = 0, total: int = 0, /) -> None:
+            nonlocal current, since
+            if stage != current:
+                now = time.perf_counter()
+                seconds[current] = seconds.get(current, 0.0) + now - since
+                current, since = stage, now
+                shown.reset(task)
+            shown.update(task, description=stage, completed=done, total=total or None)
+
+        try:
+            yield tell
+        finally:
+            tell("")
+    width = max(map(len, seconds))
+    for stage, spent in seconds.items():
+        if stage:
+            console.print(f"{stage:<{width}}  {spent:6.1f} s", style="dim", markup=False)

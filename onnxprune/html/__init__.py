@@ -1,7 +1,0 @@
-"""Reports as one HTML page that opens offline: no network, no fonts, no files beside it."""
-
-from onnxprune.html.comparison import comparison
-from onnxprune.html.page import page
-from onnxprune.html.strings import LANGUAGES, of_locale
-
-__all__ = ["LANGUAGES", "comparison", "of_locale", "page"]

@@ -1,0 +1,1 @@
+"""Which channels matter: a score for each."""

@@ -1,0 +1,201 @@
+"""What removing a channel costs at its consumers, after the other channels have taken over what they can.
+
+For a consumer Y = W x with covariance C of its inputs, H = C + damping: removing the columns B of a channel and
+solving for the rest anew costs
+
+    cost(B) = tr(W_B ([H^-1]_BB)^-1 W_B')          W   -= W_B ([H^-1]_BB)^-1 [H^-1]_B:
+                                                    H^-1 -= [H^-1]_:B ([H^-1]_BB)^-1 [H^-1]_B:
+
+and the cheapest goes first, again and again (optimal brain surgery by structure: OBC, arXiv 2208.11580; ZipLM,
+2302.04089). The costs at all consumers of a group add up, each divided by the energy of the consumer's output, so
+that they compare between layers. A consumer whose own outputs go with the channel, as a depthwise convolution's do,
+costs nothing: what is missed there is missed by nobody but its readers, which count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.calibration.output_curvature import Weighed, felt
+from onnxprune.calibration.product_statistics import Observations, Product, centred
+from onnxprune.importance.criterion import Scorer, Scores, Subject
+from onnxprune.importance.magnitude import l2
+from onnxprune.labels.groups import Group, Groups
+from onnxprune.labels.trace import Trace
+from onnxprune.model.onnx_model import Model
+
+Float = NDArray[np.float64]
+Positions = NDArray[np.int64]
+
+DAMPING = 1e-2  #: of the mean variance of the columns
+
+#: The greedy order stops where this share of a group is left: further it is not followed in any sensible plan.
+_LEAST_LEFT = 0.04
+
+#: Of the channels left, the share that goes in one step.
+_STEP = 1 / 32
+
+
+@dataclass
+class _Consumer:
+    """One group of one product, as far as it reads one group of channels: the state of the elimination.
+
+    ``columns``: for each multiplicity b, the positions of units in the group [k] and their columns [k, b].
+    """
+
+    inverse: Float  # [n, n]
+    weight: Float  # [m, n]
+    scale: float
+    columns: dict[int, tuple[Positions, Positions]]
+
+    def costs(self, alive: NDArray[np.bool_]) -> Float:
+        """What each unit of the group would cost now [width]; 0 of those that are not read here."""
+        found = np.zeros(len(alive))
+        for units, columns in self.columns.values():
+            left = alive[units]
+            own = columns[left]
+            block = np.linalg.inv(self.inverse[own[:, :, None], own[:, None, :]])
+            part = self.weight.T[own]  # [k, b, m]
+            found[units[left]] = np.einsum("kbm,kbm->k", np.matmul(block, part), part) * self.scale
+        return found
+
+    def remove(self, units: Positions) -> None:
+        """Eliminate units, letting the others take over."""
+        gone = [c[np.isin(u, units)].reshape(-1) for u, c in self.columns.values()]
+        own = np.concatenate(gone) if gone else np.zeros(0, np.int64)
+        if not len(own):
+            return
+        share = np.linalg.solve(self.inverse[np.ix_(own, own)], self.inverse[own])
+        self.weight -= self.weight[:, own] @ share
+        self.inverse -= self.inverse[:, own] @ share
+        self.inverse[own, own] = 1.0  # what is gone stays regular, and is not looked at again
+
+
+def reconstruction(subject: Subject) -> Scorer:
+    """Relative error at a channel's consumers when it goes in its turn.
+
+    A channel that no product reads counts as its share of the squares of its group's l2 scores.
+    """
+    return _scorer(subject, {})
+
+
+def output(subject: Subject) -> Scorer:
+    """How far the model's outputs move when a channel goes in its turn. Raises OptionError without gradients.
+
+    As `reconstruction`, but an error counts by where it leads (`onnxprune.calibration.output_curvature`), not by its
+    size.
+    """
+    assert subject.lesson is not None
+    fit, _ = subject.samples.split()
+    weights = {n: Weighed(p, _weight(subject.lesson.reference, p)) for n, p in subject.lesson.seen.products.items()}
+    return _scorer(subject, felt(subject.trace, weights, fit, subject.seed, subject.progress))
+
+
+def _weight(model: Model, product: Product) -> Float:
+    """[groups, outputs, channels, taps]."""
+    return np.asarray(product.form.matrix(model.array(product.node.inputs[1]).astype(np.float64)))
+
+
+def _scorer(subject: Subject, weighs: Mapping[str, Float]) -> Scorer:
+    assert subject.lesson is not None
+    reader = _Reader(subject.trace, subject.lesson.reference, subject.lesson.seen, weighs)
+    known: dict[bytes, Scores] = {}
+
+    def score(groups: Groups) -> list[Scores]:
+        for group in groups:
+            key = group.units.tobytes()
+            if key not in known:
+                consumers = [c for p in reader.seen.products.values() for c in reader.consumers(group, p)]
+                known[key] = _eliminated(consumers, group.width) if consumers else _share(subject, group)
+        return [known[group.units.tobytes()] for group in groups]
+
+    return score
+
+
+def _share(subject: Subject, group: Group) -> Scores:
+    square = l2(subject.weights_of(group)) ** 2
+    return np.asarray(square / max(float(square.sum()), 1e-30))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Who reads a group's channels, with which weights."""
+
+    trace: Trace
+    model: Model
+    seen: Observations
+    weighs: Mapping[str, Float]  # by product: its weight as outputs feel it; else errors are relative to its energy
+
+    def consumers(self, group: Group, product: Product) -> list[_Consumer]:
+        """The groups of ``product`` that read channels of ``group``."""
+        tensor = self.trace.tensors.get(product.source)
+        layer = tensor.along(product.form.summed) if tensor else None
+        if layer is None or len(layer.axes) > 1:
+            return []
+        unit = self.trace.unit[layer.labels.reshape(-1)].reshape(product.groups, product.channels)
+        if not np.isin(unit, group.units).any():
+            return []
+        weighed = self.weighs.get(product.node.label)
+        weight = _weight(self.model, product) if weighed is None else weighed
+        covariance = centred(self.seen.moments[product.node.label])
+        if product.fine:
+            weight = weight.reshape(*weight.shape[:2], -1)
+            unit = unit.repeat(product.taps, axis=1)
+        else:
+            weight = weight.transpose(0, 1, 3, 2).reshape(product.groups, -1, product.channels)
+        energy = float((np.matmul(weight, covariance) * weight).sum())
+        made = self._made(product)
+        found = []
+        for part in range(product.groups):
+            columns = _columns(unit[part], group.units)
+            if columns and energy > 0 and not np.isin(made[part], unit[part]).all():  # else its outputs go too
+                damping = DAMPING * float(np.diag(covariance[part]).mean()) + 1e-12
+                inverse = np.linalg.inv(covariance[part] + damping * np.eye(len(covariance[part])))
+                scale = 1 / energy if weighed is None else 1.0
+                found.append(_Consumer(inverse, weight[part].copy(), scale, columns))
+        return found
+
+    def _made(self, product: Product) -> Positions:
+        """The unit of each output channel [groups, outputs], -1 where it has none."""
+        tensor = self.trace.tensors[product.target]
+        layer = tensor.along(product.form.made)
+        if layer is None or len(layer.axes) > 1:
+            return np.full((product.groups, product.outputs), -1)
+        return self.trace.unit[layer.labels.reshape(-1)].reshape(product.groups, product.outputs)
+
+
+def _columns(unit: Positions, wanted: Positions) -> dict[int, tuple[Positions, Positions]]:
+    """{b: (positions of units in ``wanted`` [k], their columns [k, b])}."""
+    place = np.minimum(np.searchsorted(wanted, unit), len(wanted) - 1)
+    own = np.flatnonzero(wanted[place] == unit)
+    order = own[np.argsort(place[own], kind="stable")]
+    units, first, counts = np.unique(place[order], return_index=True, return_counts=True)
+    found = {}
+    for b in np.unique(counts):
+        these = np.flatnonzero(counts == b)
+        found[int(b)] = (units[these], order[first[these][:, None] + np.arange(b)])
+    return found
+
+
+def _eliminated(consumers: list[_Consumer], width: int) -> Float:
+    """The cost of each unit at the step at which it goes; never falling from step to step."""
+    alive = np.ones(width, np.bool_)
+    score = np.zeros(width)
+    least = max(1, round(_LEAST_LEFT * width))
+    last = 0.0
+    while (left := int(alive.sum())) > least:
+        cost = np.sum([c.costs(alive) for c in consumers], axis=0)
+        candidates = np.flatnonzero(alive)
+        going = candidates[np.argsort(cost[candidates], kind="stable")][: min(max(1, int(left * _STEP)), left - least)]
+        score[going] = np.maximum.accumulate(np.maximum(cost[going], last))
+        last = float(score[going[-1]]) * (1 + 1e-9)
+        alive[going] = False
+        for consumer in consumers:
+            consumer.remove(going)
+    cost = np.sum([c.costs(alive) for c in consumers], axis=0)
+    score[alive] = np.maximum(cost[alive], last)
+    return score

@@ -1,0 +1,95 @@
+"""From a model to its groups of channels: shapes, the run on labels, what cannot be run, what may go together."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.errors import OptionError, nearest
+from onnxprune.labels import groups as grouping
+from onnxprune.labels import lossless
+from onnxprune.labels import trace as tracing
+from onnxprune.labels.groups import Groups
+from onnxprune.labels.trace import Pinned, Trace
+from onnxprune.model.graph import Shape
+from onnxprune.model.if_branches import Flat, flatten
+from onnxprune.model.local_functions import Inlined, inline
+from onnxprune.model.onnx_model import Model
+from onnxprune.running import tensor_shapes
+from onnxprune.running.input_shapes import choose_shapes, probe_shapes
+from onnxprune.running.unknown_operators import Severed, sever
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A model that was run on labels, what of it can be run on numbers, and its groups; ``pins``: held by options.
+
+    ``inlined``: the model as given, and with its functions written out; ``flat``: with its branches too, as it was run.
+    """
+
+    inlined: Inlined
+    flat: Flat
+    trace: Trace
+    severed: Severed
+    groups: Groups
+    pins: Mapping[int, Pinned] = field(repr=False)
+
+
+def analyse(
+    model: Model, *, exclude: Sequence[str] = (), input_shapes: Mapping[str, Shape] | None = None, seed: int = 0
+) -> Analysis:
+    """Run the model on labels and group its channels, without those that a glob of ``exclude`` names.
+
+    ``input_shapes``: of dynamic inputs; ``seed``: of the inputs that shapes are probed with. Raises ModelError and
+    OptionError.
+    """
+    inlined = inline(model)
+    severed = sever(inlined.written)
+    part = severed.part
+    flat = flatten(inlined.written, wanted=not severed.gone)  # what cannot be run is pinned as a whole
+    model = flat.written
+    run_at = choose_shapes(model, input_shapes or {}, part)
+    shapes = tensor_shapes.resolve(
+        model,
+        run_at,
+        lambda names: probe_shapes(part, names, run_at, seed),
+        inlined.written,
+    )
+    trace = lossless.mark(tracing.trace(model, shapes))
+    pins = _excluded(trace, exclude)
+    return Analysis(inlined, flat, trace, sever(inlined.written, shapes), grouping.group(trace, pins), pins)
+
+
+def matches(trace: Trace, glob: str, where: str) -> set[str]:
+    """Names of nodes and tensors that ``glob`` matches. Raises OptionError where there are none."""
+    graph = trace.model.graph
+    names = [n.label for n in graph.nodes] + [*graph.constants, *trace.tensors]
+    found = {n for n in names if n == glob or fnmatch.fnmatchcase(n, glob)}
+    if not found:
+        hint = nearest(glob.strip("*"), names, "onnxprune inspect lists the names")
+        raise OptionError(f"no node or tensor matches '{glob}'", where=where, hint=hint)
+    return found
+
+
+def units_of(trace: Trace, names: set[str]) -> NDArray[np.int64]:
+    """The units of named tensors and of the outputs of named nodes."""
+    tensors = [t for n, t in trace.tensors.items() if n in names] + [
+        t for use, t in trace.uses.items() if use[0] in names
+    ]
+    tensors += [
+        trace.tensors[o] for n in trace.model.graph.nodes if n.label in names for o in n.outputs if o in trace.tensors
+    ]
+    units = [trace.unit[layer.labels].reshape(-1) for t in tensors for layer in t.layers]
+    return np.unique(np.concatenate(units)) if units else np.zeros(0, np.int64)
+
+
+def _excluded(trace: Trace, exclude: Sequence[str]) -> dict[int, Pinned]:
+    pins: dict[int, Pinned] = {}
+    for glob in exclude:
+        for unit in units_of(trace, matches(trace, glob, "--exclude")):
+            pins.setdefault(int(unit), Pinned("", f"is excluded by '{glob}'"))
+    return pins

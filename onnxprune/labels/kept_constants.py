@@ -1,0 +1,146 @@
+"""What stays of each constant, as edits of the model: cut in place, or cloned where readers keep other positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.labels.trace import Use, use_of
+from onnxprune.model.edits import Edits
+from onnxprune.model.mapped_weights import Value as Constant
+from onnxprune.model.onnx_model import Model
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Positions of one axis of a constant that stay: [n], or [rows, n] where each row of axis 0 keeps its own."""
+
+    axis: int
+    positions: NDArray[np.int64] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What the run on kept labels found out: of each use of a constant, of inputs, attributes and tensor sizes.
+
+    ``given``: new values by (node, input). ``sizes``: {tensor: {axis: size}} where they change.
+    """
+
+    model: Model = field(repr=False)
+    kept: Mapping[Use, tuple[Kept, ...]] = field(repr=False)
+    given: Mapping[tuple[int, int], NDArray[Any]] = field(repr=False)
+    attrs: Mapping[int, Mapping[str, Any]] = field(repr=False)
+    sizes: Mapping[str, Mapping[int, int]] = field(repr=False)
+    elem_type: Mapping[str, int] = field(repr=False)
+
+
+def edits_of(found: Changes) -> tuple[Edits, Mapping[str, tuple[Kept, ...]]]:
+    """The edits that make these changes, and what is kept of each constant by its name afterwards."""
+    writer = _Writer(found)
+    return writer.edits(), writer.report
+
+
+def cut_array(array: NDArray[Any], kept: Sequence[Kept]) -> NDArray[Any]:
+    """``array`` with only the kept positions; per-row positions refer to the rows that stay."""
+    for part in sorted(kept, key=lambda k: k.positions.ndim):
+        if part.positions.ndim == 1:
+            array = array.take(part.positions, part.axis)
+        else:
+            shape = part.positions.shape + (1,) * (array.ndim - 2)
+            array = np.take_along_axis(array, part.positions.reshape(shape), part.axis)
+    return array
+
+
+class _Writer:
+    """Turns changes into edits: constants cut in place, or cloned where their uses differ."""
+
+    def __init__(self, found: Changes) -> None:
+        self.found, self.graph = found, found.model.graph
+        self.constants: dict[str, Constant] = {}
+        self.added: dict[str, Constant] = {}
+        self.types: dict[str, int] = {}
+        self.inputs: dict[int, dict[int, str]] = {}
+        self.report: dict[str, tuple[Kept, ...]] = {}
+        self.names = {*self.graph.constants, *self.graph.producer, *(i.name for i in self.graph.inputs)}
+
+    def edits(self) -> Edits:
+        found = self.found
+        for name in dict.fromkeys(use[0] for use in found.kept if use[0] in self.graph.constants):
+            self._constant(name)
+        for (node, position), value in found.given.items():
+            self._given(node, position, value)
+        removed = self._unread()
+        return Edits(self.constants, self.added, self.types, found.attrs, self.inputs, {}, removed, found.sizes)
+
+    def _free_name(self, stem: str) -> str:
+        number = 1
+        while f"{stem}_{number}" in self.names:
+            number += 1
+        self.names.add(f"{stem}_{number}")
+        return f"{stem}_{number}"
+
+    def _constant(self, name: str) -> None:
+        """Cut ``name``: in place where all its uses agree, else a copy for each way of cutting it."""
+        ways: dict[tuple[tuple[int, bytes], ...], list[tuple[int, int]]] = {}
+        parts: dict[tuple[tuple[int, bytes], ...], tuple[Kept, ...]] = {}
+        readers = self.graph.consumers.get(name, [])
+        for node, position in readers:
+            if (node.index, position) in self.found.given and len(readers) > 1:
+                continue  # it has a value of its own
+            own = self.found.kept.get(use_of(self.found.model, name, node.index, position), ())
+            key = tuple((k.axis, k.positions.tobytes()) for k in own)
+            ways.setdefault(key, []).append((node.index, position))
+            parts[key] = own
+        if not any(ways):
+            return
+        outputs = any(o.name == name for o in self.graph.outputs)
+        if len(ways) == 1 and not outputs:
+            (own,) = parts.values()
+            self.constants[name] = self._cut(name, own)
+            self.report[name] = own
+            return
+        for key, places in ways.items():
+            if key:
+                clone = self._free_name(name)
+                self.added[clone] = self._cut(name, parts[key])
+                self.types[clone] = self.graph.constants[name][0]
+                self.report[clone] = parts[key]
+                for node_index, position in places:
+                    self.inputs.setdefault(node_index, {})[position] = clone
+
+    def _cut(self, name: str, kept: tuple[Kept, ...]) -> Constant:
+        """What stays of ``name``; of a large constant, to be cut when it is read."""
+        sizes = {part.axis: part.positions.shape[-1] for part in kept}
+        shape = tuple(sizes.get(axis, size) for axis, size in enumerate(self.graph.constants[name][1]))
+        return self.found.model.changed(name, shape, lambda array: cut_array(array, kept))
+
+    def _given(self, node: int, position: int, value: NDArray[Any]) -> None:
+        """A new value for one input: in place where it is a constant that only this input reads."""
+        names = self.graph.nodes[node].inputs
+        name = names[position] if position < len(names) else ""
+        alone = name in self.graph.constants and len(self.graph.consumers[name]) == 1
+        if alone and not any(o.name == name for o in self.graph.outputs):
+            self.constants[name] = value
+            return
+        clone = self._free_name(name or f"{self.graph.nodes[node].label}_input{position}")
+        self.added[clone] = value
+        made = self.graph.nodes[node].outputs[0]
+        kind = self.graph.constants[name][0] if name in self.graph.constants else 0
+        if not kind and value.dtype.kind not in "iub":  # a bias where there was none
+            kind = self.found.elem_type.get(made, 0)
+        self.types[clone] = kind
+        self.inputs.setdefault(node, {})[position] = clone
+
+    def _unread(self) -> frozenset[int]:
+        """Nodes that nobody reads any more, now that some inputs come from constants."""
+        rewired = {(n, p) for n, positions in self.inputs.items() for p in positions}
+        sources = {
+            self.graph.producer[self.graph.nodes[n].inputs[p]].index
+            for n, p in rewired
+            if p < len(self.graph.nodes[n].inputs) and self.graph.nodes[n].inputs[p] in self.graph.producer
+        }
+        return frozenset(self.graph.unread(sources, rewired)) if sources else frozenset()

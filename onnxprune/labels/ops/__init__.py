@@ -1,0 +1,47 @@
+"""Operator rules, one family a module. Importing this package fills the table."""
+
+from onnxprune.labels.ops import (
+    attention,
+    contracting,
+    control,
+    elementwise,
+    indexing,
+    movement,
+    normalization,
+    quantized,
+    recurrent,
+    reduction,
+)
+from onnxprune.labels.ops.table import (
+    Change,
+    Cut,
+    Kernel,
+    Rule,
+    find,
+    gathers_of,
+    is_one_of,
+    kernel_of,
+    known_operators,
+)
+
+__all__ = [
+    "Change",
+    "Cut",
+    "Kernel",
+    "Rule",
+    "attention",
+    "contracting",
+    "control",
+    "elementwise",
+    "find",
+    "gathers_of",
+    "indexing",
+    "is_one_of",
+    "kernel_of",
+    "known_operators",
+    "movement",
+    "normalization",
+    "quantized",
+    "recurrent",
+    "reduction",
+]

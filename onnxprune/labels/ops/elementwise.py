@@ -1,0 +1,134 @@
+"""Elementwise operators: positions that meet are the same channel; the layers go through.
+
+Whether a zero input gives a zero output does not matter here: nothing reads a removed channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxprune.labels.constant_channels import Facts, Known, placed, pointwise, zeros_moved
+from onnxprune.labels.labels import Op, merge
+from onnxprune.labels.ops.table import Layers, gathers, known, rule
+
+# fmt: off
+UNARY = (
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu", "Clip", "Cos",
+    "Cosh", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN",
+    "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign",
+    "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
+)
+BROADCAST = (
+    "Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less",
+    "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "Pow", "PRelu", "Sub", "Sum", "Where", "Xor",
+)
+#: Continuous where they are defined: rounding in an input stays rounding in the output.
+CONTINUOUS = (
+    "Abs", "Asinh", "Atan", "Celu", "Clip", "Cos", "Cosh", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish",
+    "Identity", "LeakyRelu", "Mish", "Neg", "Relu", "Selu", "Sigmoid", "Sin", "Sinh", "Softplus", "Softsign", "Swish",
+    "Tanh", "Add", "Div", "Max", "Mean", "Min", "PRelu", "Sub", "Sum", "Where",
+)
+CONTRIB = ("BiasGelu", "FastGelu", "Gelu", "QuickGelu")
+# fmt: on
+
+
+@rule(*UNARY, *BROADCAST)
+@rule(*CONTRIB, domain="com.microsoft")
+def elementwise(op: Op) -> Sequence[Layers]:
+    """Y[p] = f(A[p], B[p], ...), with broadcasting from the last axis."""
+    return [merge(op, op.inputs)]
+
+
+known(*CONTINUOUS)(pointwise)
+known("Gelu", "QuickGelu", domain="com.microsoft")(zeros_moved)
+
+
+@known("Mul")
+def known_product(facts: Facts) -> Sequence[Known | None]:
+    """A known 0 makes the product 0."""
+    factors = [k for p in range(len(facts.inputs)) if (k := facts.known(p)) is not None]
+    if not factors:
+        return [None]
+    zero = reduce(np.logical_or, [k.zero for k in factors])
+    (both,) = pointwise(facts)
+    if both is None:
+        return [Known(np.zeros(zero.shape, factors[0].value.dtype), zero)]
+    return [Known(np.where(zero, np.zeros((), both.value.dtype), both.value), zero | both.mask)]
+
+
+@known("Cast")
+def known_cast(facts: Facts) -> Sequence[Known | None]:
+    """Between floats: to integers and booleans it is not continuous."""
+    floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
+    return pointwise(facts) if facts.node.attrs.get("to") in floats else [None]
+
+
+gathers("adds", "Add", "Sum")
+gathers("multiplies", "Mul")
+
+
+@rule("CastLike")
+def first_input(op: Op) -> Sequence[Layers]:
+    """Only the second input's type matters."""
+    return [merge(op, op.inputs[:1])]
+
+
+@rule("Dropout")
+def dropout(op: Op) -> Sequence[Layers]:
+    """Inference mode: the output and the mask have the input's channels."""
+    layers = merge(op, op.inputs[:1])
+    return [layers for _ in op.outputs]
+
+
+@known("Dropout")
+def known_dropout(facts: Facts) -> Sequence[Known | None]:
+    """What comes in goes out, but in training mode."""
+    return [None if facts.has(2) else facts.known(0)]
+
+
+@rule("QuantizeLinear", "DequantizeLinear")
+def quantize(op: Op) -> Sequence[Layers]:
+    """Scale and zero point are scalars, or vectors along ``axis`` (opset 13 on); blocks (opset 21) pin."""
+    x = op.inputs[0]
+    if x is None or op.attrs.get("block_size", 0):
+        for tensor in op.inputs:
+            op.keep_all(tensor, "is quantized in blocks")
+        return [()]
+    axis = op.attrs.get("axis", 1) % max(x.rank, 1)
+    return [merge(op, [x, *(t.at_axis(axis, x.rank) if t else None for t in op.inputs[1:])])]
+
+
+@known("QuantizeLinear")
+def known_quantized(facts: Facts) -> Sequence[Known | None]:
+    """0 becomes the zero point. Other constants are let go: they would leave a float bias in a quantized model."""
+    x, zero = facts.known(0), _zero_point(facts)
+    if x is None or zero is None:
+        return [None]
+    return [Known(np.broadcast_to(zero, np.broadcast_shapes(zero.shape, x.zero.shape)), x.zero)]
+
+
+@known("DequantizeLinear")
+def known_dequantized(facts: Facts) -> Sequence[Known | None]:
+    """The zero point becomes 0."""
+    x, zero, scale = facts.known(0), _zero_point(facts), facts.known(1)
+    if x is None or zero is None or scale is None:
+        return [None]
+    mask = x.mask & (x.value == zero)
+    return [Known(np.zeros(mask.shape, scale.value.dtype), mask)]
+
+
+def _zero_point(facts: Facts) -> NDArray[Any] | None:
+    """The zero point as it lies along its axis; 0 where none is given. None where it is not a constant."""
+    x = facts.inputs[0]
+    if x is None or facts.node.attrs.get("block_size", 0):
+        return None
+    if not facts.has(2):
+        return np.zeros((1,) * x.rank, np.uint8)
+    zero = facts.known(2)
+    return None if zero is None else placed(zero.value, facts.node.attrs.get("axis", 1) % max(x.rank, 1), x.rank)

@@ -1,0 +1,107 @@
+"""Operators on integers: the contraction or the elementwise rule, with scales and zero points cut along.
+
+A channel of a quantized tensor is zero where it holds its zero point, which is what a read says beside its position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxprune.labels.labels import Op, Tensor, merge
+from onnxprune.labels.ops.contracting import conv_blocks, conv_macs, convolution, product, product_macs, rewrite_group
+from onnxprune.labels.ops.movement import concatenation
+from onnxprune.labels.ops.reduction import hold_axes
+from onnxprune.labels.ops.table import Blocks, Layers, blocks, macs, rewrite, rule
+from onnxprune.model.graph import Node, Shape
+
+MICROSOFT = "com.microsoft"
+
+
+def _scaled(op: Op, layers: Layers, axis: int, positions: Sequence[int]) -> Layers:
+    """``layers`` of the output, combined with scales and zero points that lie along ``axis`` where they are vectors."""
+    y = op.outputs[0]
+    vectors = [t.at_axis(axis % y.rank, y.rank) for p in positions if (t := op.tensor(p)) is not None]
+    return merge(op, [Tensor(y.name, y.shape, y.full, layers), *(v for v in vectors if v.rank <= y.rank)])
+
+
+@rule("QLinearConv")
+def qlinear_conv(op: Op) -> Sequence[Layers]:
+    """X, x_scale, x_zero, W, w_scale, w_zero, y_scale, y_zero, B: scale and zero point of W are scalars or [O]."""
+    layers = convolution(op, op.inputs[0], op.inputs[3], op.tensor(8), zero=2)
+    return [_scaled(op, layers, 1, (4, 5))]
+
+
+@rule("ConvInteger")
+def conv_integer(op: Op) -> Sequence[Layers]:
+    """X, W, x_zero, w_zero."""
+    layers = convolution(op, op.inputs[0], op.inputs[1], None, zero=2)
+    return [_scaled(op, layers, 1, (3,))]
+
+
+@blocks("QLinearConv")
+def qlinear_conv_blocks(node: Node) -> dict[int, Blocks]:
+    """As Conv's, at the weight's position."""
+    own = conv_blocks(node)
+    return {3: own[1]} if own else {}
+
+
+blocks("ConvInteger")(conv_blocks)
+rewrite("QLinearConv", "ConvInteger")(rewrite_group)
+macs("ConvInteger")(conv_macs)
+
+
+@macs("QLinearConv")
+def qlinear_conv_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    """As Conv's, with the weight at its position."""
+    return conv_macs(node, [inputs[0], inputs[3]], outputs)
+
+
+@rule("QLinearMatMul")
+def qlinear_matmul(op: Op) -> Sequence[Layers]:
+    """A, a_scale, a_zero, B, b_scale, b_zero, y_scale, y_zero."""
+    return [_scaled(op, product(op, (0, 3), zeros=(2, 5)), -1, (4, 5))]
+
+
+@rule("MatMulInteger")
+def matmul_integer(op: Op) -> Sequence[Layers]:
+    """A, B, a_zero, b_zero."""
+    return [_scaled(op, product(op, (0, 1), zeros=(2, 3)), -1, (3,))]
+
+
+@rule("QGemm", domain=MICROSOFT)
+def qgemm(op: Op) -> Sequence[Layers]:
+    """A, a_scale, a_zero, B, b_scale, b_zero, C, y_scale, y_zero; B may be transposed."""
+    layers = product(op, (0, 3), zeros=(2, 5), transposed=(op.attrs.get("transA", 0), op.attrs.get("transB", 0)))
+    y = op.outputs[0]
+    return [merge(op, [Tensor(y.name, y.shape, y.full, _scaled(op, layers, -1, (4, 5))), op.tensor(6)])]
+
+
+macs("MatMulInteger", "QLinearMatMul")(product_macs)
+macs("QGemm", domain=MICROSOFT)(product_macs)
+
+
+@rule("QLinearAdd", "QLinearMul", domain=MICROSOFT)
+def qlinear_binary(op: Op) -> Sequence[Layers]:
+    """A, a_scale, a_zero, B, b_scale, b_zero, c_scale, c_zero."""
+    return [merge(op, [op.tensor(0), op.tensor(3)])]
+
+
+@rule("QLinearLeakyRelu", "QLinearSigmoid", domain=MICROSOFT)
+def qlinear_unary(op: Op) -> Sequence[Layers]:
+    """X, x_scale, x_zero, y_scale, y_zero."""
+    return [merge(op, [op.tensor(0)])]
+
+
+@rule("QLinearAveragePool", "QLinearGlobalAveragePool", domain=MICROSOFT)
+def qlinear_pool(op: Op) -> Sequence[Layers]:
+    """X, x_scale, x_zero, y_scale, y_zero; each channel by itself."""
+    x = op.inputs[0]
+    assert x is not None
+    spatial = range(1, x.rank - 1) if op.attrs.get("channels_last", 0) else range(2, x.rank)
+    return [hold_axes(op, x, list(spatial), "is pooled over its channels")]
+
+
+@rule("QLinearConcat", domain=MICROSOFT)
+def qlinear_concat(op: Op) -> Sequence[Layers]:
+    """y_scale, y_zero, then (X, x_scale, x_zero) for each input."""
+    return [concatenation(op, [t for t in op.inputs[2::3] if t is not None])]

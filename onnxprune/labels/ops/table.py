@@ -1,0 +1,268 @@
+"""The rule table: what each operator does with channel labels, by (domain, operator).
+
+A rule is a pure function from an `Op` to the layers of its outputs. Beside it an operator may have
+
+    rewrite   for operators that mention a size: what to write into the node once channels have gone
+    macs      for operators that multiply: how many multiply-accumulates one run takes
+    blocks    for operators whose weight is cut differently in each block: how its labels start
+    known     how constants in its inputs become constants in its outputs; without it, nothing is known of these
+    linear    for operators that are Y = W . X + B: as a matrix product, and whether B can take what a constant gives
+    kernel    for operators that convolve: their sizes, as hardware counts them
+    gathers   for operators that put inputs one after the other, take one apart, move it, add or multiply
+
+An operator without a rule pins what reaches it: that costs coverage, never correctness.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.labels.constant_channels import KnownFunction
+from onnxprune.labels.labels import Alive, Layer, Op, Tensor
+from onnxprune.model.graph import Node, Shape
+
+Layers = tuple[Layer, ...]
+Array = NDArray[Any]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What to write into a node: attributes (None removes one) and values of inputs by position."""
+
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[int, NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a rewrite sees: the node and its labelled outputs as they were, its inputs cut, and which labels live."""
+
+    op: Op
+    inputs: tuple[Tensor | None, ...]
+    outputs: tuple[Tensor, ...]
+    alive: Alive
+
+
+RuleFunction = Callable[[Op], Sequence[Layers]]
+RewriteFunction = Callable[[Cut], Change]
+MacsFunction = Callable[[Node, Sequence[Shape], Sequence[Shape]], int]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A weight whose labels along ``columns`` differ between ``count`` equal blocks of its axis ``rows``."""
+
+    rows: int
+    columns: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The sizes of a convolution: ``into`` channels in ``groups`` blocks, ``out`` channels, a kernel of ``sides``.
+
+    ``read``, ``written``: positions of one image in the input and in the output.
+    """
+
+    into: int
+    out: int
+    groups: int
+    sides: tuple[int, ...]
+    read: int
+    written: int
+    batch: int
+
+    @property
+    def taps(self) -> int:
+        """Positions of the kernel: kh * kw."""
+        return math.prod(self.sides)
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each channel is a group of its own."""
+        return self.groups > 1 and self.groups == self.into
+
+
+BlocksFunction = Callable[[Node], Mapping[int, Blocks]]
+
+KernelFunction = Callable[[Node, Sequence[Shape], Sequence[Shape]], Kernel]
+Gathers = Literal["", "joins", "parts", "moves", "adds", "multiplies"]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Y = alpha * W . X + beta * B: X is input 0, W input 1, B input 2 where ``bias`` says that there is such an input.
+
+    ``matrix`` gives W as [group, O/group, C/group, taps], and ``weight`` W again. X is summed along ``summed``, Y made
+    along ``made``, where B lies. ``uniform``: every position of Y sees all taps, so that a constant channel adds the
+    same to each. ``patches`` gives of X, for a Y of some shape, what makes the positions of Y that *rows* count (all
+    axes but ``made``, in order): [rows, group, C/group, taps], so that Y[row] = matrix @ patches[row].
+    """
+
+    matrix: Callable[[Array], Array] = field(repr=False)
+    weight: Callable[[Array], Array] = field(repr=False)
+    patches: Callable[[Array, Shape, Rows], Array] = field(repr=False)
+    summed: int
+    made: int
+    uniform: bool = True
+    bias: bool = True
+    alpha: float = 1.0
+    beta: float = 1.0
+
+
+LinearFunction = Callable[[Node, Sequence[Tensor | None]], Linear | None]
+
+
+@dataclass
+class Rule:
+    """All that is known of one operator."""
+
+    trace: RuleFunction
+    rewrite: RewriteFunction | None = None
+    macs: MacsFunction | None = None
+    blocks: BlocksFunction | None = None
+    known: KnownFunction | None = None
+    linear: LinearFunction | None = None
+    kernel: KernelFunction | None = None
+    gathers: Gathers = ""
+
+
+_RULES: dict[tuple[str, str], Rule] = {}
+
+
+def rule(*ops: str, domain: str = "") -> Callable[[RuleFunction], RuleFunction]:
+    """Register the label rule of ``ops``. Raises ValueError for an operator that has one."""
+
+    def register(function: RuleFunction) -> RuleFunction:
+        for op in ops:
+            if (domain, op) in _RULES:
+                raise ValueError(f"two rules for {domain}:{op}")
+            _RULES[domain, op] = Rule(function)
+        return function
+
+    return register
+
+
+def rewrite(*ops: str, domain: str = "") -> Callable[[RewriteFunction], RewriteFunction]:
+    """Register how ``ops``, whose rules exist, mention sizes."""
+
+    def register(function: RewriteFunction) -> RewriteFunction:
+        for op in ops:
+            _RULES[domain, op].rewrite = function
+        return function
+
+    return register
+
+
+def macs(*ops: str, domain: str = "") -> Callable[[MacsFunction], MacsFunction]:
+    """Register what ``ops``, whose rules exist, cost: (node, input shapes, output shapes) -> MACs."""
+
+    def register(function: MacsFunction) -> MacsFunction:
+        for op in ops:
+            _RULES[domain, op].macs = function
+        return function
+
+    return register
+
+
+def blocks(*ops: str, domain: str = "") -> Callable[[BlocksFunction], BlocksFunction]:
+    """Register which inputs of ``ops``, whose rules exist, are cut differently in each block."""
+
+    def register(function: BlocksFunction) -> BlocksFunction:
+        for op in ops:
+            _RULES[domain, op].blocks = function
+        return function
+
+    return register
+
+
+def known(*ops: str, domain: str = "") -> Callable[[KnownFunction], KnownFunction]:
+    """Register how ``ops``, whose rules exist, carry constants."""
+
+    def register(function: KnownFunction) -> KnownFunction:
+        for op in ops:
+            _RULES[domain, op].known = function
+        return function
+
+    return register
+
+
+def kernel(*ops: str, domain: str = "") -> Callable[[KernelFunction], KernelFunction]:
+    """Register the sizes of ``ops``, whose rules exist: (node, input shapes, output shapes) -> Kernel."""
+
+    def register(function: KernelFunction) -> KernelFunction:
+        for op in ops:
+            _RULES[domain, op].kernel = function
+        return function
+
+    return register
+
+
+def linear(*ops: str, domain: str = "") -> Callable[[LinearFunction], LinearFunction]:
+    """Register that ``ops``, whose rules exist, are Y = W . X + B: (node, inputs) -> where; None where they are not."""
+
+    def register(function: LinearFunction) -> LinearFunction:
+        for op in ops:
+            _RULES[domain, op].linear = function
+        return function
+
+    return register
+
+
+def gathers(what: Gathers, *ops: str, domain: str = "") -> None:
+    """Say that ``ops``, whose rules exist, join inputs, take one apart, move its elements, add or multiply."""
+    for op in ops:
+        _RULES[domain, op].gathers = what
+
+
+def find(node: Node) -> Rule | None:
+    """The rule of ``node``, or None. A node with subgraphs has none: what they capture is pinned."""
+    return None if node.captured else _RULES.get((node.domain, node.op))
+
+
+def kernel_of(node: Node, shapes: Mapping[str, Shape]) -> Kernel | None:
+    """The sizes of ``node`` at these shapes; None where it does not convolve, or shapes are not known."""
+    known = find(node)
+    names = (*node.inputs[:2], *node.outputs[:1])
+    if known is None or known.kernel is None or not all(n in shapes for n in names):
+        return None
+    return known.kernel(node, [shapes[n] for n in node.inputs[:2]], [shapes[node.outputs[0]]])
+
+
+def gathers_of(node: Node) -> Gathers:
+    """Whether ``node`` joins its inputs, takes one apart, moves its elements, adds or multiplies."""
+    known = find(node)
+    return known.gathers if known else ""
+
+
+def is_one_of(node: Node, names: Collection[str], attrs: Mapping[str, Any] | None = None) -> bool:
+    """Whether ``node`` is a standard operator of one of these names, with these ``attrs``: for lists that are data."""
+    return node.op in names and not node.domain and all(node.attrs.get(k) == v for k, v in (attrs or {}).items())
+
+
+def known_operators() -> list[tuple[str, str]]:
+    """Every (domain, operator) with a rule, sorted."""
+    return sorted(_RULES)
+
+
+def ints(op: Op, attribute: str, position: int) -> list[int] | None:
+    """A list of integers that older opsets keep in an attribute and newer ones in an input; None where it is absent.
+
+    Raises LookupError where it is an input that is not known before running.
+    """
+    if attribute in op.attrs:
+        given = op.attrs[attribute]
+        return [int(v) for v in (given if isinstance(given, (list, tuple)) else [given])]
+    if not op.has(position):
+        return None
+    value = op.value(position)
+    if value is None:
+        raise LookupError(f"its {attribute} are computed at run time")
+    return [int(v) for v in np.atleast_1d(value)]

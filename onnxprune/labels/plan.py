@@ -1,0 +1,214 @@
+"""The plan: which channels stay, by initializer, as JSON that outlives the run.
+
+    {
+      "format": "onnxprune-plan", "version": 1,
+      "model": {"name": ..., "sha256": ...},
+      "options": {...},                               # as given, for the reader
+      "initializers": {
+        "conv1.weight": [{"axis": 0, "size": 64, "keep": [0, 2, 3, ...]}],
+        "conv2.weight": [{"axis": 1, "size": 32, "blocks": 2, "keep": [[...], [...]]}]   # each block of axis 0 its own
+      },
+      "copies": {"bias_1": {"of": "bias", "node": "conv3", "input": 2}}   # a vector whose uses are cut differently
+    }
+
+The same lists cut a PyTorch state_dict: ``tensor.index_select(axis, keep)``. A plan can be applied again, to the same
+model or to one retrained with the same shapes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.errors import PlanError
+from onnxprune.labels.kept_constants import Kept
+from onnxprune.labels.rewrite import Rewrite, rewrite
+from onnxprune.labels.trace import Trace, Use
+
+FORMAT, VERSION = "onnxprune-plan", 1
+
+
+@dataclass(frozen=True)
+class AxisKept:
+    """What stays along one axis of ``size``: [n], or [blocks, n] where each block of axis 0 keeps its own."""
+
+    axis: int
+    size: int
+    keep: NDArray[np.int64] = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """As in the file."""
+        blocks = {"blocks": len(self.keep)} if self.keep.ndim > 1 else {}
+        return {"axis": self.axis, "size": self.size, **blocks, "keep": self.keep.tolist()}
+
+    @property
+    def removed(self) -> str:
+        """The removed positions as ranges, "0-3,7"; of the first block where blocks differ."""
+        keep = self.keep if self.keep.ndim == 1 else self.keep[0]
+        gone = np.setdiff1d(np.arange(self.size), keep)
+        runs = np.split(gone, np.flatnonzero(np.diff(gone) > 1) + 1) if len(gone) else []
+        return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Kept positions by initializer name; ``copies``: new name -> (initializer, node, input position)."""
+
+    model_name: str
+    model_sha256: str
+    options: Mapping[str, Any]
+    initializers: Mapping[str, tuple[AxisKept, ...]] = field(repr=False)
+    copies: Mapping[str, tuple[str, str, int]] = field(default_factory=dict, repr=False)
+
+    def to_json(self) -> str:
+        """The file's text; the same plan gives the same text."""
+        document = {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": {"name": self.model_name, "sha256": self.model_sha256},
+            "options": dict(self.options),
+            "initializers": {n: [a.to_json() for a in axes] for n, axes in self.initializers.items()},
+            "copies": {n: {"of": of, "node": node, "input": i} for n, (of, node, i) in self.copies.items()},
+        }
+        return _compact(document) + "\n"
+
+
+def _compact(document: Mapping[str, Any]) -> str:
+    """JSON with one line an initializer: readable, and diffs well."""
+    lines = [f'  "{k}": {json.dumps(v)}' for k, v in document.items() if k not in ("initializers", "copies")]
+    for key in ("initializers", "copies"):
+        inner = ",\n".join(f"    {json.dumps(n)}: {json.dumps(v)}" for n, v in document[key].items())
+        lines.append(f'  "{key}": {{\n{inner}\n  }}' if inner else f'  "{key}": {{}}')
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def make(trace: Trace, result: Rewrite, options: Mapping[str, Any]) -> Plan:
+    """Write down what ``result`` keeps."""
+    model = trace.model
+    shapes = {
+        **{n: s for n, (_, s) in model.graph.constants.items()},
+        **{n: a.shape for n, a in result.edits.added.items()},
+    }
+    copies = {}
+    for index, positions in result.edits.inputs.items():
+        for position, name in positions.items():
+            source = (
+                model.graph.nodes[index].inputs[position] if position < len(model.graph.nodes[index].inputs) else ""
+            )
+            if name in result.kept and source in model.graph.constants:
+                copies[name] = (source, model.graph.nodes[index].label, position)
+                shapes[name] = model.graph.constants[source][1]
+    name = model.path.name if model.path else ""
+    kept = {n: tuple(_axis(part, shapes[n]) for part in parts) for n, parts in result.kept.items()}
+    return Plan(name, model.sha256, options, kept, copies)
+
+
+def _axis(part: Kept, shape: tuple[int, ...]) -> AxisKept:
+    """Rows of one block are alike: one is enough."""
+    keep = part.positions
+    if keep.ndim > 1:
+        changes = np.flatnonzero((keep[1:] != keep[:-1]).any(axis=1))
+        rows = np.gcd.reduce([*(changes + 1), len(keep)])
+        keep = keep[:: int(rows)]
+    return AxisKept(part.axis, shape[part.axis], keep)
+
+
+def load(path: Path) -> Plan:
+    """Read a plan. Raises PlanError."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["format"] != FORMAT or document["version"] != VERSION:
+            raise PlanError("is not a plan of a version that this onnxprune reads", where=str(path))
+        return Plan(
+            document["model"]["name"],
+            document["model"]["sha256"],
+            document["options"],
+            {
+                n: tuple(AxisKept(a["axis"], a["size"], _positions(a["keep"])) for a in axes)
+                for n, axes in document["initializers"].items()
+            },
+            {n: (c["of"], c["node"], c["input"]) for n, c in document["copies"].items()},
+        )
+    except OSError as error:
+        raise PlanError(f"cannot read the plan: {error.strerror}", where=str(path)) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise PlanError(
+            "is not a plan, or was edited into something else", where=str(path), hint="save it again with --save-plan"
+        ) from None
+
+
+def _positions(given: Any) -> NDArray[np.int64]:
+    """[n] or [blocks, n] from JSON. Raises ValueError for anything but ascending positions."""
+    keep = np.asarray(given)
+    if keep.dtype.kind != "i" or keep.ndim not in (1, 2) or keep.min() < 0 or (np.diff(keep) <= 0).any():
+        raise ValueError("not positions")
+    return keep.astype(np.int64)
+
+
+def apply(trace: Trace, plan: Plan, where: str) -> tuple[NDArray[np.int64], Rewrite]:
+    """The units that ``plan`` removes from this model, and the rewrite.
+
+    Raises PlanError where the plan does not fit.
+    """
+    by_name: dict[str, Use] = {}
+    nodes = {n.label: n for n in trace.model.graph.nodes}
+    for known in trace.uses:
+        by_name.setdefault(known[0], known)
+    dead: list[NDArray[np.int64]] = []
+    for name, axes in plan.initializers.items():
+        use: Use | None = by_name.get(name)
+        if name in plan.copies:
+            source, node, position = plan.copies[name]
+            use = (source, nodes[node].index, position) if node in nodes else None
+        if use is None or use not in trace.uses:
+            raise PlanError(f"the model has no initializer '{name}'", where=where, hint=_other(plan))
+        dead.extend(_dead(trace, use, axis, name, plan, where) for axis in axes)
+    units = trace.heads.completed(np.concatenate(dead)) if dead else np.zeros(0, np.int64)
+    held = next(((int(u), trace.pinned[int(u)]) for u in units if int(u) in trace.pinned), None)
+    if held is not None:
+        raise PlanError(f"removes channels that must stay: {held[1][0]}", where=where, hint=_other(plan))
+    result = rewrite(trace, units)
+    if not isinstance(result, Rewrite):
+        raise PlanError(f"does not fit: {result.reason}", where=where, hint=_other(plan))
+    again = make(trace, result, plan.options)
+    for name in {**again.initializers, **plan.initializers}:
+        if _key(again, name) != _key(plan, name):
+            raise PlanError(
+                f"keeps other channels of '{name}' than the rest of it asks for", where=where, hint=_other(plan)
+            )
+    return units, result
+
+
+def _key(plan: Plan, name: str) -> list[dict[str, Any]]:
+    return [a.to_json() for a in plan.initializers.get(name, ())]
+
+
+def _other(plan: Plan) -> str:
+    return f"it was made for {plan.model_name or 'another model'}, sha256 {plan.model_sha256[:12]}"
+
+
+def _dead(trace: Trace, use: Use, axis: AxisKept, name: str, plan: Plan, where: str) -> NDArray[np.int64]:
+    tensor = trace.uses[use]
+    layer = next((la for la in tensor.layers if la.columns == axis.axis), None)
+    if layer is None or tensor.shape[axis.axis] != axis.size or (axis.keep.size and axis.keep.max() >= axis.size):
+        shape = ", ".join(map(str, tensor.shape))
+        raise PlanError(
+            f"initializer '{name}' is [{shape}], not {axis.size} along axis {axis.axis}", where=where, hint=_other(plan)
+        )
+    labels = layer.labels.reshape(layer.labels.shape[0], -1) if len(layer.axes) > 1 else layer.labels.reshape(1, -1)
+    keep = axis.keep.reshape(-1, axis.keep.shape[-1])
+    if labels.shape[0] % len(keep):
+        raise PlanError(f"initializer '{name}' has no {len(keep)} blocks", where=where, hint=_other(plan))
+    gone = np.ones((len(keep), axis.size), np.bool_)
+    np.put_along_axis(gone, keep, values=False, axis=1)
+    if len(keep) == 1:
+        return np.asarray(trace.unit[labels[:, gone[0]]].reshape(-1))
+    size = labels.shape[0] // len(keep)
+    blocks = [labels[i * size : (i + 1) * size][:, row] for i, row in enumerate(gone)]
+    return np.concatenate([trace.unit[b].reshape(-1) for b in blocks])

@@ -1,0 +1,104 @@
+"""Models and texts in files: read and checked, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from onnx import ModelProto
+
+from onnxprune.errors import ModelError, OutputError
+from onnxprune.model.mapped_weights import INLINE, emptied, hold, map_file, own_data, place, pour
+from onnxprune.model.onnx_model import PROTO_LIMIT, Model, check
+from onnxprune.model.protobuf import reference, split
+
+#: What is not whole yet has a name of this prefix.
+_STAGE = ".onnxprune."
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Read and check a model, external data included.
+
+    Raises ModelError where the file is missing, is not ONNX, fails onnx.checker, or names external data that is
+    missing, too short, or outside the model's folder.
+    """
+    path = Path(path)
+    try:
+        data = map_file(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a file"
+        raise ModelError(f"cannot read the model: {reason}", where=str(path)) from None
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(split(data.data, INLINE))
+    except Exception:  # noqa: BLE001 (protobuf's DecodeError has no public home in all versions)
+        raise ModelError("not an ONNX file, or truncated", where=str(path), hint="export or copy it again") from None
+    if not proto.graph.node and not proto.graph.output:
+        raise ModelError("not an ONNX model: it has no graph", where=str(path), hint="export or copy it again")
+    weights = hold(proto, path, data)
+    check(emptied(proto), str(path))
+    return Model(proto, path, weights)
+
+
+def write(files: Mapping[Path, Model | str], *, external: bool = False) -> None:
+    """Write models and texts, all of them or none: beside their places first, then renamed.
+
+    With ``external``, or over protobuf's limit, the weights of ``<name>`` go to ``<name>.data`` beside it. Raises
+    OutputError.
+    """
+    with contextlib.ExitStack() as folders:
+        staged: list[tuple[Path, Path]] = []
+        for path, content in files.items():
+            with _writing(path):
+                folder = Path(folders.enter_context(tempfile.TemporaryDirectory(prefix=_STAGE, dir=path.parent)))
+                _stage(content, folder / path.name, external=external)
+                staged += [(file, path.with_name(file.name)) for file in sorted(folder.iterdir(), reverse=True)]
+        for source, target in staged:
+            with _writing(target):
+                source.replace(target)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = "choose another path or free space" if path.parent.is_dir() else f"there is no folder '{path.parent}'"
+        raise OutputError(f"cannot write: {error.strerror or error}", where=str(path), hint=hint) from None
+
+
+def _stage(content: Model | str, path: Path, *, external: bool) -> None:
+    if isinstance(content, str):
+        path.write_text(content, encoding="utf-8")
+        return
+    if external or content.byte_size >= PROTO_LIMIT:
+        content = _poured(content, path.with_name(f"{path.name}.data"))
+    with path.open("wb") as file:
+        file.writelines(content.pieces())
+
+
+def _poured(model: Model, path: Path) -> Model:
+    """The model, with its initializers in a new file at ``path``, cut while they are written."""
+    proto = ModelProto()
+    proto.CopyFrom(model.proto)
+    large = {t.name: t for t in proto.graph.initializer if reference(t) or len(t.raw_data) > INLINE}
+    places = pour({n: model.weights.get(n) or own_data(t) for n, t in large.items()}, path)
+    for name, tensor in large.items():
+        place(tensor, path.name, *places[name])
+    return Model(proto, None, {n: w for n, w in model.weights.items() if n not in large})
+
+
+def ensure_writable(paths: Sequence[Path], *, keep: Path | None) -> None:
+    """Raise OutputError now, not after minutes of work, where a path cannot be written, or is ``keep`` or another."""
+    for index, path in enumerate(paths):
+        if keep is not None and path.resolve() == keep.resolve():
+            raise OutputError("is the model itself, which stays as it is", where=str(path), hint="name another file")
+        if path.resolve() in [p.resolve() for p in paths[:index]]:
+            raise OutputError("is named twice as an output", where=str(path), hint="name another file")
+        with _writing(path), tempfile.NamedTemporaryFile(prefix=_STAGE, dir=path.parent):
+            pass
+        if path.is_dir():
+            raise OutputError("is a folder", where=str(path), hint="name a file")

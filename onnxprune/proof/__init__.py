@@ -1,0 +1,1 @@
+"""The new model against the original."""

@@ -1,0 +1,290 @@
+"""The proof: the pruned model equals the original with the removed channels set to zero wherever they are read.
+
+Wherever they are missed, that is: a reader that sees 0 anyway, or takes a constant into its bias, is compared with
+itself as it was. So the removal of lossless channels is proven against the original.
+
+Two errors are never mixed up. The *rewrite error* compares the pruned model with the original in which the removed
+channels are multiplied with zero at every operator that sums over them (x * 0 through W is what x through a W with
+zero slices is): it is rounding, or onnxprune is wrong. The *pruning error* compares with the original as it was: what
+the removed channels contributed, which is a choice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxprune.errors import CheckError, ModelError
+from onnxprune.labels import ops
+from onnxprune.labels.labels import Alive, Tensor
+from onnxprune.labels.rewrite import alive_of
+from onnxprune.labels.trace import Trace
+from onnxprune.model.if_branches import Flat
+from onnxprune.model.mapped_weights import release
+from onnxprune.model.onnx_model import Gate, Model, check
+from onnxprune.progress import Progress, counted, silent
+from onnxprune.running import input_shapes
+from onnxprune.running import session as runtime
+from onnxprune.running.differences import Differences, OutputError
+from onnxprune.running.session import Feeds
+from onnxprune.running.unknown_operators import Severed
+
+_QUANTIZED = {"QuantizeLinear", "DequantizeLinear"}
+_HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
+
+#: Rounding of a whole network, relative to the range of its output: in float32; with weights or outputs in float16;
+#: and where activations are quantized, so that rounding moves some of them by a whole quantization step.
+RTOL, RTOL_HALF, RTOL_QUANTIZED = 1e-4, 3e-2, 5e-2
+
+#: How much of the inside of the network is compared, in bytes an input.
+_INSIDE_BYTES = 32 << 20
+
+#: Where rounding weighs more (outputs far below 1 behind a Sigmoid, say) it is measured: the masked original against
+#: itself, run unoptimized and with inputs changed in their last bits.
+NOISE_FACTOR = 4.0
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Rewrite error and pruning error by output, over ``samples`` seeded inputs of ``shapes``, run by ``engine``."""
+
+    samples: int
+    shapes: Mapping[str, tuple[int, ...]]
+    rtol: float
+    atol: float
+    rewrite: tuple[OutputError, ...]
+    inside: tuple[OutputError, ...]  # rewrite errors of tensors inside the network
+    pruning: tuple[OutputError, ...]
+    engine: str
+
+    @property
+    def rewrite_error(self) -> float:
+        """The largest relative rewrite error of an output."""
+        return max((e.relative for e in self.rewrite), default=0.0)
+
+    @property
+    def inside_error(self) -> float:
+        """The largest relative rewrite error inside."""
+        return max((e.relative for e in self.inside), default=0.0)
+
+    def failures(self) -> list[OutputError]:
+        """Tensors whose rewrite error is more than rounding."""
+        return [e for e in (*self.rewrite, *self.inside) if not self._is_rounding(e)]
+
+    def excused(self) -> list[OutputError]:
+        """Tensors over the limit that rounding alone moves by as much."""
+        return [e for e in (*self.rewrite, *self.inside) if e.noise and e.relative > self.rtol and self._is_rounding(e)]
+
+    def _is_rounding(self, error: OutputError) -> bool:
+        return error.relative <= self.rtol or error.max_abs <= max(self.atol, NOISE_FACTOR * error.noise)
+
+
+@dataclass(frozen=True)
+class Inside:
+    """A tensor inside the network that both models have, and what stays of each of its axes in the pruned one."""
+
+    name: str
+    kept: tuple[NDArray[np.int64], ...]
+
+    def cut(self, array: NDArray[Any]) -> NDArray[Any]:
+        """What the pruned model should compute, from what the masked original does."""
+        return array[np.ix_(*self.kept)]
+
+
+def inside(trace: Trace, dead: NDArray[np.int64], pruned: Model) -> list[Inside]:
+    """What multiplying operators compute, from the outputs backwards, as much as fits `_INSIDE_BYTES` an input.
+
+    A last Sigmoid or Softmax that saturates would hide any error before it.
+    """
+    alive = alive_of(trace, dead)
+    outputs = {o.name for o in pruned.graph.outputs}
+    found: list[Inside] = []
+    left = _INSIDE_BYTES
+    for node in reversed(pruned.graph.nodes):
+        rule = ops.find(node)
+        tensor = trace.tensors.get(node.outputs[0]) if node.outputs else None
+        if rule is None or rule.macs is None or tensor is None or tensor.name in outputs:
+            continue
+        size = 4 * math.prod(tensor.shape)
+        if size <= left and all(len(layer.axes) == 1 for layer in tensor.layers):
+            left -= size
+            found.append(Inside(tensor.name, tuple(_kept_along(tensor, a, alive) for a in range(tensor.rank))))
+    return found
+
+
+def _kept_along(tensor: Tensor, axis: int, alive: Alive) -> NDArray[np.int64]:
+    layer = tensor.along(axis)
+    return np.arange(tensor.shape[axis]) if layer is None else np.flatnonzero(alive(layer.labels.reshape(-1)))
+
+
+def masked(trace: Trace, dead: NDArray[np.int64]) -> Model:
+    """The original with the units ``dead`` multiplied with zero wherever an operator sums over channels and notices."""
+    alive = alive_of(trace, dead)
+    gates: dict[str, Gate] = {}
+    reads: dict[int, list[int]] = {}
+    for read in trace.reads:
+        node = trace.model.graph.nodes[read.node]
+        tensor = trace.input(node, read.position)
+        if tensor is None:
+            continue
+        mask = np.ones((1,) * tensor.rank, np.bool_)
+        for layer in tensor.layers:
+            mask = mask & (alive(layer.labels) | np.isin(trace.unit[layer.labels], read.silent))
+        if not mask.all():
+            reads.setdefault(read.node, []).append(read.position)
+            zero = node.inputs[read.zero] if read.zero is not None and read.zero < len(node.inputs) else ""
+            gates[tensor.name] = Gate(mask, _type(trace, tensor.name), zero)
+    return trace.model.gated(gates, reads)
+
+
+def _type(trace: Trace, name: str) -> int:
+    return trace.shapes.elem_type.get(name) or TensorProto.FLOAT
+
+
+def default_rtol(trace: Trace) -> float:
+    """The tolerance that fits the model's precision."""
+    if any(node.op in _QUANTIZED for node in trace.model.graph.nodes):
+        return RTOL_QUANTIZED
+    types = {t for t, _ in trace.model.graph.constants.values()} | {o.elem_type for o in trace.model.graph.outputs}
+    return RTOL_HALF if types & _HALF else RTOL
+
+
+def prove(
+    trace: Trace,
+    severed: Severed,
+    flat: Flat,
+    dead: NDArray[np.int64],
+    pruned: Model,
+    *,
+    samples: int,
+    seed: int,
+    rtol: float | None,
+    atol: float,
+    progress: Progress = silent,
+) -> Proof:
+    """Run original, masked original and pruned model on seeded inputs, and measure.
+
+    ``rtol``: None for the limit that fits the model's precision, where rounding that weighs more is allowed for.
+    Raises nothing for a large error.
+    """
+    original, where = severed.part, str(trace.model.path or "model")
+    shapes = {**trace.shapes.inputs, **severed.fed}
+    feeds = [input_shapes.seeded_feeds(original.graph.inputs, shapes, seed + i) for i in range(samples)]
+    reference = severed.again(flat.restore(masked(trace, dead)))
+    names, pruned = severed.renamed(pruned), severed.again(pruned)
+    points = inside(trace, dead, pruned)
+    by_zeroing, by_pruning = Differences(), Differences()
+    with ExitStack() as sessions:  # weights stay in their files: three sessions at a time hold none of them
+        plain = sessions.enter_context(_running(original, where))
+        zeroed = sessions.enter_context(_running(reference, f"{where} with the removed channels at zero", points, True))
+        with _our_bug():
+            new = sessions.enter_context(_running(pruned, "the pruned model", points))
+        release(trace.model.weights.values())  # of cutting
+        for feed in counted(feeds, "prove, inputs", samples, progress):
+            whole = plain.run(feed)
+            with _our_bug():
+                found = new.run(feed)
+            found.update({b: found[a] for a, b in names.items()})
+            by_pruning.add(whole, found)
+            by_zeroing.add(zeroed.run(feed), found)
+    pruning = by_pruning.errors()
+    outputs, every = {e.name for e in pruning}, by_zeroing.errors()
+    proof = Proof(
+        samples,
+        dict(trace.shapes.inputs),
+        default_rtol(trace) if rtol is None else rtol,
+        atol,
+        tuple(e for e in every if e.name in outputs),
+        tuple(e for e in every if e.name not in outputs),
+        pruning,
+        plain.engine,
+    )
+    if rtol is not None or not proof.failures():
+        return proof
+    progress("measuring how much rounding weighs")
+    noise = _noise(reference, feeds, points, where)
+    return replace(
+        proof,
+        rewrite=tuple(replace(e, noise=noise[e.name]) for e in proof.rewrite),
+        inside=tuple(replace(e, noise=noise[e.name]) for e in proof.inside),
+    )
+
+
+@contextmanager
+def _our_bug() -> Iterator[None]:
+    try:
+        yield
+    except ModelError as error:
+        raise CheckError(
+            f"onnxruntime does not run what was written: {error.what}", hint="please report this as a bug"
+        ) from None
+
+
+def _noise(reference: Model, feeds: Sequence[Feeds], points: Sequence[Inside], where: str) -> dict[str, float]:
+    """By how much rounding alone moves each output and point: of the model optimized, or at inputs nudged."""
+    optimized, nudged = Differences(), Differences()
+    with (
+        _running(reference, where, points, True) as first,
+        _running(reference, where, points, True, optimize=True) as other,
+    ):
+        for feed in feeds:
+            wanted = first.run(feed)
+            optimized.add(wanted, other.run(feed))
+            nudged.add(wanted, first.run({n: _nudged(a) for n, a in feed.items()}))
+    found = {e.name: e.max_abs for e in optimized.errors()}
+    return {e.name: max(e.max_abs, found[e.name]) for e in nudged.errors()}
+
+
+def _nudged(array: NDArray[Any]) -> NDArray[Any]:
+    """The array with every float changed in its last bits."""
+    return np.nextafter(array, np.inf, dtype=array.dtype) if array.dtype in (np.float32, np.float64) else array
+
+
+def check_valid(original: Model, pruned: Model) -> None:
+    """onnx.checker's full check, strict shape inference included, wherever the original passes it.
+
+    Raises CheckError.
+    """
+    try:
+        check(original.skeleton(), "original", full=True)
+    except ModelError:
+        full = False
+    else:
+        full = True
+    try:
+        check(pruned.skeleton(), "the pruned model", full=full)
+    except ModelError as error:
+        raise CheckError(error.what, where=error.where, hint="please report this as a bug") from None
+
+
+@dataclass(frozen=True)
+class _Running:
+    """``run`` gives a model's outputs, and what it was asked for beside; by ``engine``."""
+
+    run: Callable[[Feeds], Feeds]
+    engine: str
+
+
+@contextmanager
+def _running(
+    model: Model, where: str, points: Sequence[Inside] = (), cut: bool = False, *, optimize: bool = False
+) -> Iterator[_Running]:
+    """What gives the model's outputs and the tensors at ``points``, ``cut`` to what the pruned model has of them."""
+    # Precise integer kernels come with the optimizer.
+    optimize = optimize or any(node.op in _QUANTIZED for node in model.graph.nodes)
+    with runtime.session(model, where, optimize=optimize, outputs=[p.name for p in points]) as active:
+
+        def run(feed: Feeds) -> Feeds:
+            results = runtime.arrays(runtime.run(active, feed, where))
+            for point in points if cut else ():
+                results[point.name] = point.cut(results[point.name])
+            return results
+
+        yield _Running(run, runtime.engine_of(active))

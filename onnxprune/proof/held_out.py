@@ -1,0 +1,63 @@
+"""How far a model's outputs are from the original's, on calibration samples that nothing was learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from onnxprune.calibration.product_statistics import Observations, Part
+from onnxprune.model.onnx_model import Model
+from onnxprune.running import session as runtime
+from onnxprune.running.differences import Array, Differences, OutputError, by_row
+
+Arrays = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The error of each output over all held-out samples, their `distance`, and that of each of them, in order."""
+
+    errors: tuple[OutputError, ...]
+    distance: float
+    samples: tuple[float, ...] = field(repr=False)
+
+
+def measure(model: Model, seen: Observations, where: str) -> Measured:
+    """Run ``model`` on the held-out part of ``seen``. Raises ModelError.
+
+    An output that is not one row a sample counts with the whole of its batch.
+    """
+    whole, apart, samples = Differences(), Differences(), []
+    outputs = [o.name for o in model.graph.outputs]
+    for part, reference, results in _runs(model, seen, where):
+        whole.add({n: reference[n] for n in outputs}, {n: results[n] for n in outputs})
+        one = [{n: arrays[n] for n in seen.ends} for arrays in (reference, results)]
+        apart.add(*one)
+        for expected, found in by_row(one[0], one[1], part.samples):
+            own = Differences()
+            own.add(expected, found)
+            samples.append(own.distance())
+    return Measured(whole.errors(), apart.distance(), tuple(samples))
+
+
+def distance(model: Model, seen: Observations, where: str) -> float:
+    """Noise over signal of what ``model`` gives on the held-out part of ``seen``; lower is nearer. Raises ModelError.
+
+    It is the mean over the ends of the outputs (`onnxprune.labels.output_parts`).
+    """
+    differences = Differences()
+    for _, reference, results in _runs(model, seen, where):
+        differences.add({n: reference[n] for n in seen.ends}, {n: results[n] for n in seen.ends})
+    return differences.distance()
+
+
+def _runs(model: Model, seen: Observations, where: str) -> Iterator[tuple[Part, Arrays, Arrays]]:
+    """Each held-out batch, with the outputs and ends of the original and those of ``model``."""
+    outputs = [o.name for o in model.graph.outputs]
+    names = dict.fromkeys((*outputs, *seen.ends))
+    given = {*outputs, *(i.name for i in model.graph.inputs)}
+    with runtime.session(model, where, optimize=True, outputs=[n for n in names if n not in given]) as active:
+        for part in (p for p in seen.parts if p.held_out):
+            feeds = seen.feeds(part)
+            results = {**feeds, **runtime.run(active, feeds, where)}
+            yield part, {n: seen.output(n, part) for n in names}, {n: results[n] for n in names}

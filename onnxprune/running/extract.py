@@ -1,0 +1,32 @@
+"""A run of nodes as a model of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onnx import ModelProto, ValueInfoProto, helper
+
+from onnxprune.model.edits import captured
+from onnxprune.model.onnx_model import Model
+
+#: Before this IR version an initializer had to be a graph input too.
+_IR_INITIALIZERS = 4
+
+
+def excerpt(model: Model, start: int, stop: int, inputs: Mapping[str, int], outputs: Sequence[str]) -> Model:
+    """Nodes ``start`` to ``stop`` of ``model``: {input: element type} -> ``outputs``. Weights stay where they are."""
+    source = model.proto
+    out = ModelProto(ir_version=max(source.ir_version, _IR_INITIALIZERS), functions=source.functions)
+    out.opset_import.extend(source.opset_import)
+    out.graph.name = "excerpt"
+    kinds = {n: helper.make_tensor_type_proto(t, None) for n, t in inputs.items()}
+    out.graph.input.extend(ValueInfoProto(name=n, type=kind) for n, kind in kinds.items())
+    out.graph.output.extend(ValueInfoProto(name=n) for n in outputs)
+    out.graph.node.extend(source.graph.node[start:stop])
+    made = {o for n in out.graph.node for o in n.output}
+    for name in dict.fromkeys(i for n in out.graph.node for i in (*n.input, *captured(n))):
+        if name in model.constant_protos and name not in made:
+            tensor = out.graph.initializer.add()
+            tensor.CopyFrom(model.constant_protos[name])
+            tensor.name = name
+    return Model(out, model.path, model.weights)

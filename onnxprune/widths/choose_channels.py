@@ -1,0 +1,121 @@
+"""From a model to what goes of it: labels, groups, scores, widths, and a rewrite that every node accepts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.cost.measures import Macs
+from onnxprune.cost.sizes import cost_of
+from onnxprune.errors import OptionError, thousands
+from onnxprune.importance import across_groups as readers
+from onnxprune.importance import criteria as scores
+from onnxprune.importance.criterion import Scorer, Scores, Subject
+from onnxprune.labels import groups as grouping
+from onnxprune.labels import rewrite as rewriting
+from onnxprune.labels.analysis import Analysis, matches, units_of
+from onnxprune.labels.groups import Groups
+from onnxprune.labels.rewrite import Rewrite
+from onnxprune.labels.trace import Trace
+from onnxprune.options import Options
+from onnxprune.widths import budget as budgets
+from onnxprune.widths.alignment import Multiple, TargetBlocks
+from onnxprune.widths.allocation import Allocation, allocate
+from onnxprune.widths.allowed_widths import choices
+from onnxprune.widths.budget_strategies import Spending
+from onnxprune.widths.plan_contest import Way
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which units go, the rewrite that removes them, and the groups they were chosen from, with their ``scores``.
+
+    There are no scores where a saved plan was applied.
+    """
+
+    dead: NDArray[np.int64] = field(repr=False)
+    rewrite: Rewrite
+    groups: Groups
+    notes: Mapping[int, str]
+    scores: tuple[Scores, ...] = field(default=(), repr=False)
+    remarks: tuple[str, ...] = ()  # on the whole of it
+
+
+def choose(analysis: Analysis, options: Options, subject: Subject, way: Way, scorer: Scorer) -> Choice:
+    """Score, allocate and rewrite; what cannot follow is pinned and the choice made again."""
+    trace, groups, pins = analysis.trace, analysis.groups, dict(analysis.pins)
+    while True:
+        scored = scores.score(subject, groups, scorer)
+        allocation = _allocate(subject, groups, scored, options, way)
+        result = rewriting.rewrite(trace, allocation.dead)
+        if isinstance(result, Rewrite):
+            remarks = _wasteful(subject, groups, scored, options, way, allocation)
+            return Choice(allocation.dead, result, groups, allocation.notes, tuple(scored), remarks)
+        new = [int(u) for u in result.units if int(u) not in pins and int(u) not in trace.pinned]
+        if not new:
+            raise AssertionError(f"{result.reason}, and nothing is left to pin")
+        pins.update((u, result.reason) for u in new)
+        groups = grouping.group(trace, pins)
+
+
+def _allocate(subject: Subject, groups: Groups, scored: Sequence[Scores], options: Options, way: Way) -> Allocation:
+    trace, plain = subject.trace, Multiple(options.align or 1)
+    allocated = partial(
+        allocate,
+        max_ratio=options.max_ratio,
+        ratio_of=ratio_of(trace, groups, options),
+        lossless=groups.lossless if options.lossless else None,
+    )
+    align = TargetBlocks(trace, groups, options.target) if options.target and options.align is None else plain
+    if options.budget is None and len(options.ways) == 1 and way.scope != "cost":
+        return allocated(choices(groups, scored, align), ratio=options.ratio, scope=way.scope)
+    cost = options.budget.cost if options.budget else options.target or Macs()
+    if options.budget is None:  # what the ratio leaves of the cost when each group loses as much
+        by_size = scores.score(subject, groups, scores.resolve("l2")(subject))
+        evenly = allocated(choices(groups, by_size, align), ratio=options.ratio, scope="group")
+        limit = cost_of(trace, cost, evenly.dead)
+    else:
+        limit = options.budget.amount(cost_of(trace, cost, np.zeros(0, np.int64)))
+    if way.scope == "cost" and scores.resolve(way.importance).within:
+        scored = readers.comparable(groups, scored)
+    spending = Spending(trace, groups, scored, allocated, cost, limit, way.scope, options.align, options.target)
+    return spending.allocation()
+
+
+def _wasteful(
+    subject: Subject, groups: Groups, scored: Sequence[Scores], options: Options, way: Way, made: Allocation
+) -> tuple[str, ...]:
+    """What the target's own blocks would give, where ``--align`` says less and that wastes cycles or score."""
+    if options.target is None or options.align is None or not len(groups):
+        return ()
+    block = math.lcm(options.target.precision.out_block, options.target.precision.in_block)
+    if options.align % block == 0:
+        return ()
+    other = budgets.attempt(partial(_allocate, subject, groups, scored, replace(options, align=block), way))
+    if isinstance(other, OptionError):
+        return ()
+    trace, total = subject.trace, sum(float(s.sum()) for s in scored)
+    (now, lost), (then, less) = (
+        (cost_of(trace, options.target, a.dead), groups.lost(scored, a.dead)) for a in (made, other)
+    )
+    if then >= now and less >= lost:
+        return ()
+    left = " instead of ".join(map(thousands, (then, now)))
+    kept = " instead of ".join(f"{100 * (1 - x / total):.1f} %" for x in (less, lost))
+    return (
+        f"{options.target} computes in {block} channels: --align {block} leaves {left} cycles, and {kept} of the score",
+    )
+
+
+def ratio_of(trace: Trace, groups: Groups, options: Options) -> dict[int, float]:
+    """Groups with a ratio of their own; the last glob that names one of their channels decides."""
+    found: dict[int, float] = {}
+    for glob, value in options.ratio_for:
+        units = units_of(trace, matches(trace, glob, "--ratio-for"))
+        found.update((g.index, value) for g in groups if np.isin(g.units, units).any())
+    return found

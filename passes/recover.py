@@ -1,0 +1,68 @@
+"""What is made up for of a pruned model, judged on calibration samples that nothing was learnt from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.calibration.product_statistics import samples_for
+from onnxprune.calibration.reference import Lesson
+from onnxprune.labels.trace import Trace
+from onnxprune.model.onnx_model import Model
+from onnxprune.passes import Compensate, Distill
+from onnxprune.progress import Progress
+from onnxprune.proof import held_out as heldout
+from onnxprune.report.run_report import Learnt, SampleError
+from onnxprune.widths.plan_contest import Tried
+
+Units = NDArray[np.int64]
+
+#: Plans are compared after compensation by as few samples as give every product so many rows, within these bounds, and
+#: by so many rows for a column: enough to rank them.
+ROWS, FEWEST, MOST, PER_COLUMN, TRIAL_RIDGES = 4096, 24, 96, 8, (1e-5, 1e-2)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Compensates pruned forms of the model that ``lesson`` is of, or, without ``compensate``, measures them only.
+
+    ``steps``: for how long what is written is then trained on the original's outputs.
+    """
+
+    trace: Trace = field(repr=False)
+    lesson: Lesson
+    compensate: bool
+    steps: int
+    seed: int
+    progress: Progress = field(repr=False)
+
+    def distance(self, pruned: Model, dead: Units) -> float:
+        """How far the outputs of a plan are from the original's, on held-out samples."""
+        if self.compensate:
+            wanted = samples_for(ROWS, self.lesson.seen.products.values(), self.trace.shapes.shape)
+            seen = self.lesson.seen.head(min(MOST, max(FEWEST, wanted)))
+            _, pruned = Compensate(self.trace, dead, seen, self.progress, TRIAL_RIDGES, PER_COLUMN).fit(pruned)
+        return heldout.distance(pruned, self.lesson.seen, "the pruned model")
+
+    def finished(self, pruned: Model, dead: Units, tried: tuple[Tried, ...]) -> tuple[Model, Learnt]:
+        """The model to write, and what is told of it; without what does not help held-out samples."""
+        seen = self.lesson.seen
+        before = after = heldout.measure(pruned, seen, "the pruned model")
+        result, solved, layers = pruned, 0, 0
+        if self.compensate:
+            fits, result = Compensate(self.trace, dead, seen, self.progress).fit(pruned)
+            solved, layers = sum(f.ridge is not None for f in fits), len(fits)
+            after = heldout.measure(result, seen, "the compensated model")
+            if after.distance >= before.distance:
+                result, solved, after = pruned, 0, before
+        best = 0
+        if self.steps:
+            best, result = Distill(self.trace, seen, self.steps, self.seed, self.progress).fit(result)
+            after = heldout.measure(result, seen, "the trained model")
+        held = self.lesson.data.split()[1].chosen.tolist()
+        by_sample = tuple(SampleError(*s) for s in zip(held, before.samples, after.samples, strict=True))
+        count = sum(p.samples for p in seen.parts)
+        errors = (before.errors, after.errors)
+        return result, Learnt(count, len(held), *errors, solved, layers, tried, self.steps, best, by_sample)

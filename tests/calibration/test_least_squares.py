@@ -1,0 +1,62 @@
+"""Least squares from sums of products."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from onnxprune.calibration.least_squares import Moments
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((400, 2, 5)) + 0.5
+TRUE = RNG.standard_normal((2, 3, 6))  # the last column is the bias
+Y = np.einsum("rgn,gmn->rgm", np.concatenate([X, np.ones((400, 2, 1))], axis=2), TRUE)
+
+
+def filled(x: NDArray[np.float64] = X, y: NDArray[np.float64] = Y, *, bias: bool = True) -> Moments:
+    moments = Moments.empty(x.shape[1], x.shape[2], y.shape[2], bias=bias)
+    for part in np.array_split(np.arange(len(x)), 3):
+        moments.add(x[part], y[part])
+    return moments
+
+
+def test_weights_and_bias_that_made_the_targets_are_found() -> None:
+    found = filled().ridge(np.zeros_like(TRUE), 1e-12)
+    assert found is not None
+    np.testing.assert_allclose(found, TRUE, atol=1e-6)
+    assert filled().error(found) < 1e-12
+
+
+def test_error_is_what_is_missed_relative_to_the_variance_of_the_targets() -> None:
+    wrong = TRUE + 0.1
+    made = np.einsum("rgn,gmn->rgm", np.concatenate([X, np.ones((400, 2, 1))], axis=2), wrong)
+    missed = ((made - Y) ** 2).sum() / ((Y - Y.mean(axis=0)) ** 2).sum()
+    assert filled().error(wrong) == pytest.approx(missed)
+
+
+def test_strong_ridge_stays_at_the_prior_but_for_the_bias() -> None:
+    prior = RNG.standard_normal(TRUE.shape)
+    found = filled().ridge(prior, 1e9)
+    assert found is not None
+    np.testing.assert_allclose(found[:, :, :-1], prior[:, :, :-1], atol=1e-5)
+    fitted = np.einsum("rgn,gmn->rgm", X, prior[:, :, :-1])
+    np.testing.assert_allclose(found[:, :, -1], (Y - fitted).mean(axis=0), atol=1e-4)
+
+
+def test_columns_that_say_the_same_are_no_obstacle_with_a_ridge() -> None:
+    double = np.concatenate([X, X], axis=2)
+    found = filled(double, Y).ridge(np.zeros((2, 3, 11)), 1e-6)
+    assert found is not None
+    assert filled(double, Y).error(found) < 1e-6
+
+
+def test_without_a_bias_no_column_is_added() -> None:
+    plain = np.einsum("rgn,gmn->rgm", X, TRUE[:, :, :-1])
+    found = filled(X, plain, bias=False).ridge(np.zeros((2, 3, 5)), 1e-12)
+    assert found is not None
+    np.testing.assert_allclose(found, TRUE[:, :, :-1], atol=1e-6)
+
+
+def test_targets_that_never_change_have_no_error() -> None:
+    assert filled(X, np.ones((400, 2, 3))).error(np.zeros((2, 3, 6))) == 0

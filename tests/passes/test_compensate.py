@@ -1,0 +1,163 @@
+"""Compensation: what other channels can take over, they do; what they cannot is never made worse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto, numpy_helper
+
+from onnxprune import prune
+from onnxprune.calibration.product_statistics import Observations, Spill, observe, products, spilling
+from onnxprune.calibration.samples import from_arrays
+from onnxprune.labels.analysis import Analysis, analyse
+from onnxprune.labels.rewrite import Rewrite, rewrite
+from onnxprune.model.onnx_model import Model, from_proto
+from onnxprune.passes import RemoveChannels
+from onnxprune.passes.compensate import RIDGES, Compensate
+from onnxprune.proof.held_out import measure
+from onnxprune.running import session as runtime
+from tests.models import build
+
+#: Readers of h, whose last two channels say what the first two say.
+READERS = {
+    "Conv": ("float[4,6,3,3] w1, float[4] b1", "y = Conv<pads=[1,1,1,1]>(h, w1, b1)"),
+    "Conv without a bias": ("float[4,6,3,3] w1", "y = Conv(h, w1)"),
+    "ConvTranspose": ("float[6,4,2,2] w1", "y = ConvTranspose<strides=[2,2]>(h, w1)"),
+    "1x1 Conv behind a depthwise Conv": (
+        "float[6,1,3,3] w1, float[4,6,1,1] w2",
+        "d = Conv<group=6>(h, w1)\ny = Conv(d, w2)",
+    ),
+    "Gemm": ("float[4,6] w1, float[4] b1", "p = GlobalAveragePool(h)\nf = Flatten(p)\ny = Gemm<transB=1>(f, w1, b1)"),
+    "MatMul": ("float[6,4] w1", "p = GlobalAveragePool(h)\nf = Flatten(p)\ny = MatMul(f, w1)"),
+    "Add, whose other side keeps the weights that it shares": (
+        "float[4,6,1,1] w2, float[4,6,3,3] w1",
+        "a = Conv(h, w2)\nb = Conv(h, w2)\ns = Add(a, b)\nd = Conv<pads=[1,1,1,1]>(h, w1)\ny = Add(s, d)",
+    ),
+    "two layers": (
+        "float[8,6,3,3] w1, float[4,8,1,1] w2",
+        "a = Conv<pads=[1,1,1,1]>(h, w1)\nr = Relu(a)\ny = Conv(r, w2)",
+    ),
+}
+
+
+def doubled(reader: str) -> ModelProto:
+    """x -> Conv -> Relu -> h -> reader -> y, where channels 4 and 5 of h are sums of channels 0 to 3."""
+    weights, nodes = READERS[reader]
+    head = f"(float[N,3,8,8] x) => (float y) <float[6,3,3,3] w0, {weights}>"
+    model = build(f"{head} {{ c = Conv(x, w0)\nh = Identity(c)\n{nodes} }}")
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor).copy()
+        if tensor.name == "w0":
+            array[4], array[5] = array[0] + array[1], array[2] - array[3]
+        elif array.shape == (6, 1, 3, 3):  # what one depthwise filter makes of a sum, another would not
+            array[:] = array[0]
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    return model
+
+
+def samples(count: int, seed: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype(np.float32)
+
+
+class Case:
+    """A model, what was seen of it, and what is left of it without some channels of its first weight."""
+
+    def __init__(self, proto: ModelProto, gone: list[int], calibration: NDArray[np.float32], spill: Spill) -> None:
+        self.model = from_proto(proto)
+        self.analysis: Analysis = analyse(self.model, input_shapes={"x": (1, 3, 8, 8)})
+        trace = self.analysis.trace
+        shapes = trace.shapes.shape
+        data = from_arrays({"x": calibration}, self.model, trace.shapes.inputs)
+        self.seen: Observations = observe(self.model, products(self.model, shapes), data, shapes, spill)
+        use = next(u for u in trace.uses if u[0] == "w0")
+        units = trace.unit[trace.uses[use].layers[0].labels.reshape(-1)]
+        self.dead = np.sort(units[gone])
+        result = rewrite(trace, self.dead)
+        assert isinstance(result, Rewrite)
+        self.pruned = RemoveChannels(result).run(self.model).model
+        self.compensate = Compensate(trace, self.dead, self.seen)
+
+
+def output(model: Model, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    with runtime.session(model, "test") as active:
+        return np.asarray(runtime.run(active, {"x": x}, "test")["y"])
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_channels_that_others_say_too_are_taken_over_on_inputs_never_seen(reader: str) -> None:
+    with spilling() as spill:
+        case = Case(doubled(reader), [4, 5], samples(40, 0), spill)
+        compensated = case.compensate.run(case.pruned)
+    fresh = samples(8, 1)
+    wanted, plain, solved = (output(m, fresh) for m in (case.model, case.pruned, compensated.model))
+    span = float(np.ptp(wanted))
+    assert np.abs(plain - wanted).max() > 0.05 * span, "what was removed does not show"
+    assert np.abs(solved - wanted).max() < 2e-3 * span
+    assert compensated.changes
+
+
+def test_held_out_error_of_no_layer_grows() -> None:
+    noise = samples(5, 3)  # far too few to learn from
+    with spilling() as spill:
+        case = Case(doubled("two layers"), [0, 2], noise, spill)
+        fits, compensated = case.compensate.fit(case.pruned)
+        before, after = (measure(m, case.seen, "test").errors for m in (case.pruned, compensated))
+    assert all(f.after <= f.before for f in fits)
+    assert after[0].snr_db >= before[0].snr_db
+
+
+@pytest.mark.parametrize(
+    ("reader", "gone", "strong"), [("Conv", [0, 2], False), ("MatMul", [0, 1, 3], True), ("Gemm", [0, 1, 3], True)]
+)
+def test_the_ridge_that_is_found_is_the_nearest_of_all_to_held_out_samples(
+    reader: str, gone: list[int], strong: bool
+) -> None:
+    with spilling() as spill:
+        case = Case(doubled(reader), gone, samples(10, 3), spill)
+        found = case.compensate.fit(case.pruned)[0][-1]
+        each = [replace(case.compensate, ridges=(strength,)).fit(case.pruned)[0][-1] for strength in RIDGES]
+    assert found.ridge is not None
+    assert (found.ridge > RIDGES[len(RIDGES) // 2]) == strong
+    assert found.after == min(fit.after for fit in each)
+
+
+def test_model_from_which_nothing_was_removed_stays_as_it_is() -> None:
+    with spilling() as spill:
+        case = Case(doubled("two layers"), [], samples(20, 0), spill)
+        result = case.compensate.run(case.pruned)
+    assert not result.changes
+    assert result.model.proto == case.pruned.proto
+
+
+def test_weights_that_two_nodes_share_stay_as_they_are() -> None:
+    text = "(float[N,3,8,8] x) => (float y) <float[6,3,3,3] w0, float[4,6,1,1] w1> { h = Conv(x, w0)\n"
+    model = build(text + "k = Relu(h)\na = Conv(h, w1)\nb = Conv(k, w1)\ny = Add(a, b) }")
+    with spilling() as spill:
+        case = Case(model, [1], samples(20, 0), spill)
+        compensated = case.compensate.run(case.pruned).model
+    np.testing.assert_array_equal(compensated.array("w1"), case.pruned.array("w1"))
+
+
+def test_a_new_bias_takes_no_name_that_is_there() -> None:
+    text = "(float[N,3,8,8] x) => (float y) <float[6,3,3,3] w0, float[4,6,1,1] w1, float[1,4,1,1] w1_bias>"
+    model = build(f"{text} {{ h = Conv(x, w0)\nc = Conv(h, w1)\ny = Mul(c, w1_bias) }}")
+    with spilling() as spill:
+        case = Case(model, [1], samples(20, 0), spill)
+        compensated = case.compensate.run(case.pruned).model
+    (conv,) = [n for n in compensated.graph.nodes if n.inputs[1] == "w1"]
+    assert conv.inputs[2] == "w1_bias_"
+    np.testing.assert_array_equal(compensated.array("w1_bias"), case.model.array("w1_bias"))
+
+
+@pytest.mark.parametrize(("side", "used"), [(64, 64), (8, 70)])
+def test_samples_that_nothing_needs_are_not_looked_at_and_that_is_said(side: int, used: int) -> None:
+    head = f"(float[N,3,{side},{side}] x) => (float y) <float[4,3,1,1] a, float[2,4,1,1] b>"
+    model = build(f"{head} {{ h = Conv(x, a)\ny = Conv(h, b) }}")
+    data = np.random.default_rng(0).standard_normal((70, 3, side, side)).astype(np.float32)
+    report = prune(model, ratio=0.5, data={"x": data}, input_shapes={"x": (1, 3, side, side)}).report
+    assert report.learnt is not None
+    assert report.learnt.samples == used
+    assert any(note.startswith("64 of 70 calibration samples are used") for note in report.notes) == (used == 64)
