@@ -145,11 +145,12 @@ def prune(
     failed = pipeline.unproven(told) or failure(checks, str(model))
     writes = failed is None and not dry_run
     report = render.placed(told, str(target) if writes else "", checks, click.get_current_context().obj)
-    texts: dict[Path | None, Model | str] = {} if dry_run else {json_path: report.to_json()}
+    texts: dict[Path | None, Model | str] = {save_plan: result.plan.to_json()} if writes else {}
+    if not dry_run:
+        texts[json_path] = report.to_json()
     if page_path is not None:
         texts[page_path] = html.page(report, lang or html.of_locale(os.environ))
-    if writes:
-        texts |= {save_plan: result.plan.to_json(), target: result.model}
+    texts |= {target: result.model} if writes else {}
     files.write({path: text for path, text in texts.items() if path is not None}, external=save_as_external_data)
     if not quiet:
         places = {"plan": save_plan, "report": page_path, "JSON": json_path, "JUnit": ci.junit}
