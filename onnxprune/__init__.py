@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from onnxprune.api import diff as diff
     from onnxprune.api import inspect as inspect
     from onnxprune.api import prune as prune
-    from onnxprune.calibration.samples import Data as Data
+    from onnxprune.calibration.data import Data as Data
     from onnxprune.errors import CheckError as CheckError
     from onnxprune.errors import DataError as DataError
     from onnxprune.errors import ModelError as ModelError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from onnxprune.errors import ToolError as ToolError
     from onnxprune.labels.plan import Plan as Plan
     from onnxprune.report.diff import Comparison as Comparison
-    from onnxprune.report.run_report import Inspection as Inspection
+    from onnxprune.report.inspection import Inspection as Inspection
     from onnxprune.report.run_report import Report as Report
 
     __version__: str
@@ -37,11 +37,12 @@ if TYPE_CHECKING:
 _ERRORS = "CheckError DataError ModelError OnnxPruneError OptionError OutputError PlanError ToolError"
 _HOMES = {
     **dict.fromkeys(("Result", "apply", "diff", "inspect", "prune"), "api"),
-    "Data": "calibration.samples",
+    "Data": "calibration.data",
     "Comparison": "report.diff",
     **dict.fromkeys(_ERRORS.split(), "errors"),
     "Plan": "labels.plan",
-    **dict.fromkeys(("Inspection", "Report"), "report.run_report"),
+    "Inspection": "report.inspection",
+    "Report": "report.run_report",
 }
 
 __all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604 (names)

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, wraps
+from inspect import Signature, signature
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxprune import pipeline
-from onnxprune.calibration.samples import Data
-from onnxprune.cost.chips import costs
 from onnxprune.labels import plan as plans
 from onnxprune.labels.plan import Plan
 from onnxprune.model import files
-from onnxprune.model import opening as source
 from onnxprune.model.onnx_model import Model
-from onnxprune.model.opening import Source
-from onnxprune.options import Options, ratio_or_default
+from onnxprune.model.opening import Source, opened, to_proto
+from onnxprune.options import ApplyOptions, DataSource, Options
 from onnxprune.progress import Progress, silent
 from onnxprune.proof.side_by_side import On
 from onnxprune.report.diff import Comparison, compare
-from onnxprune.report.run_report import Inspection, Report
-from onnxprune.widths.budget import Budget
+from onnxprune.report.inspection import Inspection
+from onnxprune.report.run_report import Report
 
-#: Where calibration data is (see README.md), arrays in memory, {input: [N, ...]}, or `Data`, which says how to read it.
-DataSource: TypeAlias = str | os.PathLike[str] | Mapping[str, NDArray[np.generic]] | Data
+#: A plan, or where one was saved.
+PlanSource: TypeAlias = Plan | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class Result:
     @cached_property
     def model(self) -> ModelProto:
         """The pruned model. Raises OutputError where it is over protobuf's 2 GB; `save` writes it."""
-        return source.to_proto(self._pruned)
+        return to_proto(self._pruned)
 
     def save(
         self,
@@ -65,33 +61,53 @@ class Result:
         files.write({**kept, Path(path): self._pruned}, external=external_data)
 
 
-def prune(
-    model: Source,
-    *,
-    ratio: float | None = None,
-    lossless: bool = False,
-    align: int | None = None,
-    target: str | None = None,
-    dtype: str | None = None,
-    budget: str | None = None,
-    importance: str | None = None,
-    scope: str | None = None,
-    exclude: Sequence[str] = (),
-    ratio_for: Mapping[str, float] | None = None,
-    max_ratio: float | None = None,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    data: DataSource | None = None,
-    compensate: bool = True,
-    recover: int = 0,
-    flops_reg: float = 0.001,
-    fuse_bn: bool = True,
-    check_n: int = 3,
-    rtol: float | None = None,
-    atol: float = 0.0,
-    seed: int = 0,
-    progress: Progress = silent,
-) -> Result:
+P = ParamSpec("P")
+F = TypeVar("F", bound=Callable[..., Any])
+_Prunes: TypeAlias = Callable[[Source, Options], Result]
+_Applies: TypeAlias = Callable[[Source, PlanSource, ApplyOptions], Result]
+
+
+def _takes_options(make: Callable[P, Options]) -> Callable[[_Prunes], Callable[Concatenate[Source, P], Result]]:
+    """The fields of `Options` as keyword arguments, for a type checker and for help()."""
+
+    def decorate(function: _Prunes) -> Callable[Concatenate[Source, P], Result]:
+        @wraps(function)
+        def called(model: Source, /, *args: P.args, **given: P.kwargs) -> Result:
+            return function(model, make(*args, **given))
+
+        return _signed(called, function, make)
+
+    return decorate
+
+
+def _takes_apply_options(
+    make: Callable[P, ApplyOptions],
+) -> Callable[[_Applies], Callable[Concatenate[Source, PlanSource, P], Result]]:
+    """As `_takes_options`, behind a plan."""
+
+    def decorate(function: _Applies) -> Callable[Concatenate[Source, PlanSource, P], Result]:
+        @wraps(function)
+        def called(model: Source, plan: PlanSource, /, *args: P.args, **given: P.kwargs) -> Result:
+            return function(model, plan, make(*args, **given))
+
+        return _signed(called, function, make)
+
+    return decorate
+
+
+def _signed(called: F, function: Callable[..., Any], make: Callable[..., Any]) -> F:
+    """``called``, with the positional parameters of ``function`` and the keywords of ``make`` as its signature."""
+    first = list(signature(function).parameters.values())[:-1]
+    options = signature(make).parameters.values()
+    called.__signature__ = Signature([*first, *options])  # type: ignore[attr-defined]
+    return called
+
+
+@_takes_options(Options)
+def prune(model: Source, options: Options) -> Result:
     """Remove channels of ``model``, and prove that nothing else changed. Arguments are the command line's options.
+
+    They are the fields of `onnxprune.options.Options`, by keyword.
 
         >>> result = onnxprune.prune("model.onnx", ratio=0.5, align=8)
         >>> result.report.parameters.ratio < 0.4
@@ -102,47 +118,14 @@ def prune(
 
     Raises OnnxPruneError: CheckError where the result is not what it must be.
     """
-    options = Options(
-        ratio=ratio_or_default(ratio, lossless=lossless, budget=budget),
-        lossless=lossless,
-        align=align,
-        target=(priced := costs(target, dtype)),
-        budget=None if budget is None else Budget.parse(budget, priced),
-        importance=importance,
-        scope=scope,
-        exclude=tuple(exclude),
-        ratio_for=tuple((ratio_for or {}).items()),
-        max_ratio=max_ratio,
-        input_shapes=_shapes(input_shapes),
-        data=_data(data),
-        compensate=compensate,
-        recover=recover,
-        flops_reg=flops_reg,
-        fuse_bn=fuse_bn,
-        check_n=check_n,
-        rtol=rtol,
-        atol=atol,
-        seed=seed,
-    )
-    return _pruned(source.opened(model), options, None, progress)
+    return _pruned(opened(model), options, None)
 
 
-def apply(
-    model: Source,
-    plan: Plan | str | os.PathLike[str],
-    *,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    data: DataSource | None = None,
-    compensate: bool = True,
-    recover: int = 0,
-    fuse_bn: bool = True,
-    check_n: int = 3,
-    rtol: float | None = None,
-    atol: float = 0.0,
-    seed: int = 0,
-    progress: Progress = silent,
-) -> Result:
+@_takes_apply_options(ApplyOptions)
+def apply(model: Source, plan: PlanSource, options: ApplyOptions) -> Result:
     """Remove what ``plan`` (or the one saved at this path) removes: of its model, or one retrained since.
+
+    Other arguments are the fields of `onnxprune.options.ApplyOptions`, by keyword.
 
         >>> onnxprune.prune("model.onnx").save("small.onnx", plan="plan.json")
         >>> result = onnxprune.apply("model.onnx", "plan.json")
@@ -151,19 +134,9 @@ def apply(
 
     Raises OnnxPruneError: PlanError where the plan does not fit.
     """
-    options = Options(
-        input_shapes=_shapes(input_shapes),
-        data=_data(data),
-        compensate=compensate,
-        recover=recover,
-        fuse_bn=fuse_bn,
-        check_n=check_n,
-        rtol=rtol,
-        atol=atol,
-        seed=seed,
-    )
+    given = {f.name: getattr(options, f.name) for f in fields(options) if f.init}
     loaded = plan if isinstance(plan, Plan) else plans.load(Path(plan))
-    return _pruned(source.opened(model), options, loaded, progress)
+    return _pruned(opened(model), Options(**given), loaded)
 
 
 def inspect(
@@ -182,7 +155,7 @@ def inspect(
 
     Raises OnnxPruneError.
     """
-    return pipeline.inspect(source.opened(model), Options(exclude=tuple(exclude), input_shapes=_shapes(input_shapes)))
+    return pipeline.inspect(opened(model), exclude=exclude, input_shapes=input_shapes)
 
 
 def diff(
@@ -205,20 +178,11 @@ def diff(
 
     Raises OnnxPruneError.
     """
-    on = On(_shapes(input_shapes), _data(data), check_n, seed)
-    return compare(source.opened(before), source.opened(after), on, progress)
+    asked = ApplyOptions(input_shapes=input_shapes or {}, data=data, check_n=check_n, seed=seed)
+    on = On({n: tuple(s) for n, s in asked.input_shapes.items()}, asked.reading, check_n, seed)
+    return compare(opened(before), opened(after), on, progress)
 
 
-def _pruned(model: Model, options: Options, plan: Plan | None, progress: Progress) -> Result:
-    done = pipeline.prune(model, options, plan, progress)
+def _pruned(model: Model, options: Options, plan: Plan | None) -> Result:
+    done = pipeline.prune(model, options, plan, options.progress)
     return Result(done.plan, done.report, done.model, model.path)
-
-
-def _shapes(given: Mapping[str, Sequence[int]] | None) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(shape) for name, shape in (given or {}).items()}
-
-
-def _data(given: DataSource | None) -> Data | None:
-    if given is None or isinstance(given, Data):
-        return given
-    return Data(given if isinstance(given, Mapping) else os.fspath(given))

@@ -1,103 +1,250 @@
-"""How to prune: the command line's options as one value, checked where it is made."""
+"""The options of a run, described once.
+
+The command line, the file of options and the arguments of `onnxprune.prune` are made of the fields here. Nothing heavy
+is imported before a value is made: help must not wait for it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from onnxprune.calibration.samples import Data
-from onnxprune.cost.chips import Cycles
+from onnxprune.calibration.data import Data
+from onnxprune.described import option
 from onnxprune.errors import OptionError
-from onnxprune.model.graph import Shape
-from onnxprune.widths import plan_contest as candidates
-from onnxprune.widths.budget import Budget
-from onnxprune.widths.plan_contest import Way
+from onnxprune.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from onnxprune.cost.chips import Cycles
+    from onnxprune.widths.budget import Budget
+    from onnxprune.widths.request import Request
+
+#: Where calibration data is (see README.md), arrays in memory, {input: [N, ...]}, or `Data`, which says how to read it.
+DataSource: TypeAlias = "str | os.PathLike[str] | Mapping[str, NDArray[Any]] | Data"
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to prune. The fields are the command line's options; README.md describes them."""
+def _shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    found = {}
+    for text in texts:
+        name, colon, dims = text.rpartition(":")
+        sizes = dims.replace("x", ",").split(",")
+        if not colon or not all(s.strip().isdigit() and int(s) > 0 for s in sizes):
+            raise ValueError(f"'{text}' is not NAME:1,3,224,224")
+        found[name] = tuple(int(s) for s in sizes)
+    return found
 
-    ratio: float = 0.3
-    lossless: bool = False
-    align: int | None = None
-    importance: str | None = None
-    scope: str | None = None
-    budget: Budget | None = None
-    target: Cycles | None = None
-    compensate: bool = True
-    exclude: tuple[str, ...] = ()
-    ratio_for: tuple[tuple[str, float], ...] = ()
-    max_ratio: float | None = None
-    input_shapes: Mapping[str, Shape] = field(default_factory=dict)
-    fuse_bn: bool = True
-    seed: int = 0
-    check_n: int = 3
-    rtol: float | None = None
-    atol: float = 0.0
-    data: Data | None = None
-    recover: int = 0
-    flops_reg: float = 0.001
+
+def _ratios(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    found = []
+    for text in texts:
+        glob, equals, number = text.rpartition("=")
+        try:
+            found.append((glob, float(number)))
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise ValueError(f"'{text}' is not GLOB=RATIO")
+    return tuple(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyOptions:
+    """What a run needs once it is known which channels go: inputs, data, and how the result is proven."""
+
+    input_shapes: Mapping[str, Sequence[int]] = option(
+        {},
+        "--input-shape",
+        multiple=True,
+        metavar="NAME:DIMS",
+        read=_shapes,
+        shared=True,
+        help="Shape of a dynamic input, as images:1,3,224,224. Repeatable.",
+    )
+    data: DataSource | None = None
+    compensate: bool = option(
+        True,
+        "--compensate/--no-compensate",
+        kind=bool,
+        help="With --data: solve the weights behind removed channels anew. [default: do]",
+    )
+    recover: int = option(
+        0,
+        "--recover",
+        kind=int,
+        metavar="STEPS",
+        help="With --data: then train for so many steps on what the original gives. [default: 0]",
+    )
+    fuse_bn: bool = option(
+        True,
+        "--fuse-bn/--no-fuse-bn",
+        kind=bool,
+        help="Fold BatchNormalization into the layer before. [default: fold]",
+    )
+    check_n: int = option(3, "--check-n", kind=int, shown=True, help="Seeded inputs to prove on; 0 proves nothing.")
+    rtol: float | None = option(
+        None,
+        "--rtol",
+        kind=float,
+        help="Limit of the rewrite error, as a share of the output's range. [default: by precision]",
+    )
+    atol: float = option(0.0, "--atol", kind=float, shown=True, help="Rewrite error that is always accepted.")
+    seed: int = option(
+        0,
+        "--seed",
+        kind=int,
+        shown=True,
+        shared=True,
+        help="For inputs of the proof and for random importance.",
+    )
+    progress: Progress = field(default=silent, repr=False, compare=False)
+    #: ``data``, and how to read it.
+    reading: Data | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Raise OptionError for values out of range."""
-        _in_range("--ratio", self.ratio)
-        for glob, value in self.ratio_for:
-            _in_range(f"--ratio-for {glob}", value)
-        if self.max_ratio is not None:
-            _in_range("--max-ratio", self.max_ratio)
-        if self.align is not None and self.align < 1:
-            raise OptionError(f"must be at least 1, not {self.align}", where="--align")
-        if self.check_n < 0:
-            raise OptionError(f"must not be negative, as {self.check_n} is", where="--check-n")
-        if self.recover < 0:
-            raise OptionError(f"must not be negative, as {self.recover} is", where="--recover")
+        shapes = {name: tuple(shape) for name, shape in self.input_shapes.items()}
+        object.__setattr__(self, "input_shapes", shapes)
+        object.__setattr__(self, "reading", _reading(self.data))
+        for name in ("check_n", "recover"):
+            if (value := getattr(self, name)) < 0:
+                raise OptionError(f"must not be negative, as {value} is", where=f"--{name.replace('_', '-')}")
         if self.recover and self.data is None:
             raise OptionError("trains on calibration samples", where="--recover", hint="give --data too")
-        if self.scope not in (None, *candidates.SCOPES):
-            raise OptionError(f"must be {', '.join(candidates.SCOPES)}, not {self.scope}", where="--scope")
-        if self.budget is not None and self.lossless:
-            raise OptionError("asks for nothing more than --lossless does", where="--budget", hint="give one of them")
 
-    @property
-    def ways(self) -> tuple[Way, ...]:
-        """The ways of choosing to try: several where nothing is said and there is calibration data to judge by."""
-        priced = self.budget is not None and self.target is not None
-        return candidates.ways(self.importance, self.scope, judged=self.data is not None, priced=priced)
+
+def _reading(given: DataSource | None) -> Data | None:
+    if given is None or isinstance(given, Data):
+        return given
+    return Data(given if isinstance(given, Mapping) else os.fspath(given))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ApplyOptions):
+    """How to prune. README.md describes the options; `Request` is what they ask of widths and channels."""
+
+    ratio: float | None = option(
+        None,
+        "--ratio",
+        kind=float,
+        help="Share of the prunable channels to remove. [default: 0.3, or 0 with --lossless]",
+    )
+    lossless: bool = option(
+        False,
+        "--lossless",
+        kind=bool,
+        help="Remove all channels that are dead or constant; with --ratio, these first.",
+    )
+    align: int | None = option(
+        None,
+        "--align",
+        kind=int,
+        help="Every width that changes becomes a multiple of this. [default: 1, or by the target]",
+    )
+    importance: str | None = option(
+        None,
+        "--importance",
+        help="l1, l2, fpgm, bn, random; with --data: auto, output, reconstruction, activation, apoz, variance, taylor; "
+        "or module:function. [default: l2; with --data: auto]",
+    )
+    scope: str | None = option(
+        None,
+        "--scope",
+        kind=("group", "global", "cost"),
+        help="The same ratio in every group; one ranking over the network, by score for each channel; or for what it "
+        "saves. [default: group; with --data: what does best]",
+    )
+    target: str | Cycles | None = option(
+        None,
+        "--target",
+        metavar="NAME",
+        shared=True,
+        help="A chip that `onnxprune targets` lists, or a .toml.",
+    )
+    dtype: str | None = option(
+        None,
+        "--dtype",
+        kind=("fp16", "int8", "fp32"),
+        shared=True,
+        help="What the target computes in. [default: its first]",
+    )
+    budget: str | Budget | None = option(
+        None,
+        "--budget",
+        metavar="COST=LIMIT",
+        help="Instead of --ratio: what may be left of macs, params, bytes (of weights), activations (bytes written) or "
+        "the target's cycles, as a share (macs=0.5) or a number; ms=5: by the target's clock.",
+    )
+    exclude: Sequence[str] = option(
+        (),
+        "--exclude",
+        multiple=True,
+        metavar="GLOB",
+        shared=True,
+        help="Leave the channels of these nodes or tensors alone. Repeatable.",
+    )
+    ratio_for: Mapping[str, float] | Sequence[tuple[str, float]] = option(
+        (),
+        "--ratio-for",
+        multiple=True,
+        metavar="GLOB=R",
+        read=_ratios,
+        help="Another ratio for some nodes. Repeatable.",
+    )
+    max_ratio: float | None = option(
+        None,
+        "--max-ratio",
+        kind=float,
+        help="Remove no more than this of any one group. [default: 0.9, or RATIO if larger]",
+    )
+    flops_reg: float = option(
+        0.001,
+        "--flops-reg",
+        kind=float,
+        shown=True,
+        help="How much a layer's share of the MACs speaks against its channels, in taylor.",
+    )
+    #: What is asked of widths and channels.
+    request: Request = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Raise OptionError for values out of range, and for names that nobody knows."""
+        from onnxprune.widths.request import asked  # noqa: PLC0415 (--help must not wait for it)
+
+        own = self.ratio_for
+        pairs = tuple(own.items() if isinstance(own, Mapping) else own)
+        request = asked(
+            ratio=self.ratio,
+            lossless=self.lossless,
+            align=self.align,
+            target=self.target,
+            dtype=self.dtype,
+            budget=self.budget,
+            importance=self.importance,
+            scope=self.scope,
+            ratio_for=pairs,
+            max_ratio=self.max_ratio,
+            judged=self.data is not None,
+        )
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+        object.__setattr__(self, "request", request)
+        super().__post_init__()
 
     def to_json(self) -> dict[str, Any]:
         """As plan and report write them."""
         return {
-            "ratio": None if self.budget else self.ratio,
-            "lossless": self.lossless,
-            "align": self.align if self.align or self.target else 1,
-            "importance": self.ways[0].importance if len(self.ways) == 1 else "auto",
-            "scope": self.ways[0].scope if len(self.ways) == 1 else self.scope or "auto",
-            "budget": str(self.budget) if self.budget else None,
-            "target": str(self.target) if self.target else None,
+            **self.request.to_json(),
             "compensate": self.compensate,
             **({"recover": self.recover} if self.recover else {}),
             "exclude": list(self.exclude),
-            "ratio_for": dict(self.ratio_for),
+            "ratio_for": dict(self.request.ratio_for),
             "max_ratio": self.max_ratio,
             "input_shapes": {n: list(s) for n, s in self.input_shapes.items()},
             "fuse_bn": self.fuse_bn,
             "seed": self.seed,
             **({"flops_reg": self.flops_reg} if self.importance == "taylor" else {}),
-            **({"data": self.data.to_json()} if self.data else {}),
+            **({"data": self.reading.to_json()} if self.reading else {}),
         }
-
-
-def ratio_or_default(ratio: float | None, *, lossless: bool, budget: object = None) -> float:
-    """The ratio given, or what goes where none is: nothing more with ``lossless``. Raises OptionError."""
-    if ratio is not None and budget is not None:
-        raise OptionError("is instead of --ratio", where="--budget", hint="give one of them")
-    return ratio if ratio is not None else 0.0 if lossless else 0.3
-
-
-def _in_range(where: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise OptionError(
-            f"must be at least 0 and less than 1, not {value:g}", where=where, hint="0.3 removes 30 % of the channels"
-        )

@@ -1,8 +1,10 @@
-"""How far a stage is, as whoever watches is told: a callable, so that nothing below the command line prints."""
+"""How far a stage is, and how long each took. Whoever watches is told: nothing below the command line prints."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -25,3 +27,21 @@ def counted(steps: Iterable[T], stage: str, total: int, progress: Progress) -> I
     for done, step in enumerate(steps, 1):
         yield step
         progress(stage, done, total)
+
+
+class Stopwatch:
+    """Seconds by stage; announces each stage as it starts."""
+
+    def __init__(self, announce: Progress) -> None:
+        self.seconds: dict[str, float] = {}
+        self.announce = announce
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time one stage."""
+        self.announce(name)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 4)

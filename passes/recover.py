@@ -14,7 +14,7 @@ from onnxprune.model.onnx_model import Model
 from onnxprune.passes import Compensate, Distill
 from onnxprune.progress import Progress
 from onnxprune.proof import held_out as heldout
-from onnxprune.report.run_report import Learnt, SampleError
+from onnxprune.running.differences import OutputError
 from onnxprune.widths.plan_contest import Tried
 
 Units = NDArray[np.int64]
@@ -22,6 +22,39 @@ Units = NDArray[np.int64]
 #: Plans are compared after compensation by as few samples as give every product so many rows, within these bounds, and
 #: by so many rows for a column: enough to rank them.
 ROWS, FEWEST, MOST, PER_COLUMN, TRIAL_RIDGES = 4096, 24, 96, 8, (1e-5, 1e-2)
+
+
+@dataclass(frozen=True)
+class SampleError:
+    """How far the outputs are from the original's on one held-out sample: noise over signal, the mean over outputs.
+
+    ``sample``: its position in the calibration data. ``pruned`` and ``final`` as in `Learnt`.
+    """
+
+    sample: int
+    pruned: float
+    final: float
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What calibration data did, and how far the outputs are from the original's on held-out samples.
+
+    ``pruned``: with the channels gone; ``final``: as written. They are the same where compensation did not help.
+    ``solved``: layers with new weights, of ``layers`` that could have them. ``steps``: of training, of which
+    ``best_step`` was the best held out, 0 where none was better than before.
+    """
+
+    samples: int
+    held_out: int
+    pruned: tuple[OutputError, ...]
+    final: tuple[OutputError, ...]
+    solved: int
+    layers: int
+    tried: tuple[Tried, ...] = ()
+    steps: int = 0
+    best_step: int = 0
+    by_sample: tuple[SampleError, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def test_pruned_by_three_tenths(path: Path) -> None:
         assert report.achieved >= 0.3 or any(g.kept == 1 for g in report.groups)
     else:
         assert result.model.proto == loaded.proto
-        found = pipeline.inspect(loaded, options)
+        found = pipeline.inspect(loaded, input_shapes=options.input_shapes)
         assert found.held
         assert all(held.reasons for held in found.held)
 

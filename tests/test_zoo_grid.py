@@ -18,11 +18,13 @@ from onnxprune.model import onnx_model as model
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.passes import run as run_passes
+from onnxprune.progress import Stopwatch, silent
 from onnxprune.proof import exact as verify
 from onnxprune.widths.alignment import Multiple, step_of
 from onnxprune.widths.allocation import DEFAULT_MAX_RATIO
 from onnxprune.widths.choose_channels import choose
 from onnxprune.widths.plan_contest import Way
+from onnxprune.widths.request import Request
 
 ZOO = sorted((Path(__file__).parents[1] / "fixtures" / "zoo").glob("*.onnx"))
 
@@ -43,16 +45,16 @@ def test_grid(analysed: tuple[Model, Analysis], ratio: float, align: int, scope:
     loaded, analysis = analysed
     options = Options(ratio=ratio, align=align, scope=scope, check_n=1)
 
-    subject = Subject(analysis.trace)
-    choice = choose(analysis, options, subject, Way("l2", scope), scores.resolve("l2")(subject))
-    pruned = run_passes(loaded, pipeline._steps(choice, options, analysis)).model
+    request, subject = options.request, Subject(analysis.trace)
+    choice = choose(analysis, request, subject, Way("l2", scope), scores.resolve("l2")(subject))
+    pruned = run_passes(loaded, pipeline._Run(analysis, options, None, Stopwatch(silent))._steps(choice)).model
 
     model.check(pruned.skeleton(), "the pruned model", full=True)
     gone = np.zeros(analysis.trace.units, np.bool_)
     gone[choice.dead] = True
     groups = list(choice.groups)
     assert not [(g.name, *w) for g in groups for w in changed_widths(g, gone) if w[1] % align]
-    assert_ratio_is_met(groups, gone, options)
+    assert_ratio_is_met(groups, gone, request)
     if is_proved(ratio, align, scope):
         proof = verify.prove(
             analysis.trace, analysis.severed, analysis.flat, choice.dead, pruned, samples=1, seed=0, rtol=None, atol=0.0
@@ -73,26 +75,26 @@ def changed_widths(group: Group, gone: Flags) -> list[tuple[str, int]]:
     return [(p.constant, int((own & ~gone)[p.units].sum())) for p in parts]
 
 
-def assert_ratio_is_met(groups: list[Group], gone: Flags, options: Options) -> None:
+def assert_ratio_is_met(groups: list[Group], gone: Flags, request: Request) -> None:
     """Removed is what was asked for, or all that may go if that is less, give or take half of the largest step.
 
     At align 1 every group loses at least its ratio, and less than a channel a row more.
     """
     removed = sum(int(gone[g.units].sum()) for g in groups)
-    asked = options.ratio * sum(g.width for g in groups)
+    asked = request.ratio * sum(g.width for g in groups)
     sizes, rooms, wanted = [0], [0], [0.0]
     for group in groups:
-        steps = [step_of(block, Multiple(options.align or 1).places(group)) for block in group.blocks]
+        steps = [step_of(block, Multiple(request.align or 1).places(group)) for block in group.blocks]
         together = len(steps) == 1 or all(b.width % s == 0 for b, s in zip(group.blocks, steps, strict=True))
         for block, step in zip(group.blocks, steps, strict=True):
-            least = max(step, step * -int(-(1 - max(DEFAULT_MAX_RATIO, options.ratio)) * block.width // step))
+            least = max(step, step * -int(-(1 - max(DEFAULT_MAX_RATIO, request.ratio)) * block.width // step))
             if together and least < block.width:
                 sizes.append(step * block.rows)
                 rooms.append((block.width - least) * block.rows)
-                wanted.append(min(rooms[-1], options.ratio * block.units.size))
+                wanted.append(min(rooms[-1], request.ratio * block.units.size))
     half = max(sizes) / 2 + 1e-6
-    within_reach = min(asked, sum(rooms)) if options.scope == "global" else sum(wanted)
-    if options.align == 1 and options.scope == "group":
+    within_reach = min(asked, sum(rooms)) if request.scope == "global" else sum(wanted)
+    if request.align == 1 and request.scope == "group":
         more = sum(block.rows for group in groups for block in group.blocks)
         assert within_reach - 1e-6 <= removed <= asked + more
     else:

@@ -7,7 +7,7 @@ pixels become numbers of `images`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.calibration.data import IN_MEMORY, Data
 from onnxprune.calibration.images import Pixels
 from onnxprune.calibration.inputs import LABELS, Inputs, Sample
 from onnxprune.calibration.sources import Chunk, arrays, find
@@ -23,32 +24,6 @@ from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.progress import Progress, counted, silent
 from onnxprune.running.session import Feeds
-
-#: How many samples are used where nothing else is said.
-DEFAULT_SAMPLES = 512
-
-#: What a source that is no place is called.
-IN_MEMORY = "arrays in memory"
-
-
-@dataclass(frozen=True)
-class Data:
-    """Where calibration data is and how to read it: the command line's options; README.md describes them.
-
-    ``source``: also arrays in memory, {input: [N, ...]}.
-    """
-
-    source: str | Mapping[str, NDArray[Any]]
-    samples: int = DEFAULT_SAMPLES
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    layout: str | None = None
-    color: str = "RGB"
-
-    def to_json(self) -> dict[str, Any]:
-        """As plan and report write them."""
-        given = {**vars(self), "source": self.source if isinstance(self.source, str) else IN_MEMORY}
-        return {n: list(v) if isinstance(v, tuple) else v for n, v in given.items()}
 
 
 @dataclass(frozen=True)
@@ -116,33 +91,22 @@ class CalibrationSet:
                 return
 
 
-def load(
-    source: str | Mapping[str, NDArray[Any]],
-    model: Model,
-    shapes: Mapping[str, Shape],
-    *,
-    samples: int = DEFAULT_SAMPLES,
-    mean: Sequence[float] = (),
-    std: Sequence[float] = (),
-    layout: str | None = None,
-    color: str = "RGB",
-    progress: Progress = silent,
-) -> CalibrationSet:
-    """Find the samples at ``source`` and read those in use once, so that what is wrong is said now.
+def load(data: Data, model: Model, shapes: Mapping[str, Shape], progress: Progress = silent) -> CalibrationSet:
+    """Find the samples of ``data`` and read those in use once, so that what is wrong is said now.
 
-    ``source``: a folder, a glob, a .npy, .npz, image or .txt file, module:function, or arrays. ``shapes``: of the
-    model's inputs, as analysed. ``samples``: how many to use, evenly spread over what is there; of what a function
-    yields, the first. Raises DataError, and OptionError for options that do not fit.
+    Its source is a folder, a glob, a .npy, .npz, image or .txt file, module:function, or arrays; its samples in use are
+    evenly spread over what is there, or, of what a function yields, the first. ``shapes``: of the model's inputs, as
+    analysed. Raises DataError, and OptionError for options that do not fit.
     """
-    if samples < 1:
-        raise OptionError(f"must be at least 1, not {samples}", where="--samples")
-    pixels = Pixels(tuple(mean), tuple(std), layout, color)
+    if data.samples < 1:
+        raise OptionError(f"must be at least 1, not {data.samples}", where="--samples")
+    pixels = Pixels(tuple(data.mean), tuple(data.std), data.layout, data.color)
     inputs = Inputs.of(model, shapes, pixels)
-    if not isinstance(source, str):
-        held = arrays(source, inputs, IN_MEMORY)
-        return _checked(IN_MEMORY, inputs, lambda: [held], held.size, samples, progress)
-    found = find(source, inputs, samples)
-    return _checked(source, inputs, found.chunks, found.size, samples, progress)
+    if not isinstance(data.source, str):
+        held = arrays(data.source, inputs, IN_MEMORY)
+        return _checked(IN_MEMORY, inputs, lambda: [held], held.size, data.samples, progress)
+    found = find(data.source, inputs, data.samples)
+    return _checked(data.source, inputs, found.chunks, found.size, data.samples, progress)
 
 
 def from_arrays(

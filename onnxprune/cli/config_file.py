@@ -21,6 +21,7 @@ import click
 from click.core import ParameterSource
 
 from onnxprune.cli import help_sections as sections
+from onnxprune.cli.options import READING, SHARED, parameters_of_prune
 from onnxprune.errors import OnnxPruneError, OptionError, nearest
 
 #: Where options are looked for in the current folder, in this order.
@@ -28,13 +29,6 @@ NAMES = ("onnxprune.toml", "pyproject.toml")
 
 #: Options that a file does not set, or that name what is read.
 _NOT_IN_FILES, _READ = ("config", "help"), ("model", "plan_path", "config")
-
-#: What other commands take from the file, by parameter name: what is as true of the model there. The last are how
-#: calibration data is read, and mean nothing without any.
-_SHARED, _OF_DATA = (
-    ("input_shapes", "exclude", "target", "dtype", "seed", "lang", "source"),
-    ("samples", "mean", "std", "layout", "color"),
-)
 
 #: What is given instead of what else.
 _INSTEAD = {"ratio": "budget", "budget": "ratio"}
@@ -191,14 +185,12 @@ class Informed(click.Command):
         return super().parse_args(ctx, args)
 
     def _defaults(self, ctx: click.Context, args: Sequence[str]) -> dict[str, Any]:
-        from onnxprune.cli.commands.prune import prune
-
         given, _, _ = self.make_parser(ctx).parse_args(list(args))
         place = next((given.get(str(p.name)) for p in self.params if isinstance(p, click.Argument)), None)
         named = given.get("config")
-        config = load(Path(named) if named else None, prune.params)
+        config = load(Path(named) if named else None, parameters_of_prune())
         found = config.about(place)
-        shared = (*_SHARED, *(_OF_DATA if given.get("source") or found.get("source") else ()))
+        shared = (*SHARED, *(READING if given.get("source") or found.get("source") else ()))
         own = {p.name for p in self.params}
         defaults = {name: found[name] for name in shared if name in found and name in own}
         if defaults:

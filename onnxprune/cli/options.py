@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their text becomes values."""
+"""Options of commands: made from what `onnxprune.options` says of them, and those that only the command line has."""
 
 from __future__ import annotations
 
@@ -9,119 +9,65 @@ from typing import Any, TypeVar
 
 import click
 
+from onnxprune.calibration.data import Data
+from onnxprune.described import Flag, flags
+from onnxprune.options import ApplyOptions, Options
+
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: How calibration data is read, which means nothing without any.
+READING = tuple(name for name in flags(Data) if name != "source")
 
-def _numbers(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[float, ...]:
-    try:
-        return tuple(float(v) for v in value.split(",")) if value else ()
-    except ValueError:
-        raise click.BadParameter(f"'{value}' is not numbers separated by commas") from None
-
-
-def _shape(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    found = {}
-    for value in values:
-        name, colon, dims = value.rpartition(":")
-        sizes = dims.replace("x", ",").split(",")
-        if not colon or not all(s.strip().isdigit() and int(s) > 0 for s in sizes):
-            raise click.BadParameter(f"'{value}' is not NAME:1,3,224,224")
-        found[name] = tuple(int(s) for s in sizes)
-    return found
+#: What says of a model what is as true in other commands, and their language.
+SHARED = (*(n for of in (Options, Data) for n, (flag, _) in flags(of).items() if flag.shared), "lang")
 
 
-def _ratio_for(
-    _ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[str, float], ...]:
-    found = []
-    for value in values:
-        glob, equals, number = value.rpartition("=")
+def _made(name: str, flag: Flag, default: Any, **other: Any) -> Callable[[F], F]:
+    """A click option."""
+    kind = click.Choice(flag.kind) if isinstance(flag.kind, tuple) else flag.kind
+    given: dict[str, Any] = {"metavar": flag.metavar, "help": flag.help}
+    if flag.kind is bool:
+        given |= {"default": default} if "/" in flag.names[0] else {"is_flag": True}
+    else:
+        given |= {"type": kind, "multiple": flag.multiple, "show_default": flag.shown}
+        given |= {"callback": _reader(flag.read)} if flag.read else {"default": default}
+    given |= {"default": ()} if flag.multiple else {}
+    return click.option(*flag.names, name, **given, **other)
+
+
+def _reader(read: Callable[[Any], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    def called(_ctx: click.Context, _parameter: click.Parameter, value: Any) -> Any:
         try:
-            found.append((glob, float(number)))
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise click.BadParameter(f"'{value}' is not GLOB=RATIO")
-    return tuple(found)
+            return read(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return called
 
 
-def input_shape(function: F) -> F:
-    """``--input-shape NAME:1,3,224,224``, repeatable."""
-    return click.option(
-        "--input-shape",
-        "input_shapes",
-        multiple=True,
-        metavar="NAME:DIMS",
-        callback=_shape,
-        help="Shape of a dynamic input, as images:1,3,224,224. Repeatable.",
-    )(function)
+def taken(*names: str, **other: Any) -> Callable[[F], F]:
+    """Options of these names, as `Options` has them; with ``other`` arguments of click."""
 
+    def decorate(function: F) -> F:
+        for name in reversed(names):
+            function = _made(name, *flags(Options)[name], **other)(function)
+        return function
 
-def exclude(function: F) -> F:
-    """``--exclude GLOB``, repeatable."""
-    return click.option(
-        "--exclude",
-        multiple=True,
-        metavar="GLOB",
-        help="Leave the channels of these nodes or tensors alone. Repeatable.",
-    )(function)
-
-
-def ratio_for(function: F) -> F:
-    """``--ratio-for GLOB=R``, repeatable."""
-    return click.option(
-        "--ratio-for",
-        multiple=True,
-        metavar="GLOB=R",
-        callback=_ratio_for,
-        help="Another ratio for some nodes. Repeatable.",
-    )(function)
-
-
-_CALIBRATION = (
-    click.option(
-        "--data", "source", metavar="PATH", help="Calibration data: a folder, a glob, a file or module:function."
-    ),
-    click.option("--samples", type=int, default=512, show_default=True, help="Calibration samples to use."),
-    click.option(
-        "--mean",
-        callback=_numbers,
-        metavar="R,G,B",
-        help="Of pixels, in 0..255 units, as in an RKNN config. [default: 0]",
-    ),
-    click.option(
-        "--std",
-        callback=_numbers,
-        metavar="R,G,B",
-        help="Of pixels, in 0..255 units, as in an RKNN config. [default: 1]",
-    ),
-    click.option(
-        "--layout", type=click.Choice(["NCHW", "NHWC"]), help="How the model reads images. [default: by its shape]"
-    ),
-    click.option(
-        "--color",
-        type=click.Choice(["RGB", "BGR"]),
-        default="RGB",
-        show_default=True,
-        help="How the model reads images.",
-    ),
-)
+    return decorate
 
 
 def calibration(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--data`` and how to read it, as one argument ``data``: a `calibration.Data`, or None."""
+    """``--data`` and how to read it, as one argument ``data``: a `Data`, or None."""
 
     @wraps(function)
     def collected(*args: Any, source: str | None, **given: Any) -> Any:
-        from onnxprune.calibration.samples import Data
-
         if source is None and (given["mean"] or given["std"] or given["layout"]):
             raise click.UsageError("--mean, --std and --layout say how to read calibration images: give --data too")
-        reading = {name: given.pop(name) for name in ("samples", "mean", "std", "layout", "color")}
+        reading = {name: given.pop(name) for name in READING}
         return function(*args, data=Data(source, **reading) if source else None, **given)
 
-    for option in reversed(_CALIBRATION):
-        collected = option(collected)
+    for name, (flag, default) in reversed([*flags(Data).items()]):
+        collected = _made(name, flag, default)(collected)
     return collected
 
 
@@ -134,20 +80,6 @@ def page(function: F) -> F:
         "--lang", type=click.Choice(["en", "zh"]), help="The language of the HTML page. [default: the locale's, or en]"
     )
     return path(language(function))
-
-
-def target(*, required: bool) -> Callable[[F], F]:
-    """``--target NAME``."""
-    return click.option(
-        "--target", required=required, metavar="NAME", help="A chip that `onnxprune targets` lists, or a .toml."
-    )
-
-
-def dtype(function: F) -> F:
-    """``--dtype int8``."""
-    return click.option(
-        "--dtype", type=click.Choice(["fp16", "int8", "fp32"]), help="What the target computes in. [default: its first]"
-    )(function)
 
 
 _LIMITS = (
@@ -195,21 +127,30 @@ def checking(*, proven: bool) -> Callable[[Callable[..., Any]], Callable[..., An
     return decorate
 
 
-def budget(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--target``, ``--dtype`` and ``--budget``, as ``target``, a `Cycles`, and ``budget``, a `Budget`; or None."""
+_PLACE = click.Path(path_type=Path)
+_OUTPUT = click.option("-o", "--output", type=_PLACE, help="Where to write. [default: MODEL.pruned.onnx, beside it]")
+_WRITTEN = (
+    click.option("--save-as-external-data", is_flag=True, help="Write weights to OUTPUT.data beside the model."),
+    click.option("--plan", "plan_path", type=_PLACE, help="Apply a saved plan instead of choosing."),
+    click.option("--save-plan", type=_PLACE, help="Write the plan (JSON)."),
+    click.option("--json", "json_path", type=_PLACE, help="Write the report (JSON)."),
+    page,
+    click.option("--dry-run", is_flag=True, help="Write no model, plan or JSON; the other reports are written."),
+    click.option("-v", "--verbose", is_flag=True, help="Show every slice that goes."),
+    click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors."),
+)
 
-    @wraps(function)
-    def priced(*args: Any, target: str | None, dtype: str | None, budget: str | None, **given: Any) -> Any:
-        from onnxprune.cost import chips as targets
-        from onnxprune.widths.budget import Budget
 
-        costs = targets.costs(target, dtype)
-        return function(*args, target=costs, budget=Budget.parse(budget, costs) if budget else None, **given)
+def of_prune(function: Callable[..., Any]) -> Callable[..., Any]:
+    """All options of `prune` but ``--config``."""
+    general = flags(ApplyOptions)
+    own = taken(*(name for name in flags(Options) if name not in general))
+    written = checking(proven=True)(function)
+    for option in reversed(_WRITTEN):
+        written = option(written)
+    return _OUTPUT(own(calibration(taken(*general)(written))))
 
-    share = click.option(
-        "--budget",
-        metavar="COST=LIMIT",
-        help="Instead of --ratio: what may be left of macs, params, bytes (of weights), activations (bytes written) or "
-        "the target's cycles, as a share (macs=0.5) or a number; ms=5: by the target's clock.",
-    )
-    return target(required=False)(dtype(share(priced)))
+
+def parameters_of_prune() -> list[click.Parameter]:
+    """What a file of options may set."""
+    return click.command()(of_prune(lambda **_: None)).params

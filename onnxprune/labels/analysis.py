@@ -15,7 +15,6 @@ from onnxprune.labels import lossless
 from onnxprune.labels import trace as tracing
 from onnxprune.labels.groups import Groups
 from onnxprune.labels.trace import Pinned, Trace
-from onnxprune.model.graph import Shape
 from onnxprune.model.if_branches import Flat, flatten
 from onnxprune.model.local_functions import Inlined, inline
 from onnxprune.model.onnx_model import Model
@@ -40,7 +39,7 @@ class Analysis:
 
 
 def analyse(
-    model: Model, *, exclude: Sequence[str] = (), input_shapes: Mapping[str, Shape] | None = None, seed: int = 0
+    model: Model, *, exclude: Sequence[str] = (), input_shapes: Mapping[str, Sequence[int]] | None = None, seed: int = 0
 ) -> Analysis:
     """Run the model on labels and group its channels, without those that a glob of ``exclude`` names.
 
@@ -52,7 +51,7 @@ def analyse(
     part = severed.part
     flat = flatten(inlined.written, wanted=not severed.gone)  # what cannot be run is pinned as a whole
     model = flat.written
-    run_at = choose_shapes(model, input_shapes or {}, part)
+    run_at = choose_shapes(model, {n: tuple(s) for n, s in (input_shapes or {}).items()}, part)
     shapes = tensor_shapes.resolve(
         model,
         run_at,

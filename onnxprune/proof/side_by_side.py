@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnxprune.calibration import samples as calibration
-from onnxprune.calibration.samples import Data
+from onnxprune.calibration.data import Data
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
@@ -88,7 +88,7 @@ def _inputs(
     if on.data is None:
         seeded = (((i,), input_shapes.seeded_feeds(model.graph.inputs, inputs, on.seed + i)) for i in range(on.count))
         return _Inputs(seeded, on.count, f"{on.count} random inputs of {where}")
-    found = calibration.load(model=model, shapes=inputs, progress=progress, **vars(on.data))
+    found = calibration.load(on.data, model, inputs, progress)
     size = found.run_size(batch_size(model.graph, shapes))
     places = found.chosen.tolist()
     labelled = ((places[i * size : (i + 1) * size], feeds) for i, feeds in enumerate(found.batches(size)))

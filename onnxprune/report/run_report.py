@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from onnxprune.cost.measures import Cost
-from onnxprune.labels.groups import Group, Groups
 from onnxprune.model.graph import Shape
+from onnxprune.passes.recover import Learnt
 from onnxprune.proof.exact import Proof
-from onnxprune.running.differences import OutputError
-from onnxprune.widths.plan_contest import Tried
 
 FORMAT, VERSION = "onnxprune-report", 1
 
@@ -104,39 +98,6 @@ class SliceReport:
     kept: int
     removed: str
     blocks: int
-
-
-@dataclass(frozen=True)
-class SampleError:
-    """How far the outputs are from the original's on one held-out sample: noise over signal, the mean over outputs.
-
-    ``sample``: its position in the calibration data. ``pruned`` and ``final`` as in `Learnt`.
-    """
-
-    sample: int
-    pruned: float
-    final: float
-
-
-@dataclass(frozen=True)
-class Learnt:
-    """What calibration data did, and how far the outputs are from the original's on held-out samples.
-
-    ``pruned``: with the channels gone; ``final``: as written. They are the same where compensation did not help.
-    ``solved``: layers with new weights, of ``layers`` that could have them. ``steps``: of training, of which
-    ``best_step`` was the best held out, 0 where none was better than before.
-    """
-
-    samples: int
-    held_out: int
-    pruned: tuple[OutputError, ...]
-    final: tuple[OutputError, ...]
-    solved: int
-    layers: int
-    tried: tuple[Tried, ...] = ()
-    steps: int = 0
-    best_step: int = 0
-    by_sample: tuple[SampleError, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -230,91 +191,3 @@ def _text(value: Any, margin: str = "") -> str:
     if isinstance(value, list) and any(isinstance(v, (dict, list)) for v in value):
         return "[\n" + ",\n".join(f"{inner}{_text(v, inner)}" for v in value) + f"\n{margin}]"
     return json.dumps(value)
-
-
-def group_reports(
-    groups: Groups,
-    gone: NDArray[np.bool_],
-    asked: Mapping[int, float],
-    notes: Mapping[int, str],
-    scores: Sequence[NDArray[np.float64]],
-) -> tuple[GroupReport, ...]:
-    """A line for each group; ``gone``: by unit; ``scores``: [width] of each group, or none at all."""
-    found = []
-    for place, g in enumerate(groups):
-        removed = np.flatnonzero(gone[g.units])
-        found.append(
-            GroupReport(
-                g.name,
-                g.width,
-                g.width - len(removed),
-                asked[g.index],
-                len(removed) / g.width,
-                notes.get(g.index, ""),
-                tuple(float(f"{s:.4g}") for s in scores[place]) if scores else (),
-                tuple(removed.tolist()),
-            )
-        )
-    return tuple(found)
-
-
-@dataclass(frozen=True)
-class InspectGroup:
-    """One group as `inspect` lists it. ``macs``: of the nodes that make or read its channels."""
-
-    name: str
-    width: int
-    parameters: int
-    macs: int
-    nodes: tuple[str, ...]
-    initializers: tuple[dict[str, Any], ...]
-    equal_rows: int
-    heads: int  # that may go as a whole, of the first family of them
-
-
-@dataclass(frozen=True)
-class InspectHeld:
-    """A weight whose output channels, or some of them, must stay."""
-
-    node: str
-    initializer: str
-    width: int
-    held: int
-    reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What could be pruned, and what could not and why."""
-
-    model: str
-    input_shapes: Mapping[str, tuple[int, ...]]
-    cost: Cost
-    channels: int
-    lossless: int  # of the channels, those that nobody would miss
-    groups: tuple[InspectGroup, ...]
-    held: tuple[InspectHeld, ...]
-
-    def to_json(self) -> str:
-        """The file's text."""
-        return (
-            json.dumps(plain({"format": "onnxprune-inspection", "version": VERSION, **asdict(self)}), indent=2) + "\n"
-        )
-
-
-def inspect_group(group: Group, parameters: int, macs: int) -> InspectGroup:
-    """One line of `inspect`."""
-    parts = tuple(
-        {"name": s.constant, "axis": s.axis, "size": int(s.units.shape[-1]), "role": s.role or "elementwise"}
-        for s in group.slices
-    )
-    return InspectGroup(
-        group.name,
-        group.width,
-        parameters,
-        macs,
-        group.nodes,
-        parts,
-        max(b.rows for b in group.blocks),
-        next((h.count for h in group.heads), 0),
-    )

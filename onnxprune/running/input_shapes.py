@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -73,7 +73,9 @@ def choose_shapes(model: Model, given: Mapping[str, Shape], part: Model | None =
     raise failure
 
 
-def guessed(inputs: Iterable[TensorInfo], shapes: Mapping[str, Shape], given: Mapping[str, Shape]) -> Iterator[str]:
+def guessed(
+    inputs: Iterable[TensorInfo], shapes: Mapping[str, Shape], given: Mapping[str, Sequence[int]]
+) -> Iterator[str]:
     """A note for each input of which more than the batch is open, and that nobody gave a shape."""
     for info in inputs:
         if info.name in shapes and info.name not in given and (info.dims is None or None in info.dims[1:]):

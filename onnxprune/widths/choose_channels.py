@@ -22,13 +22,13 @@ from onnxprune.labels.analysis import Analysis, matches, units_of
 from onnxprune.labels.groups import Groups
 from onnxprune.labels.rewrite import Rewrite
 from onnxprune.labels.trace import Trace
-from onnxprune.options import Options
 from onnxprune.widths import budget as budgets
 from onnxprune.widths.alignment import Multiple, TargetBlocks
 from onnxprune.widths.allocation import Allocation, allocate
 from onnxprune.widths.allowed_widths import choices
 from onnxprune.widths.budget_strategies import Spending
 from onnxprune.widths.plan_contest import Way
+from onnxprune.widths.request import Request
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class Choice:
     remarks: tuple[str, ...] = ()  # on the whole of it
 
 
-def choose(analysis: Analysis, options: Options, subject: Subject, way: Way, scorer: Scorer) -> Choice:
+def choose(analysis: Analysis, request: Request, subject: Subject, way: Way, scorer: Scorer) -> Choice:
     """Score, allocate and rewrite; what cannot follow is pinned and the choice made again."""
     trace, groups, pins = analysis.trace, analysis.groups, dict(analysis.pins)
     while True:
         scored = scores.score(subject, groups, scorer)
-        allocation = _allocate(subject, groups, scored, options, way)
+        allocation = _allocate(subject, groups, scored, request, way)
         result = rewriting.rewrite(trace, allocation.dead)
         if isinstance(result, Rewrite):
-            remarks = _wasteful(subject, groups, scored, options, way, allocation)
+            remarks = _wasteful(subject, groups, scored, request, way, allocation)
             return Choice(allocation.dead, result, groups, allocation.notes, tuple(scored), remarks)
         new = [int(u) for u in result.units if int(u) not in pins and int(u) not in trace.pinned]
         if not new:
@@ -63,59 +63,59 @@ def choose(analysis: Analysis, options: Options, subject: Subject, way: Way, sco
         groups = grouping.group(trace, pins)
 
 
-def _allocate(subject: Subject, groups: Groups, scored: Sequence[Scores], options: Options, way: Way) -> Allocation:
-    trace, plain = subject.trace, Multiple(options.align or 1)
+def _allocate(subject: Subject, groups: Groups, scored: Sequence[Scores], request: Request, way: Way) -> Allocation:
+    trace, plain = subject.trace, Multiple(request.align or 1)
     allocated = partial(
         allocate,
-        max_ratio=options.max_ratio,
-        ratio_of=ratio_of(trace, groups, options),
-        lossless=groups.lossless if options.lossless else None,
+        max_ratio=request.max_ratio,
+        ratio_of=ratio_of(trace, groups, request),
+        lossless=groups.lossless if request.lossless else None,
     )
-    align = TargetBlocks(trace, groups, options.target) if options.target and options.align is None else plain
-    if options.budget is None and len(options.ways) == 1 and way.scope != "cost":
-        return allocated(choices(groups, scored, align), ratio=options.ratio, scope=way.scope)
-    cost = options.budget.cost if options.budget else options.target or Macs()
-    if options.budget is None:  # what the ratio leaves of the cost when each group loses as much
+    align = TargetBlocks(trace, groups, request.target) if request.target and request.align is None else plain
+    if request.budget is None and len(request.ways) == 1 and way.scope != "cost":
+        return allocated(choices(groups, scored, align), ratio=request.ratio, scope=way.scope)
+    cost = request.budget.cost if request.budget else request.target or Macs()
+    if request.budget is None:  # what the ratio leaves of the cost when each group loses as much
         by_size = scores.score(subject, groups, scores.resolve("l2")(subject))
-        evenly = allocated(choices(groups, by_size, align), ratio=options.ratio, scope="group")
+        evenly = allocated(choices(groups, by_size, align), ratio=request.ratio, scope="group")
         limit = cost_of(trace, cost, evenly.dead)
     else:
-        limit = options.budget.amount(cost_of(trace, cost, np.zeros(0, np.int64)))
+        limit = request.budget.amount(cost_of(trace, cost, np.zeros(0, np.int64)))
     if way.scope == "cost" and scores.resolve(way.importance).within:
         scored = readers.comparable(groups, scored)
-    spending = Spending(trace, groups, scored, allocated, cost, limit, way.scope, options.align, options.target)
+    spending = Spending(trace, groups, scored, allocated, cost, limit, way.scope, request.align, request.target)
     return spending.allocation()
 
 
 def _wasteful(
-    subject: Subject, groups: Groups, scored: Sequence[Scores], options: Options, way: Way, made: Allocation
+    subject: Subject, groups: Groups, scored: Sequence[Scores], request: Request, way: Way, made: Allocation
 ) -> tuple[str, ...]:
     """What the target's own blocks would give, where ``--align`` says less and that wastes cycles or score."""
-    if options.target is None or options.align is None or not len(groups):
+    if request.target is None or request.align is None or not len(groups):
         return ()
-    block = math.lcm(options.target.precision.out_block, options.target.precision.in_block)
-    if options.align % block == 0:
+    block = math.lcm(request.target.precision.out_block, request.target.precision.in_block)
+    if request.align % block == 0:
         return ()
-    other = budgets.attempt(partial(_allocate, subject, groups, scored, replace(options, align=block), way))
+    other = budgets.attempt(partial(_allocate, subject, groups, scored, replace(request, align=block), way))
     if isinstance(other, OptionError):
         return ()
     trace, total = subject.trace, sum(float(s.sum()) for s in scored)
     (now, lost), (then, less) = (
-        (cost_of(trace, options.target, a.dead), groups.lost(scored, a.dead)) for a in (made, other)
+        (cost_of(trace, request.target, a.dead), groups.lost(scored, a.dead)) for a in (made, other)
     )
     if then >= now and less >= lost:
         return ()
     left = " instead of ".join(map(thousands, (then, now)))
     kept = " instead of ".join(f"{100 * (1 - x / total):.1f} %" for x in (less, lost))
     return (
-        f"{options.target} computes in {block} channels: --align {block} leaves {left} cycles, and {kept} of the score",
+        f"{request.target} computes in {block} channels: --align {block} leaves {left} cycles, and {kept} of the score",
     )
 
 
-def ratio_of(trace: Trace, groups: Groups, options: Options) -> dict[int, float]:
+def ratio_of(trace: Trace, groups: Groups, request: Request) -> dict[int, float]:
     """Groups with a ratio of their own; the last glob that names one of their channels decides."""
     found: dict[int, float] = {}
-    for glob, value in options.ratio_for:
+    for glob, value in request.ratio_for:
         units = units_of(trace, matches(trace, glob, "--ratio-for"))
         found.update((g.index, value) for g in groups if np.isin(g.units, units).any())
     return found

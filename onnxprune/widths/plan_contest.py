@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from onnxprune.errors import OptionError
 from onnxprune.progress import Progress
@@ -55,15 +55,28 @@ class Tried:
     distance: float
 
 
+@dataclass(frozen=True)
+class Judged(Generic[T]):
+    """The best of several plans, all that were tried, and what could not be, and why."""
+
+    best: T
+    tried: tuple[Tried, ...] = ()
+    missed: tuple[str, ...] = ()
+
+
 def best(
-    ways: Sequence[Way], plan: Callable[[Way], T], distance: Callable[[T], float], progress: Progress
-) -> tuple[T, tuple[Tried, ...], tuple[str, ...]]:
-    """The plan at the least distance, the first of equals, all that were tried, and what could not be planned, and why.
+    ways: Sequence[Way],
+    plan: Callable[[Way], T],
+    distance: Callable[[T], float],
+    progress: Progress,
+    missed: tuple[str, ...] = (),
+) -> Judged[T]:
+    """The plan at the least distance, the first of equals; ``missed``: what could not be tried before.
 
     One way is not tried at all. Raises OptionError where none can be planned: the budget cannot be met.
     """
     if len(ways) == 1:
-        return plan(ways[0]), (), ()
+        return Judged(plan(ways[0]), missed=missed)
     plans: list[tuple[float, Way, T]] = []
     refused: list[tuple[Way, OptionError]] = []
     for number, way in enumerate(ways, 1):
@@ -77,5 +90,5 @@ def best(
     if not plans:
         raise refused[0][1]
     _, _, nearest = min(plans, key=lambda p: p[0])
-    missed = tuple(f"'{way}' was not tried: {reason.what}" for way, reason in refused)
-    return nearest, tuple(Tried(str(w), d) for d, w, _ in plans), missed
+    told = (f"'{way}' was not tried: {reason.what}" for way, reason in refused)
+    return Judged(nearest, tuple(Tried(str(w), d) for d, w, _ in plans), (*missed, *told))

@@ -13,9 +13,11 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxprune.calibration import samples as calibration
+from onnxprune.calibration.data import Data
 from onnxprune.calibration.samples import CalibrationSet
 from onnxprune.errors import DataError, OptionError
 from onnxprune.model.onnx_model import Model, from_proto
+from onnxprune.progress import Progress, silent
 from onnxprune.running import session as runtime
 from tests.models import build
 
@@ -34,11 +36,17 @@ def model(text: str) -> Model:
     return from_proto(build(text))
 
 
-def load(source: object, text: str = ONE, shapes: Mapping[str, Any] | None = None, **options: Any) -> CalibrationSet:
+def load(
+    source: object,
+    text: str = ONE,
+    shapes: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+    **options: Any,
+) -> CalibrationSet:
     """As the command line does it; dynamic axes are 1."""
     of = model(text)
     known = {i.name: tuple(d or 1 for d in i.dims or ()) for i in of.graph.inputs}
-    return calibration.load(str(source), of, {**known, **(shapes or {})}, **options)
+    return calibration.load(Data(str(source), **options), of, {**known, **(shapes or {})}, progress)
 
 
 def numbers(*shape: int) -> Array:
@@ -237,7 +245,11 @@ def test_arrays_in_memory_are_a_set_too() -> None:
 
 def test_reading_is_told_to_whoever_watches(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    load(one_npy(tmp_path, samples_for(ONE)), samples=3, progress=lambda _, done, total: told.append((done, total)))
+    load(
+        one_npy(tmp_path, samples_for(ONE)),
+        samples=3,
+        progress=lambda _stage, done=0, total=0: told.append((done, total)),
+    )
     assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 

@@ -118,7 +118,8 @@ def test_an_alignment_that_wastes_the_target_is_told_what_its_own_blocks_would_g
 ) -> None:
     target = Cycles.of(find("rk3588"), dtype)
     limit = Budget.of("cycles", budget, target) if budget else None
-    report = pipeline.prune(wide(), Options(ratio=0.35, align=align, target=target, budget=limit, check_n=0)).report
+    ratio = None if budget else 0.35
+    report = pipeline.prune(wide(), Options(ratio=ratio, align=align, target=target, budget=limit, check_n=0)).report
     notes = [n for n in report.notes if "computes in 32 channels: --align 32 leaves" in n]
     assert bool(notes) == told
     if align is not None:

@@ -20,10 +20,10 @@ def plan(way: Way) -> Way:
 
 
 def test_ways_that_cannot_meet_the_budget_are_left_out_and_told() -> None:
-    nearest, tried, missed = best(WAYS, plan, FAR.__getitem__, silent)
-    assert nearest == WAYS[2]
-    assert [t.distance for t in tried] == [3.0, 1.0]
-    assert [m.split("'")[1] for m in missed] == [str(WAYS[1]), str(WAYS[3])]
+    found = best(WAYS, plan, FAR.__getitem__, silent)
+    assert found.best == WAYS[2]
+    assert [t.distance for t in found.tried] == [3.0, 1.0]
+    assert [m.split("'")[1] for m in found.missed] == [str(WAYS[1]), str(WAYS[3])]
 
 
 @pytest.mark.parametrize("ways", [WAYS[1:2], (WAYS[1], WAYS[3])])

@@ -13,10 +13,8 @@ from onnxprune.cli.config_file import informed
 
 @informed("advise")
 @click.argument("model", type=click.Path(path_type=Path))
-@shared.target(required=True)
-@shared.dtype
-@shared.exclude
-@shared.input_shape
+@shared.taken("target", required=True)
+@shared.taken("dtype", "exclude", "input_shapes")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the advice (JSON).")
 @click.option("-v", "--verbose", is_flag=True, help="Show every layer and group, not only the dearest.")
 def advise(model: Path, target: str, dtype: str | None, json_path: Path | None, *, verbose: bool, **given: Any) -> None:

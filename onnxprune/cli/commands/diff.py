@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @informed("diff")
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
-@shared.input_shape
+@shared.taken("input_shapes")
 @shared.calibration
 @click.option("--check-n", type=int, default=3, show_default=True, help="Without --data: seeded inputs to run both on.")
 @click.option("--seed", type=int, default=0, show_default=True, help="For these inputs.")

@@ -40,21 +40,21 @@ def doctor(python: Path | None, json_path: Path | None) -> None:
 
 
 def _examined(python: Path | None) -> dict[str, Any]:
-    from onnxprune import pipeline
     from onnxprune.cli import config_file as config
-    from onnxprune.cli.commands.prune import prune
+    from onnxprune.cli.options import parameters_of_prune
     from onnxprune.cost import chips as targets
     from onnxprune.cost import rknn
     from onnxprune.errors import ToolError
+    from onnxprune.report.assemble import versions
     from onnxprune.running import session as runtime
 
     try:
         toolkit = {"version": rknn.version(python), "problem": ""}
     except ToolError as error:
         toolkit = {"version": "", "problem": str(error)}
-    options = config.load(None, prune.params).path
+    options = config.load(None, parameters_of_prune()).path
     return {
-        "versions": pipeline.versions(),
+        "versions": versions(),
         "optional": {name: _version(name) for name in _OPTIONAL},
         "providers": runtime.providers(),
         "toolkit": toolkit,

@@ -14,8 +14,7 @@ from onnxprune.cli.config_file import informed
 @informed("inspect")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the inspection (JSON).")
-@shared.exclude
-@shared.input_shape
+@shared.taken("exclude", "input_shapes")
 @click.option("-v", "--verbose", is_flag=True, help="Show the nodes of every group.")
 def inspect(model: Path, json_path: Path | None, *, verbose: bool, **given: Any) -> None:
     """Show what of MODEL could be pruned, and what could not, by which node and why."""
@@ -23,15 +22,13 @@ def inspect(model: Path, json_path: Path | None, *, verbose: bool, **given: Any)
     from onnxprune.cli.printing import report as render
     from onnxprune.cli.printing import terminal
     from onnxprune.model import files
-    from onnxprune.options import Options
 
-    settings = Options(**given)
     loaded = files.load(model)
     if json_path is not None:
         files.ensure_writable([json_path], keep=model)
     with terminal.status() as announce:
         announce("analyse")
-        found = pipeline.inspect(loaded, settings)
+        found = pipeline.inspect(loaded, **given)
     if json_path is not None:
         files.write({json_path: found.to_json()})
     terminal.show(render.inspection_text(found, verbose=verbose))

@@ -11,12 +11,11 @@ import click
 
 from onnxprune.cli import options as shared
 from onnxprune.cli.config_file import Configured, overruled, read
+from onnxprune.options import Options
 
 if TYPE_CHECKING:
     from onnxprune.cli.checks import Checking
     from onnxprune.model.onnx_model import Model
-    from onnxprune.options import Options
-    from onnxprune.widths.budget import Budget
 
 
 @click.command(cls=Configured)
@@ -29,76 +28,7 @@ if TYPE_CHECKING:
     callback=read,
     help="Take options from this file. [default: onnxprune.toml or pyproject.toml here]",
 )
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Where to write. [default: MODEL.pruned.onnx, beside it]"
-)
-@click.option(
-    "--ratio", type=float, help="Share of the prunable channels to remove. [default: 0.3, or 0 with --lossless]"
-)
-@click.option(
-    "--lossless", is_flag=True, help="Remove all channels that are dead or constant; with --ratio, these first."
-)
-@click.option(
-    "--align", type=int, help="Every width that changes becomes a multiple of this. [default: 1, or by the target]"
-)
-@click.option(
-    "--importance",
-    help="l1, l2, fpgm, bn, random; with --data: auto, output, reconstruction, activation, apoz, variance, taylor; or "
-    "module:function. [default: l2; with --data: auto]",
-)
-@click.option(
-    "--scope",
-    type=click.Choice(["group", "global", "cost"]),
-    help="The same ratio in every group; one ranking over the network, by score for each channel; or for what it "
-    "saves. [default: group; with --data: what does best]",
-)
-@shared.budget
-@shared.exclude
-@shared.ratio_for
-@click.option(
-    "--max-ratio", type=float, help="Remove no more than this of any one group. [default: 0.9, or RATIO if larger]"
-)
-@shared.input_shape
-@shared.calibration
-@click.option(
-    "--compensate/--no-compensate",
-    default=True,
-    help="With --data: solve the weights behind removed channels anew. [default: do]",
-)
-@click.option(
-    "--recover",
-    type=int,
-    default=0,
-    metavar="STEPS",
-    help="With --data: then train for so many steps on what the original gives. [default: 0]",
-)
-@click.option(
-    "--flops-reg",
-    type=float,
-    default=0.001,
-    show_default=True,
-    help="How much a layer's share of the MACs speaks against its channels, in taylor.",
-)
-@click.option(
-    "--fuse-bn/--no-fuse-bn", default=True, help="Fold BatchNormalization into the layer before. [default: fold]"
-)
-@click.option("--save-as-external-data", is_flag=True, help="Write weights to OUTPUT.data beside the model.")
-@click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Apply a saved plan instead of choosing.")
-@click.option("--save-plan", type=click.Path(path_type=Path), help="Write the plan (JSON).")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report (JSON).")
-@shared.page
-@shared.checking(proven=True)
-@click.option("--dry-run", is_flag=True, help="Write no model, plan or JSON; the other reports are written.")
-@click.option("--check-n", type=int, default=3, show_default=True, help="Seeded inputs to prove on; 0 proves nothing.")
-@click.option(
-    "--rtol", type=float, help="Limit of the rewrite error, as a share of the output's range. [default: by precision]"
-)
-@click.option("--atol", type=float, default=0.0, show_default=True, help="Rewrite error that is always accepted.")
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="For inputs of the proof and for random importance."
-)
-@click.option("-v", "--verbose", is_flag=True, help="Show every slice that goes.")
-@click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors.")
+@shared.of_prune
 def prune(
     model: Path | None,
     output: Path | None,
@@ -161,14 +91,11 @@ def prune(
         raise failed
 
 
-def _settings(ratio: float | None, *, budget: Budget | None, lossless: bool, **given: Any) -> Options:
+def _settings(ratio: float | None, *, budget: str | None, **given: Any) -> Options:
     """How to prune: what the command line says of how much is instead of what the file says."""
-    from onnxprune.options import Options, ratio_or_default
-
     context = click.get_current_context()
     if overruled(context, "ratio", "budget"):
         ratio = None
     if overruled(context, "budget", "ratio"):
         budget = None
-    ratio = ratio_or_default(ratio, lossless=lossless, budget=budget)
-    return Options(ratio=ratio, budget=budget, lossless=lossless, **given)
+    return Options(ratio=ratio, budget=budget, **given)

@@ -13,15 +13,15 @@ from onnxprune.cli.config_file import informed
 
 @informed("rknn")
 @click.argument("model", type=click.Path(path_type=Path), required=False)
-@shared.target(required=True)
-@shared.dtype
+@shared.taken("target", required=True)
+@shared.taken("dtype")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write. [default: MODEL.rknn]")
 @click.option("--against", type=click.Path(path_type=Path), help="A model to set beside it, as MODEL before pruning.")
 @click.option(
     "--dataset", type=click.Path(path_type=Path), help="For int8: a line of .npy or image paths per sample (text)."
 )
 @click.option("--python", type=click.Path(path_type=Path), help="An interpreter with rknn-toolkit2. [default: this]")
-@shared.input_shape
+@shared.taken("input_shapes")
 @click.option("--calibrate-target", type=click.Path(path_type=Path), help="Measure the target, write its TOML here.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report (JSON).")
 @click.option("--seed", type=int, default=0, show_default=True, help="For the inputs of the simulator.")

@@ -11,7 +11,9 @@ from onnxprune.cli.printing.terminal import table
 from onnxprune.errors import thousands
 from onnxprune.labels.plan import AxisKept, Plan
 from onnxprune.model.onnx_model import Model
-from onnxprune.report.run_report import Check, Inspection, Learnt, Report, SizeReport
+from onnxprune.passes.recover import Learnt
+from onnxprune.report.inspection import Inspection
+from onnxprune.report.run_report import Check, Report, SizeReport
 
 
 def placed(report: Report, output: str, checks: Sequence[Check], given: Sequence[str]) -> Report:

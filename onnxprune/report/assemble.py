@@ -1,0 +1,177 @@
+"""A run's report, out of what its stages found."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.cost import measures
+from onnxprune.labels.analysis import Analysis
+from onnxprune.labels.groups import Groups
+from onnxprune.labels.plan import Plan
+from onnxprune.labels.rewrite import Rewrite
+from onnxprune.labels.trace import Trace
+from onnxprune.model.graph import Graph, Shape
+from onnxprune.model.onnx_model import Model
+from onnxprune.passes.recover import Learnt
+from onnxprune.proof.exact import Proof
+from onnxprune.report import structure
+from onnxprune.report.run_report import GroupReport, Report, SizeReport
+from onnxprune.running import input_shapes
+from onnxprune.running.unknown_operators import Severed
+from onnxprune.widths.choose_channels import Choice, ratio_of
+from onnxprune.widths.request import Request
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to. ``pruned``: on the graph that was analysed; ``written``: as it goes to the file.
+
+    ``planned``: whether a saved plan was applied. ``request``, ``options`` and ``input_shapes``: what was asked for.
+    ``notes``: what is to be said of the data, and of what was not tried.
+    """
+
+    analysis: Analysis
+    choice: Choice
+    pruned: Model
+    written: Model
+    changes: tuple[str, ...]
+    proof: Proof | None
+    learnt: Learnt | None
+    plan: Plan = field(repr=False)
+    planned: bool
+    request: Request
+    options: Mapping[str, Any]
+    input_shapes: Mapping[str, Sequence[int]]
+    notes: tuple[str, ...]
+    seconds: Mapping[str, float]
+
+
+def report_of(outcome: Outcome) -> Report:
+    """The report of a run."""
+    analysis, request = outcome.analysis, outcome.request
+    trace, given, choice = analysis.trace, analysis.inlined.model, outcome.choice
+    gone = np.zeros(trace.units, np.bool_)
+    gone[choice.dead] = True
+    groups, removed = choice.groups, {g.index: int(gone[g.units].sum()) for g in choice.groups}
+    own = ratio_of(trace, groups, request)
+    free = outcome.planned or request.budget is not None or len(request.ways) > 1  # no group was asked for a ratio
+    asked = {g.index: own.get(g.index, removed[g.index] / g.width if free else request.ratio) for g in groups}
+    width = groups.width
+    before = measures.cost(trace.model.graph, trace.shapes.shape)
+    later = _shapes_after(trace, choice.rewrite, outcome.pruned)
+    after = measures.cost(outcome.pruned.graph, later)
+    total = sum(removed.values())
+    return Report(
+        model=str(given.path or ""),
+        output="",
+        sha256=given.sha256,
+        options=outcome.options,
+        asked=sum(asked[g.index] * g.width for g in groups) / width if width else 0.0,
+        achieved=total / width if width else 0.0,
+        lossless=int(gone[groups.lossless].sum()),
+        channels=SizeReport(width, width - total),
+        parameters=SizeReport(before.parameters, after.parameters),
+        macs=SizeReport(before.macs, after.macs),
+        file_bytes=SizeReport(given.byte_size, outcome.written.byte_size),
+        costs=_costs(trace, request, outcome.pruned, later),
+        groups=_groups(groups, gone, asked, choice.notes, choice.scores),
+        proof=outcome.proof,
+        changes=outcome.changes,
+        notes=(
+            *input_shapes.guessed(given.graph.inputs, trace.shapes.inputs, outcome.input_shapes),
+            *outcome.notes,
+            *choice.remarks,
+            *_estimated(request),
+            *_notes(choice, outcome.proof, analysis.severed),
+        ),
+        versions=versions(),
+        seconds=outcome.seconds,
+        learnt=outcome.learnt,
+        parts=structure.parts(trace, groups, {i: groups.groups[i].width - n for i, n in removed.items()}),
+        layers=structure.layers(trace.model.graph, trace.shapes.shape, outcome.pruned.graph, later, request.target),
+        slices=structure.slices(trace, groups, outcome.plan),
+    )
+
+
+def _costs(trace: Trace, request: Request, pruned: Model, after: Mapping[str, Shape]) -> dict[str, SizeReport]:
+    """What a target and a budget make interesting, beside what is always reported; ``after``: shapes of ``pruned``."""
+    models: dict[str, measures.CostModel] = {"cycles": request.target} if request.target else {}
+    if request.budget and request.budget.cost.name == "activations":
+        models["activations"] = request.budget.cost
+
+    def total(model: measures.CostModel, graph: Graph, shapes: Mapping[str, Shape]) -> int:
+        return round(sum(measures.by_node(model, graph, shapes).values()))
+
+    return {
+        name: SizeReport(total(m, trace.model.graph, trace.shapes.shape), total(m, pruned.graph, after))
+        for name, m in models.items()
+    }
+
+
+def _estimated(request: Request) -> tuple[str, ...]:
+    """Whose cycles these are."""
+    if request.target is None:
+        return ()
+    chip = request.target.chip
+    source = f"the compiler's estimate ({chip.measured})" if chip.measured else "counted by what documents say"
+    return (f"cycles of {request.target} are {source}, not a board's time",)
+
+
+def _shapes_after(trace: Trace, result: Rewrite, pruned: Model) -> dict[str, Shape]:
+    constants = {n: s for n, (_, s) in pruned.graph.constants.items()}
+    return {**trace.shapes.shape, **result.shapes, **constants}
+
+
+def _notes(choice: Choice, proof: Proof | None, severed: Severed) -> tuple[str, ...]:
+    """What a reader must not miss."""
+    notes = [] if len(choice.groups) else ["nothing in this model can be pruned: onnxprune inspect says why"]
+    for error in proof.rewrite if proof else ():
+        if error.compared < 1:
+            share = f"{100 * (1 - error.compared):.0f} % of output '{error.name}'"
+            notes.append(f"{share} is NaN or infinite on these inputs, in both models: it could not be compared")
+    if proof is not None and severed.gone:
+        first = severed.gone[0].label
+        count = "it was" if len(severed.gone) == 1 else f"{len(severed.gone)} nodes from it on were"
+        notes.append(f"'{first}' cannot be run here: {count} left as in the model, and what it reads was compared")
+    if proof is not None and proof.engine != "onnxruntime":
+        notes.append(f"proven with {proof.engine}: onnxruntime has no kernel for some of the types in the model")
+    return tuple(notes)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the result."""
+    names = ("onnxprune", "onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "scipy", "networkx")
+    return {"python": platform.python_version(), **{n: metadata.version(n) for n in names}}
+
+
+def _groups(
+    groups: Groups,
+    gone: NDArray[np.bool_],
+    asked: Mapping[int, float],
+    notes: Mapping[int, str],
+    scores: Sequence[NDArray[np.float64]],
+) -> tuple[GroupReport, ...]:
+    """A line for each group; ``gone``: by unit; ``scores``: [width] of each group, or none at all."""
+    found = []
+    for place, g in enumerate(groups):
+        removed = np.flatnonzero(gone[g.units])
+        found.append(
+            GroupReport(
+                g.name,
+                g.width,
+                g.width - len(removed),
+                asked[g.index],
+                len(removed) / g.width,
+                notes.get(g.index, ""),
+                tuple(float(f"{s:.4g}") for s in scores[place]) if scores else (),
+                tuple(removed.tolist()),
+            )
+        )
+    return tuple(found)
