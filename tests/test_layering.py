@@ -1,8 +1,9 @@
-"""Imports point downwards, each thing has one door, and modules and functions stay small."""
+"""Imports point one way, each thing has one door, and modules and functions stay small."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,14 +17,18 @@ FILES = {
     if ROOT / "onnxprune" / "passes" not in path.parents  # the link to passes/
 }
 
-#: From top to bottom: a module imports only from its own layer and from those below.
-LAYERS = (
-    "onnxprune.__main__",
-    "onnxprune.cli",
-    "onnxprune.api",
-    "onnxprune.pipeline",
-    "onnxprune",
-)
+
+def places() -> Iterator[list[str]]:
+    """The rows of the table of packages in the documentation, from the bottom to the top: files and folders of each."""
+    text = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
+    table = text.partition("| package | what it holds |\n")[2].partition("\n\n")[0]
+    for row in table.splitlines()[1:]:
+        names = re.findall(r"`([^`]+)`", row.split("|")[1])
+        yield [n if n.startswith(("onnxprune/", "passes/")) else f"onnxprune/{n}" for n in names]
+
+
+#: A file imports only from its own row of the table and from those above.
+ROWS = [*places()]
 
 #: Fields of ModelProto, GraphProto and AttributeProto that plain values stand for everywhere else.
 PROTO_FIELDS = {"initializer", "value_info", "op_type", "raw_data", "opset_import", "metadata_props", "proto"}
@@ -58,13 +63,6 @@ def parsed(name: str) -> ast.Module:
     return ast.parse(FILES[name].read_text(encoding="utf-8"))
 
 
-def module_of(name: str) -> str:
-    """The dotted name that a file is imported by."""
-    parts = list(Path(name).with_suffix("").parts)
-    parts = ["onnxprune", *parts] if parts[0] == "passes" else parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
 def imports(name: str) -> Iterator[str]:
     """Dotted names of all that a file imports, wherever in it: of ``from a import b``, a.b."""
     for node in ast.walk(parsed(name)):
@@ -75,17 +73,37 @@ def imports(name: str) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def layer(module: str) -> int:
-    if module == "onnxprune":  # the package itself, which offers what is in api
-        return 0
-    return next(i for i, top in enumerate(LAYERS) if module == top or module.startswith(f"{top}."))
+def row_of(name: str) -> int:
+    """Where a file stands in the table; what offers the package as a whole stands at its top."""
+    found = [n for n, row in enumerate(ROWS) if any(name == p or (p.endswith("/") and name.startswith(p)) for p in row)]
+    if name in ("onnxprune/__init__.py", "onnxprune/__main__.py"):
+        return len(ROWS)
+    assert len(found) == 1, f"{name} is not in one row of the table of packages"
+    return found[0]
+
+
+def file_of(module: str) -> str | None:
+    """The file of ours that a dotted name is in, if any; of a.b, b may be a name in a."""
+    for dotted in (module, module.rpartition(".")[0]):
+        path = dotted.replace("onnxprune.passes", "passes").replace(".", "/")
+        for name in (f"{path}.py", f"{path}/__init__.py"):
+            if name in FILES and name != "onnxprune/__init__.py":
+                return name
+    return None
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_imports_point_downwards(name: str) -> None:
-    own = layer(module_of(name))
-    above = [found for found in imports(name) if found.startswith("onnxprune") and layer(found) < own]
-    assert above == []
+def test_imports_point_upwards_in_the_table(name: str) -> None:
+    own = row_of(name)
+    others = [found for module in imports(name) if (found := file_of(module)) is not None]
+    assert [found for found in others if row_of(found) > own] == []
+
+
+@pytest.mark.parametrize("package", sorted({str(Path(n).parent) for n in FILES}))
+def test_packages_stay_small_and_say_what_they_hold(package: str) -> None:
+    own = [n for n in FILES if str(Path(n).parent) == package]
+    assert len(own) <= 13, "twelve modules and __init__"
+    assert ast.get_docstring(parsed(f"{package}/__init__.py"))
 
 
 @pytest.mark.parametrize("name", FILES)
