@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from onnxprune.calibration.data import Data
-from onnxprune.described import option
 from onnxprune.errors import OptionError
+from onnxprune.option_fields import option
 from onnxprune.progress import Progress, silent
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from onnxprune.passes.compensate import Compensate
 from onnxprune.passes.distill import Distill
 from onnxprune.passes.fuse_batchnorm import FuseBatchNorm
 from onnxprune.passes.remove_channels import RemoveChannels
-from onnxprune.passes.restore_branches import RestoreBranches
-from onnxprune.passes.restore_calls import RestoreCalls
+from onnxprune.passes.restore_function_calls import RestoreCalls
+from onnxprune.passes.restore_if_branches import RestoreBranches
 
 __all__ = [
     "Compensate",

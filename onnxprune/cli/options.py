@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from onnxprune.calibration.data import Data
-from onnxprune.described import Flag, flags
+from onnxprune.option_fields import Flag, flags
 from onnxprune.options import ApplyOptions, Options
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.importance.channel_figures import Norm, View, by_group
 from onnxprune.importance.criterion import Scorer, Scores, Subject
+from onnxprune.importance.tensor_scores import Norm, View, by_group
 from onnxprune.labels.labels import Layer, Tensor
 from onnxprune.labels.trace import Trace
 from onnxprune.progress import counted

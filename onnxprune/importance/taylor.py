@@ -31,8 +31,8 @@ from onnxprune.calibration.gradients import (
 )
 from onnxprune.cost import measures as cost
 from onnxprune.errors import OptionError
-from onnxprune.importance.channel_figures import View, by_group
 from onnxprune.importance.criterion import Scorer, Scores, Subject
+from onnxprune.importance.tensor_scores import View, by_group
 from onnxprune.labels.labels import Layer
 from onnxprune.labels.trace import ROLES, Trace
 from onnxprune.model.graph import Node, Shape

@@ -19,15 +19,15 @@ from onnxprune.labels.groups import Groups
 from onnxprune.labels.trace import Trace
 from onnxprune.widths import budget as budgets
 from onnxprune.widths.alignment import Alignment, Multiple, TargetBlocks, sizes_of
-from onnxprune.widths.allocation import Allocation, Meet
 from onnxprune.widths.allowed_widths import Choices, Scores, choices
+from onnxprune.widths.ratio_allocation import Allocation, Meet
 
 
 @dataclass(frozen=True)
 class Spending:
     """At most ``limit`` of ``cost``, with widths by ``scope``, multiples of ``align``, or else as ``target`` has them.
 
-    ``allocate``: `onnxprune.widths.allocation.allocate`, but for what there is to choose from, and how.
+    ``allocate``: `onnxprune.widths.ratio_allocation.allocate`, but for what there is to choose from, and how.
     """
 
     trace: Trace = field(repr=False)

@@ -24,10 +24,10 @@ from onnxprune.labels.rewrite import Rewrite
 from onnxprune.labels.trace import Trace
 from onnxprune.widths import budget as budgets
 from onnxprune.widths.alignment import Multiple, TargetBlocks
-from onnxprune.widths.allocation import Allocation, allocate
 from onnxprune.widths.allowed_widths import choices
 from onnxprune.widths.budget_strategies import Spending
 from onnxprune.widths.plan_contest import Way
+from onnxprune.widths.ratio_allocation import Allocation, allocate
 from onnxprune.widths.request import Request
 
 

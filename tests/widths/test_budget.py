@@ -28,10 +28,10 @@ from onnxprune.model.graph import Graph, Node, Shape
 from onnxprune.model.onnx_model import from_proto
 from onnxprune.options import Options
 from onnxprune.widths.alignment import Multiple
-from onnxprune.widths.allocation import allocate
 from onnxprune.widths.allowed_widths import choices
 from onnxprune.widths.budget import Budget
 from onnxprune.widths.budget_strategies import Spending
+from onnxprune.widths.ratio_allocation import allocate
 from tests.models import build
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from onnxprune.report.diff import Comparison
-from onnxprune.report.html import figures
+from onnxprune.report.html import number_format
 from onnxprune.report.html.strings import sayer
 from onnxprune.report.html.template import PAGE, Size, checked, layer_table, ranked, rendered
 
@@ -50,7 +50,9 @@ class Row:
 def _rows(found: Comparison) -> Iterator[Row]:
     """Everything that differs, the most telling first."""
     for resized in found.resized:
-        yield Row("width", resized.weight, figures.dims(resized.before), figures.dims(resized.after), resized.node)
+        yield Row(
+            "width", resized.weight, number_format.dims(resized.before), number_format.dims(resized.after), resized.node
+        )
     for kind, nodes in (("removed", found.removed), ("added", found.added)):
         for node in nodes:
             op, _, name = node.partition(" ")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnxprune.report.html import charts, figures
+from onnxprune.report.html import charts, number_format
 from onnxprune.report.html.strings import Say, sayer
 from onnxprune.report.html.template import PAGE, Size, checked, layer_table, ranked, rendered
 from onnxprune.report.run_report import GroupReport, PartReport, Report
@@ -49,7 +49,7 @@ def page(report: Report, language: str) -> str:
 
 def _sizes(report: Report, say: Say) -> Iterator[Size]:
     budget = report.options.get("budget")
-    asked = say("budget", budget=budget) if budget else say("asked", share=figures.percent(report.asked))
+    asked = say("budget", budget=budget) if budget else say("asked", share=number_format.percent(report.asked))
     yield Size("channels", say("channels"), report.channels, asked)
     for key in ("parameters", "macs", "file_bytes"):
         yield Size(key, say(key), getattr(report, key))
@@ -87,7 +87,7 @@ def _parts(report: Report, *, logarithmic: bool) -> Iterator[Part]:
 
 
 def _shapes(shapes: Mapping[str, Sequence[int]]) -> str:
-    return ", ".join(f"{name} {figures.dims(tuple(shape))}" for name, shape in shapes.items())
+    return ", ".join(f"{name} {number_format.dims(tuple(shape))}" for name, shape in shapes.items())
 
 
 def _made(report: Report, say: Say, language: str) -> Iterator[tuple[str, str, str, list[tuple[str, str]]]]:

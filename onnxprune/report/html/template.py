@@ -9,8 +9,8 @@ from math import inf, log10
 from pathlib import Path, PurePath
 from typing import Any
 
-from onnxprune.report.html import charts, figures
-from onnxprune.report.html.packed import packed
+from onnxprune.report.html import charts, number_format
+from onnxprune.report.html.compressed import packed
 from onnxprune.report.html.strings import Say, sayer, translated
 from onnxprune.report.run_report import Check, LayerReport, SizeReport
 
@@ -59,7 +59,7 @@ def rendered(name: str, language: str, paths: Sequence[str], found: Sequence[str
         lang=language,
         say=say,
         said=lambda text: _said(text, language),
-        f=figures,
+        f=number_format,
         packed=packed,
         version=__version__,
         before=before,
