@@ -522,6 +522,38 @@ class Builder:
         else:
             self.add(op, [x.name], [*x.shape[:2], *(s - 1 for s in x.shape[2:])], kernel_shape=[2] * (x.rank - 2))
 
+    def unpool(self) -> None:
+        """Maxima put back where they were, with something done to them between."""
+        x = self.pick(lambda t: t.rank == 4 and min(t.shape[2:]) >= 2)
+        stride = self.number(1, 2)
+        kind = {"kernel_shape": [2, 2], "strides": [stride, stride]}
+        values, places = self.node("MaxPool", [x.name], 2, **kind)
+        small = [*x.shape[:2], *((s - 2) // stride + 1 for s in x.shape[2:])]
+        y = self.add(self.one(["Neg", "Sigmoid"]), [values], small)
+        y = self._conv(y, out=x.shape[1]) if self.flag() else y
+        if list(y.shape) == small:
+            self.add("MaxUnpool", [y.name, places], [*x.shape[:2], *((s - 1) * stride + 2 for s in small[2:])], **kind)
+
+    def sample(self) -> None:
+        """Read at given coordinates or in given boxes."""
+        x = self.pick(lambda t: t.rank == 4)
+        n, c, *_ = x.shape
+        if self.flag() and self.opset >= 17:
+            grid = self.const(noise(self.name("grid"), [n, 3, 2, 2]), np.float32)
+            self.add("GridSample", [x.name, grid], [n, c, 3, 2])
+        else:
+            boxes, which = self.const([[0, 0, 3, 2], [1, 0, 2, 2]], np.float32), self.const([0, n - 1])
+            self.add("RoiAlign", [x.name, boxes, which], [2, c, 2, 2], output_height=2, output_width=2)
+
+    def deform_conv(self) -> None:
+        x = self.pick(lambda t: t.rank == 4 and self.opset >= 19 and TAKES_ALL)
+        n, c, h, w = x.shape
+        group = self.one([g for g in range(1, c + 1) if c % g == 0])
+        shared, out = self.one([1, group]), group * self.number(1, 3)
+        offsets = self.const(noise(self.name("o"), [n, shared * 2, h, w]), np.float32)
+        weight = self.weight([out, c // group, 1, 1])
+        self.add("DeformConv", [x.name, weight, offsets], [n, out, h, w], group=group, offset_group=shared)
+
     def norm(self) -> None:
         x = self.pick(lambda t: t.rank >= 3)
         vectors = [self.weight([x.shape[1]], "b") for _ in range(2)]
@@ -734,7 +766,8 @@ STEPS: tuple[Callable[[Builder], None], ...] = (
     Builder.prelu, Builder.concat, Builder.concat, Builder.split, Builder.split, Builder.slice, Builder.gather,
     Builder.transpose, Builder.reshape, Builder.reshape, Builder.flatten, Builder.squeeze, Builder.unsqueeze,
     Builder.pad, Builder.resize, Builder.depth_to_space, Builder.space_to_depth, Builder.repeat, Builder.filled,
-    Builder.reduce, Builder.along, Builder.pool, Builder.norm, Builder.residual, Builder.gate, Builder.shuffle,
+    Builder.reduce, Builder.along, Builder.pool, Builder.unpool, Builder.sample, Builder.deform_conv, Builder.norm,
+    Builder.residual, Builder.gate, Builder.shuffle,
     Builder.attention, Builder.attention, Builder.fused_attention, Builder.scaled, Builder.opaque, Builder.choice,
     Builder.einsum, Builder.recurrent, Builder.fused_matmul, Builder.fused_conv, Builder.compared,
     Builder.contrib_gelu, Builder.gather_elements, Builder.gather_nd, Builder.group_norm, Builder.across_channels,

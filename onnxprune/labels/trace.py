@@ -170,6 +170,7 @@ class _Run:
         self.heads: list[tuple[Labels, Labels]] = []  # rows that go together
         self.reads: list[Read] = []
         self.roles: list[tuple[Labels, str]] = []
+        self.counted: dict[str, int] = {}
         self.here: Node | None = None
 
     # --- the recorder -----------------------------------------------------------------------------------------------
@@ -207,6 +208,9 @@ class _Run:
         size = out.shape[axis]
         self.labels += size
         return line(np.arange(self.labels - size, self.labels, dtype=np.int64), axis, out.rank)
+
+    def positions(self, out: Tensor, size: int) -> None:
+        self.counted[out.name] = size
 
     def read(self, position: int, zero: int | None = None) -> None:
         if self.here is not None:
@@ -267,6 +271,10 @@ class _Run:
         if not all(name in self.shapes.value for name in node.outputs):
             rule = ops.find(node)
             inputs = self._inputs(node, dict(rule.blocks(node)) if rule and rule.blocks else {})
+            for position, tensor in enumerate(inputs):
+                if tensor is not None and tensor.counted and (rule is None or position not in rule.positions):
+                    for layer in tensor.layers:
+                        self.pin(layer.labels, "reads positions that count over all channels")
             known = all(t is not None for t, n in zip(inputs, node.inputs, strict=True) if n)
             if rule is None or not known or len(outputs) < sum(map(bool, node.outputs)):
                 self._opaque(node, inputs)
@@ -276,7 +284,8 @@ class _Run:
                 constant = bool(inputs) and all(t is None or t.constant for t in inputs)
         for position, out in enumerate(outputs):
             own = settle(self, layers[position], out) if position < len(layers) else ()
-            self.tensors[out.name] = Tensor(out.name, out.shape, out.full, own, constant)
+            counted = self.counted.get(out.name, 0)
+            self.tensors[out.name] = Tensor(out.name, out.shape, out.full, own, constant, counted)
 
     def _opaque(self, node: Node, inputs: list[Tensor | None]) -> None:
         if node.captured:
