@@ -120,10 +120,15 @@ def quantized() -> Iterator[Row]:
     for axis in (0, 1):
         middle = f"w = DequantizeLinear<axis={axis}>(q, vars, z)\ng = Conv(h, w)"
         yield Row(f"QDQ weight along {axis}", sandwich(middle, *weights), 16)
-    blocks = sandwich(
-        "w = DequantizeLinear<axis=1, block_size=4>(q, vars)\ng = Conv(h, w)", weights[0], "float[8,2,1,1] vars"
-    )
-    yield Row("QDQ in blocks", blocks, 0, "reads channels that are fixed", opset=21, ir=10)
+    blocks = "w = DequantizeLinear<axis={}, block_size=4>(q, vars)\ng = Conv(h, w)"
+    for axis, scales, prunable in ((1, "8,2,1,1", 10), (0, "2,8,1,1", 10)):
+        text = sandwich(blocks.format(axis), weights[0], f"float[{scales}] vars")
+        yield Row(f"QDQ in blocks along {axis}", text, prunable, opset=21, ir=10)
+    packed = "w = DequantizeLinear<axis=0, block_size=3>(q, vars, z)\ng = MatMul(h, w)"
+    text = mlp(packed, "int4[8,4] q", "float[3,4] vars", "int4[3,4] z", reads=4)
+    yield Row("QDQ of int4 in blocks, the last shorter", text, 7, opset=21, ir=10)
+    single = mlp(packed.replace("=3", "=8"), "uint4[8,4] q", "float[1,4] vars", "uint4[1,4] z", reads=4)
+    yield Row("QDQ of uint4 in one block", single, 12, opset=21, ir=10)
 
 
 # --- contracting ----------------------------------------------------------------------------------------------------

@@ -178,6 +178,18 @@ class Builder:
         else:
             self.add("MatMul", [x.name, self.weight([*batch, x.shape[-1], width])], [*x.shape[:-1], width])
 
+    def blocked(self) -> None:
+        """A weight of integers with a scale for each block of the channels that it reads."""
+        x = self.pick(lambda t: t.rank >= 2 and self.opset >= 21)
+        inner, width, size = x.shape[-1], self.one(WIDTHS), self.number(1, 4)
+        axis = self.number(0, 1)
+        shape = [inner, width]
+        scales = [-(-s // size) if a == axis else s for a, s in enumerate(shape)]
+        weight = self.const(np.round(noise(self.name("q"), shape) * 40), np.int8)
+        attrs = {"axis": axis, "block_size": size}
+        (plain,) = self.node("DequantizeLinear", [weight, self.weight(scales, "var")], **attrs)
+        self.add("MatMul", [x.name, plain], [*x.shape[:-1], width])
+
     def gemm(self) -> None:
         x = self.pick(lambda t: t.rank == 2)
         a, b, width = int(self.flag()), int(self.flag()), self.one(WIDTHS)
@@ -525,14 +537,16 @@ class Builder:
     def unpool(self) -> None:
         """Maxima put back where they were, with something done to them between."""
         x = self.pick(lambda t: t.rank == 4 and min(t.shape[2:]) >= 2)
-        stride = self.number(1, 2)
+        stride = 1 if any(s % 2 for s in x.shape[2:]) else self.number(1, 2)
         kind = {"kernel_shape": [2, 2], "strides": [stride, stride]}
         values, places = self.node("MaxPool", [x.name], 2, **kind)
         small = [*x.shape[:2], *((s - 2) // stride + 1 for s in x.shape[2:])]
         y = self.add(self.one(["Neg", "Sigmoid"]), [values], small)
         y = self._conv(y, out=x.shape[1]) if self.flag() else y
         if list(y.shape) == small:
-            self.add("MaxUnpool", [y.name, places], [*x.shape[:2], *((s - 1) * stride + 2 for s in small[2:])], **kind)
+            shape = [*x.shape[:3], x.shape[3] + self.number(0, 1)]
+            told = [self.const(shape)] if shape != list(x.shape) or self.flag() else []
+            self.add("MaxUnpool", [y.name, places, *told], shape, **kind)
 
     def sample(self) -> None:
         """Read at given coordinates or in given boxes."""
@@ -761,7 +775,8 @@ class Builder:
 
 
 STEPS: tuple[Callable[[Builder], None], ...] = (
-    Builder.conv, Builder.conv, Builder.matmul_weight, Builder.matmul_weight, Builder.gemm, Builder.matmul,
+    Builder.conv, Builder.conv, Builder.matmul_weight, Builder.matmul_weight, Builder.gemm, Builder.blocked,
+    Builder.matmul,
     Builder.unary, Builder.binary, Builder.binary, Builder.with_constant, Builder.widened_by_constant, Builder.where,
     Builder.prelu, Builder.concat, Builder.concat, Builder.split, Builder.split, Builder.slice, Builder.gather,
     Builder.transpose, Builder.reshape, Builder.reshape, Builder.flatten, Builder.squeeze, Builder.unsqueeze,
