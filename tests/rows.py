@@ -732,6 +732,49 @@ def integers() -> Iterator[Row]:
     yield Row("QLinearConcat", pair(concat, "uint8[2,12,6,6] p", *Q, reads=12, second=4), 12)
 
 
+def dynamic() -> Iterator[Row]:
+    """What onnxruntime's quantize_dynamic writes."""
+    into = "q, s, z = DynamicQuantizeLinear(h)\nt = Mul(s, vars)"
+    out = "f = Cast<to=1>(p)\ng = Mul(f, t)"
+    kinds = ("float vars", "int8 wz = {0}")
+    yield Row(
+        "DynamicQuantizeLinear",
+        mlp(f"{into}\np = MatMulInteger(q, w1, z, wz)\n{out}", "int8[8,4] w1", *kinds, reads=4),
+        12,
+    )
+    each = f"{into}\np = MatMulInteger(q, w1, z, v)\n{out}"
+    yield Row(
+        "DynamicQuantizeLinear, a scale a channel",
+        mlp(each, "int8[8,4] w1, float[4] vars, int8[4] v = {0,0,0,0}", reads=4),
+        12,
+    )
+    conv = sandwich(
+        f"{into}\np = ConvInteger<pads=[1,1,1,1]>(q, w1, z)\n{out}", "uint8[4,8,3,3] w1", *kinds[:1], reads=4
+    )
+    yield Row("DynamicQuantizeLinear before ConvInteger", conv, 12)
+    plain = "q, s, z = DynamicQuantizeLinear(h)\ng = com.microsoft.MatMulIntegerToFloat(q, w1, s, vars, z, v, b)"
+    vectors = ("int8[8,4] w1", "float[4] vars", "int8[4] v = {0,0,0,0}", "float[4] b", "float[2,4] g")
+    yield Row("MatMulIntegerToFloat", mlp(plain, *vectors, reads=4), 12)
+    fused = "g = com.microsoft.DynamicQuantizeMatMul(h, w1, vars, v, b)"
+    yield Row("DynamicQuantizeMatMul", mlp(fused, *vectors, reads=4), 12)
+    for width, attrs in ((1, ""), (2, ', direction="bidirectional"')):
+        for scales in (f"{width}", f"{width},20"):
+            weights = (
+                f"int8[{width},8,20] w, int8[{width},5,20] r, float[{width},40] b, float[6,8] w0, "
+                f"float[{5 * width},3] w9, "
+                f"float[{scales}] vars, float[{scales}] vars2, int64[3] s = {{4,2,{5 * width}}}, float[4,{width},2,5] l"
+            )
+            zeros = "0," * (width * (20 if "," in scales else 1))
+            weights += f", int8[{scales}] wz = {{{zeros[:-1]}}}, int8[{scales}] rz = {{{zeros[:-1]}}}"
+            nodes = (
+                f"h = MatMul(x, w0)\nl = com.microsoft.DynamicQuantizeLSTM<hidden_size=5{attrs}>"
+                "(h, w, r, b,,,,, vars, wz, vars2, rz)\nt = Transpose<perm=[0,2,1,3]>(l)\nm = Reshape(t, s)\n"
+                "y = MatMul(m, w9)"
+            )
+            text = f"(float[4,2,6] x) => (float y) <{weights}> {{ {nodes} }}"
+            yield Row(f"DynamicQuantizeLSTM{' in both directions' * (width - 1)} [{scales}]", text, 13)
+
+
 def fused() -> Iterator[Row]:
     """Fused attention and what comes with it."""
     projected = "q = MatMul(x, wq)\nk = MatMul(x, wk)\nv = MatMul(x, wv)\n"
@@ -949,6 +992,7 @@ ROWS: tuple[Row, ...] = tuple(
         recurrent,
         indexed,
         integers,
+        dynamic,
         fused,
         weights,
         sizes,

@@ -178,6 +178,18 @@ class Builder:
         else:
             self.add("MatMul", [x.name, self.weight([*batch, x.shape[-1], width])], [*x.shape[:-1], width])
 
+    def dynamic(self) -> None:
+        """Quantized at run time and multiplied with integers, as quantize_dynamic writes it."""
+        x = self.pick(lambda t: t.rank >= 2 and self.rarely())
+        inner, width = x.shape[-1], self.one(WIDTHS)
+        weight = self.const(np.round(noise(self.name("q"), [inner, width]) * 40), np.int8)
+        scale = self.weight(self.one([[], [width]]), "var")
+        codes, size, zero = self.node("DynamicQuantizeLinear", [x.name], 3)
+        (total,) = self.node("MatMulInteger", [codes, weight, zero])
+        (number,) = self.node("Cast", [total], to=TensorProto.FLOAT)
+        (both,) = self.node("Mul", [size, scale])
+        self.add("Mul", [number, both], [*x.shape[:-1], width])
+
     def blocked(self) -> None:
         """A weight of integers with a scale for each block of the channels that it reads."""
         x = self.pick(lambda t: t.rank >= 2 and self.opset >= 21)
@@ -776,6 +788,7 @@ class Builder:
 
 STEPS: tuple[Callable[[Builder], None], ...] = (
     Builder.conv, Builder.conv, Builder.matmul_weight, Builder.matmul_weight, Builder.gemm, Builder.blocked,
+    Builder.dynamic,
     Builder.matmul,
     Builder.unary, Builder.binary, Builder.binary, Builder.with_constant, Builder.widened_by_constant, Builder.where,
     Builder.prelu, Builder.concat, Builder.concat, Builder.split, Builder.split, Builder.slice, Builder.gather,

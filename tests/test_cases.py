@@ -29,6 +29,7 @@ class Case:
 ROWS = (
     Case("correlation", 80, 4_147_200),
     Case("deform_conv", 128, 20_653_536),
+    Case("dynamic_quantization", 128, 106_496),
     Case("grid_sample", 120, 9_031_680),
     Case("int4_blocks", 164, 183_296),
     Case("max_unpool", 64, 5_783_552),

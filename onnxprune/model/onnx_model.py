@@ -56,11 +56,11 @@ _SMALL = 4096
 
 @dataclass(frozen=True)
 class Gate:
-    """What zeroes channels of type ``elem_type`` where ``mask`` is false; ``zero``: the name of a zero point."""
+    """What zeroes channels of ``elem_type`` where ``mask`` is false; ``zero``: its zero point, or the name of it."""
 
     mask: NDArray[np.bool_] = field(repr=False)
     elem_type: int
-    zero: str = ""
+    zero: str | NDArray[Any] = ""
 
 
 @dataclass(frozen=True)
@@ -166,9 +166,11 @@ class Model:
                 if name not in done:
                     done.add(name)
                     zero, kind = gates[name].zero, gates[name].elem_type
-                    if not zero and chooses and kind in _FLOATS - {TensorProto.BFLOAT16}:  # infinity * 0 is no 0
+                    if isinstance(zero, str) and not zero and chooses and kind in _FLOATS - {TensorProto.BFLOAT16}:
+                        zero = np.zeros((), dtype_of(kind))  # infinity * 0 is no 0
+                    if not isinstance(zero, str):
+                        out.graph.initializer.append(to_tensor(zero, f"{name}__zero", kind))
                         zero = f"{name}__zero"
-                        out.graph.initializer.append(to_tensor(np.zeros((), dtype_of(kind)), zero, kind))
                     kind = TensorProto.BOOL if zero else kind
                     mask = gates[name].mask.astype(dtype_of(kind))
                     out.graph.initializer.append(to_tensor(mask, f"{name}__gate", kind))
