@@ -7,7 +7,7 @@ which units stay and by whom they are pinned, and which rows must keep equal cou
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxprune.labels import ops
+from onnxprune.labels.constant_channels import Known
 from onnxprune.labels.labels import FIXED, Labels, Layer, Op, Tensor, line, meet, settle
 from onnxprune.labels.ops.table import Blocks
 from onnxprune.labels.union import HeadUnits, heads_of, join
@@ -103,6 +104,7 @@ class Trace:
     heads: HeadUnits
     reads: list[Read] = field(repr=False)
     lossless: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)  # units, sorted
+    same: Mapping[str, Known] = field(default_factory=dict, repr=False)  # tensors that are equal for every input
 
     @property
     def units(self) -> int:
