@@ -17,10 +17,12 @@ from onnxprune.importance import criteria
 from onnxprune.importance.criterion import Scorer, Subject
 from onnxprune.labels import plan as plans
 from onnxprune.labels.analysis import Analysis, analyse
+from onnxprune.labels.lossless import same_after
 from onnxprune.labels.plan import Plan
+from onnxprune.labels.rewrite import alive_of
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
-from onnxprune.passes import FuseBatchNorm, Pass, RemoveChannels, RestoreBranches, RestoreCalls
+from onnxprune.passes import FuseBatchNorm, Pass, RemoveBranches, RemoveChannels, RestoreBranches, RestoreCalls
 from onnxprune.passes import run as run_passes
 from onnxprune.passes.recover import Recovery
 from onnxprune.progress import Progress, Stopwatch, silent
@@ -127,7 +129,8 @@ class _Run:
             judged = self._chosen() if plan is None else Judged(self._planned(plan, where))
         choice = judged.best
         with watch.stage("rewrite"):
-            done = run_passes(analysis.trace.model, self._steps(choice))
+            lossless = self.options.lossless or bool(plan and plan.options.get("lossless"))
+            done = run_passes(analysis.trace.model, self._steps(choice, lossless=lossless))
             whole = run_passes(done.model, [RestoreBranches(analysis.flat)]).model
             called = run_passes(whole, [RestoreCalls(analysis.inlined)])
             written = called.model if len(choice.groups) else analysis.inlined.model
@@ -184,7 +187,7 @@ class _Run:
     def _distance(self, choice: Choice) -> float:
         """How far the outputs of a plan are from the original's, on held-out samples."""
         assert self.lesson is not None
-        steps = [*self._steps(choice), RestoreBranches(self.analysis.flat)]
+        steps = [*self._steps(choice, lossless=self.options.lossless), RestoreBranches(self.analysis.flat)]
         pruned = run_passes(self.analysis.trace.model, steps).model
         return self._recovery(self.lesson).distance(pruned, choice.dead)
 
@@ -193,13 +196,21 @@ class _Run:
         trace, announce = self.analysis.trace, self.watch.announce
         return Recovery(trace, lesson, options.compensate, options.recover, options.seed, announce)
 
-    def _steps(self, choice: Choice) -> list[Pass]:
-        """What is done to the model: nothing at all where nothing can be pruned."""
+    def _steps(self, choice: Choice, *, lossless: bool) -> list[Pass]:
+        """What is done to the model: nothing at all where nothing can be pruned.
+
+        ``lossless``: branches go of which nothing is left.
+        """
         if not len(choice.groups):
             return []
         keep = self.analysis.flat.inner() | {n.outputs for n in self.analysis.severed.gone}
         fuse = [FuseBatchNorm(keep)] if self.options.fuse_bn else []
-        return [RemoveChannels(choice.rewrite), *fuse]
+        branches: list[Pass] = []
+        if lossless:
+            trace = self.analysis.trace
+            same = same_after(trace, alive_of(trace, choice.dead))
+            branches = [RemoveBranches(same, trace.shapes.shape, keep)] if same else []
+        return [RemoveChannels(choice.rewrite), *fuse, *branches]
 
     def _proof(self, choice: Choice, pruned: Model) -> Proof | None:
         options, analysis = self.options, self.analysis

@@ -4,6 +4,7 @@ from onnxprune.passes.base import Pass, PassResult, run
 from onnxprune.passes.compensate import Compensate
 from onnxprune.passes.distill import Distill
 from onnxprune.passes.fuse_batchnorm import FuseBatchNorm
+from onnxprune.passes.remove_branches import RemoveBranches
 from onnxprune.passes.remove_channels import RemoveChannels
 from onnxprune.passes.restore_function_calls import RestoreCalls
 from onnxprune.passes.restore_if_branches import RestoreBranches
@@ -14,6 +15,7 @@ __all__ = [
     "FuseBatchNorm",
     "Pass",
     "PassResult",
+    "RemoveBranches",
     "RemoveChannels",
     "RestoreBranches",
     "RestoreCalls",

@@ -120,10 +120,15 @@ def quantized() -> Iterator[Row]:
     for axis in (0, 1):
         middle = f"w = DequantizeLinear<axis={axis}>(q, vars, z)\ng = Conv(h, w)"
         yield Row(f"QDQ weight along {axis}", sandwich(middle, *weights), 16)
-    blocks = sandwich(
-        "w = DequantizeLinear<axis=1, block_size=4>(q, vars)\ng = Conv(h, w)", weights[0], "float[8,2,1,1] vars"
-    )
-    yield Row("QDQ in blocks", blocks, 0, "reads channels that are fixed", opset=21, ir=10)
+    blocks = "w = DequantizeLinear<axis={}, block_size=4>(q, vars)\ng = Conv(h, w)"
+    for axis, scales, prunable in ((1, "8,2,1,1", 10), (0, "2,8,1,1", 10)):
+        text = sandwich(blocks.format(axis), weights[0], f"float[{scales}] vars")
+        yield Row(f"QDQ in blocks along {axis}", text, prunable, opset=21, ir=10)
+    packed = "w = DequantizeLinear<axis=0, block_size=3>(q, vars, z)\ng = MatMul(h, w)"
+    text = mlp(packed, "int4[8,4] q", "float[3,4] vars", "int4[3,4] z", reads=4)
+    yield Row("QDQ of int4 in blocks, the last shorter", text, 7, opset=21, ir=10)
+    single = mlp(packed.replace("=3", "=8"), "uint4[8,4] q", "float[1,4] vars", "uint4[1,4] z", reads=4)
+    yield Row("QDQ of uint4 in one block", single, 12, opset=21, ir=10)
 
 
 # --- contracting ----------------------------------------------------------------------------------------------------
@@ -290,8 +295,8 @@ def heads() -> Iterator[Row]:
     gate = "f = MatMul(x, wf)\nft = Transpose<perm=[0,2,1]>(f)\nfu = Unsqueeze(ft, three)\nz = Mul(s, fu)"
     gated = attended(GATHERED, PACKED, INDICES, "float[6,2] wf", "int64[1] three = {3}", scale=gate)
     yield Row("attention with gated heads", gated, 16)
-    normed = "n = ReduceL2<axes=[3]>(qt)\nq2 = Div(qt, n)\ns2 = MatMul(q2, kt)\nz = Add(s, s2)"
-    yield Row("attention with normalised Q", attended(GATHERED, PACKED, INDICES, scale=normed), 2)
+    normed = "r = ReduceL2<axes=[3]>(qt)\nn = Add(r, one)\nq2 = Div(qt, n)\ns2 = MatMul(q2, kt)\nz = Add(s, s2)"
+    yield Row("attention with normalised Q", attended(GATHERED, PACKED, INDICES, "float one = {1}", scale=normed), 16)
     shared = (
         "".join(f"{n} = MatMul(x, w{n})\n" for n in "qkv") + "qr = Reshape(q, s4)\nqt = Transpose<perm=[0,2,1,3]>(qr)\n"
     )
@@ -539,6 +544,24 @@ def reductions() -> Iterator[Row]:
     yield Row("ReduceMean over channels", over, 0, "is reduced over its channels")
     everything = sandwich("m = ReduceMean(h)\ng = Mul(h, m)")
     yield Row("ReduceMean over everything", everything, 0, "is reduced over its channels")
+    for op in ("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"):
+        text = sandwich(f"e = Exp(h)\nr = {op}<axes=[1]>(e)\nm = Sigmoid(r)\ng = Mul(h, m)")
+        yield Row(f"{op} over channels", text, 8)
+    gate = mlp(
+        "r = ReduceSum<keepdims=0>(h, a)\nu = Unsqueeze(r, b)\ng = Div(h, u)", "int64[1] a = {-1}, int64[1] b = {1}"
+    )
+    yield Row("ReduceSum over channels that go on", gate, 8)
+    correlation = pair("m = Mul(h, h2)\nr = ReduceSum(m, a)\ng = Relu(r)", "int64[1] a = {1}", reads=1)
+    yield Row("correlation of two maps", correlation, 8)
+    weight = "s = ReduceL2<axes=[1]>(w1)\ne = Add(s, one)\nw = Div(w1, e)\ng = MatMul(h, w)"
+    yield Row(
+        "ReduceL2 over a weight",
+        mlp(weight, "float[8,4] w1, float one = {1}", reads=4),
+        8,
+        "is reduced over its channels",
+    )
+    rows = mlp("r = Reshape(h, s)\ng = ReduceL1<axes=[2], keepdims=0>(r)", "int64[3] s = {2,4,2}", reads=4)
+    yield Row("ReduceL1 within rows", rows, 8)
     noop = sandwich("g = ReduceMean<noop_with_empty_axes=1>(h)")
     yield Row("ReduceMean over nothing", noop, 8, opset=18)
     rows = mlp("r = Reshape(h, s)\ng = ReduceMean<axes=[1], keepdims=0>(r)", "int64[3] s = {2,2,4}", reads=4)
@@ -553,7 +576,7 @@ def reductions() -> Iterator[Row]:
         yield Row(f"{op} at opset 11 by default", sandwich(f"g = {op}(h)"), 0, f"goes through {op}", opset=11, ir=6)
         yield Row(f"{op} of NHWC", sandwich(last.format(op)), 0, f"goes through {op}")
     yield Row("LpNormalization", sandwich("g = LpNormalization<axis=2>(h)"), 8)
-    yield Row("LpNormalization along channels", sandwich("g = LpNormalization<axis=1>(h)"), 0, "LpNormalization")
+    yield Row("LpNormalization along channels", sandwich("g = LpNormalization<axis=1>(h)"), 8)
     yield Row("CumSum along height", sandwich("g = CumSum(h, a)", "int64 a = {2}"), 8)
     yield Row("CumSum along channels", sandwich("g = CumSum(h, a)", "int64 a = {-3}"), 0, "CumSum")
     yield Row("TopK along width", sandwich("g, i = TopK<axis=3>(h, k)", "int64[1] k = {2}"), 8)
@@ -563,7 +586,52 @@ def reductions() -> Iterator[Row]:
     for op in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"):
         yield Row(op, sandwich(f"g = {op}(h)"), 8)
     indices = sandwich("p, i = MaxPool<kernel_shape=[2,2]>(h)\nf = Cast<to=1>(i)\ng = Add(p, f)")
-    yield Row("MaxPool with indices", indices, 0, "is pooled with indices")
+    yield Row("MaxPool with indices", indices, 0, "count over all channels")
+    for name, more, last in (("", "", ""), (" by a size", ", t", "int64[4] t = {2,8,6,6}")):
+        middle = "p, i = MaxPool<kernel_shape=[2,2], strides=[2,2]>(h)\nr = Relu(p)\n"
+        middle += f"g = MaxUnpool<kernel_shape=[2,2], strides=[2,2]>(r, i{more})"
+        yield Row(f"MaxUnpool{name}", sandwich(middle, *filter(None, [last])), 8)
+    other = middle.replace("(r, i, t)", "(c, i, t)").replace("r = Relu(p)", "c = Conv(p, w1)")
+    yield Row("MaxUnpool of other channels", sandwich(other, "float[8,8,1,1] w1", last), 8)
+    wide = sandwich(middle, "int64[4] t = {2,8,7,6}")
+    yield Row("MaxUnpool to another size", wide, 0, "by positions of another size")
+
+
+def sampling() -> Iterator[Row]:
+    """Sampling where another input says; the deformable convolution."""
+    grid = ("float[2,4,5,2] c", "float[2,8,4,5] g")
+    yield Row("GridSample", sandwich("g = GridSample(h, c)", *grid[:1]), 8)
+    contrib = sandwich("g = com.microsoft.GridSample(h, c)", *grid)
+    yield Row("contrib GridSample", contrib, 8)
+    flow = "f = Conv(h, w1)\nt = Transpose<perm=[0,2,3,1]>(f)\nc = Tanh(t)\ng = GridSample(h, c)"
+    yield Row("GridSample by what a Conv gives", sandwich(flow, "float[2,8,3,3] w1"), 8, "gives positions to sample at")
+    affine = "p = GlobalAveragePool(h)\nf = Flatten(p)\nm = MatMul(f, w1)\nt = Reshape(m, s)\nn = Shape(h)\n"
+    affine += "c = AffineGrid(t, n)\ng = GridSample(h, c)"
+    theta = sandwich(affine, "float[8,6] w1", "int64[3] s = {2,2,3}")
+    yield Row("AffineGrid", theta, 8, "gives positions to sample at", opset=20, ir=9)
+    rois = ("float[3,4] r = {0,0,4,4,1,1,5,5,0,1,3,5}", "int64[3] i = {0,1,1}", "float[3,8,2,2] g")
+    yield Row("RoiAlign", sandwich("g = RoiAlign<output_height=2, output_width=2>(h, r, i)", *rois[:2]), 8)
+    crop = sandwich(
+        "g = com.microsoft.CropAndResize(h, r, i, s)",
+        rois[0].replace("4,4,1,1,5,5,0,1,3,5", "1,1,0,0,1,1,0,0,1,1"),
+        rois[1].replace("int64", "int32"),
+        "int32[2] s = {2,2}",
+        rois[2],
+    )
+    yield Row("CropAndResize", crop, 8)
+    five = "float[3,5] r = {0,0,0,4,4,1,1,1,5,5,1,0,1,3,5}"
+    yield Row("MaxRoiPool", sandwich("g = MaxRoiPool<pooled_shape=[2,2]>(h, r)", five), 8)
+    into = ("float[6,8,3,3] w1", "float[2,18,4,4] o", "float[6] b", "float[2,9,4,4] m")
+    yield Row("DeformConv", sandwich("g = DeformConv(h, w1, o, b, m)", *into, reads=6), 14, opset=19, ir=9)
+    made = sandwich("o = Conv(h, w2)\ng = DeformConv(h, w1, o)", into[0], "float[18,8,3,3] w2", reads=6)
+    yield Row("DeformConv with computed offsets", made, 14, "gives positions to sample at", opset=19, ir=9)
+    groups = sandwich(
+        "g = DeformConv<group=2, offset_group=2>(h, w1, o)", "float[6,4,3,3] w1", "float[2,36,4,4] o", reads=6
+    )
+    yield Row("DeformConv in groups", groups, 14, opset=19, ir=9)
+    image = "f = Reshape(h, s)\ng = Col2Im(f, a, b)"
+    sizes = ("int64[3] s = {2,8,36}", "int64[2] a = {7,7}", "int64[2] b = {2,2}")
+    yield Row("Col2Im", sandwich(image, *sizes, reads=2), 2, opset=18)
 
 
 def norms() -> Iterator[Row]:
@@ -662,6 +730,49 @@ def integers() -> Iterator[Row]:
         f"{into}\nr = QuantizeLinear(h2, s, z)\np = com.microsoft.QLinearConcat<axis=1>(s, z, q, s, z, r, s, z)\n{out}"
     )
     yield Row("QLinearConcat", pair(concat, "uint8[2,12,6,6] p", *Q, reads=12, second=4), 12)
+
+
+def dynamic() -> Iterator[Row]:
+    """What onnxruntime's quantize_dynamic writes."""
+    into = "q, s, z = DynamicQuantizeLinear(h)\nt = Mul(s, vars)"
+    out = "f = Cast<to=1>(p)\ng = Mul(f, t)"
+    kinds = ("float vars", "int8 wz = {0}")
+    yield Row(
+        "DynamicQuantizeLinear",
+        mlp(f"{into}\np = MatMulInteger(q, w1, z, wz)\n{out}", "int8[8,4] w1", *kinds, reads=4),
+        12,
+    )
+    each = f"{into}\np = MatMulInteger(q, w1, z, v)\n{out}"
+    yield Row(
+        "DynamicQuantizeLinear, a scale a channel",
+        mlp(each, "int8[8,4] w1, float[4] vars, int8[4] v = {0,0,0,0}", reads=4),
+        12,
+    )
+    conv = sandwich(
+        f"{into}\np = ConvInteger<pads=[1,1,1,1]>(q, w1, z)\n{out}", "uint8[4,8,3,3] w1", *kinds[:1], reads=4
+    )
+    yield Row("DynamicQuantizeLinear before ConvInteger", conv, 12)
+    plain = "q, s, z = DynamicQuantizeLinear(h)\ng = com.microsoft.MatMulIntegerToFloat(q, w1, s, vars, z, v, b)"
+    vectors = ("int8[8,4] w1", "float[4] vars", "int8[4] v = {0,0,0,0}", "float[4] b", "float[2,4] g")
+    yield Row("MatMulIntegerToFloat", mlp(plain, *vectors, reads=4), 12)
+    fused = "g = com.microsoft.DynamicQuantizeMatMul(h, w1, vars, v, b)"
+    yield Row("DynamicQuantizeMatMul", mlp(fused, *vectors, reads=4), 12)
+    for width, attrs in ((1, ""), (2, ', direction="bidirectional"')):
+        for scales in (f"{width}", f"{width},20"):
+            weights = (
+                f"int8[{width},8,20] w, int8[{width},5,20] r, float[{width},40] b, float[6,8] w0, "
+                f"float[{5 * width},3] w9, "
+                f"float[{scales}] vars, float[{scales}] vars2, int64[3] s = {{4,2,{5 * width}}}, float[4,{width},2,5] l"
+            )
+            zeros = "0," * (width * (20 if "," in scales else 1))
+            weights += f", int8[{scales}] wz = {{{zeros[:-1]}}}, int8[{scales}] rz = {{{zeros[:-1]}}}"
+            nodes = (
+                f"h = MatMul(x, w0)\nl = com.microsoft.DynamicQuantizeLSTM<hidden_size=5{attrs}>"
+                "(h, w, r, b,,,,, vars, wz, vars2, rz)\nt = Transpose<perm=[0,2,1,3]>(l)\nm = Reshape(t, s)\n"
+                "y = MatMul(m, w9)"
+            )
+            text = f"(float[4,2,6] x) => (float y) <{weights}> {{ {nodes} }}"
+            yield Row(f"DynamicQuantizeLSTM{' in both directions' * (width - 1)} [{scales}]", text, 13)
 
 
 def fused() -> Iterator[Row]:
@@ -876,10 +987,12 @@ ROWS: tuple[Row, ...] = tuple(
         space,
         repeats,
         reductions,
+        sampling,
         norms,
         recurrent,
         indexed,
         integers,
+        dynamic,
         fused,
         weights,
         sizes,

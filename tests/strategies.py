@@ -178,6 +178,30 @@ class Builder:
         else:
             self.add("MatMul", [x.name, self.weight([*batch, x.shape[-1], width])], [*x.shape[:-1], width])
 
+    def dynamic(self) -> None:
+        """Quantized at run time and multiplied with integers, as quantize_dynamic writes it."""
+        x = self.pick(lambda t: t.rank >= 2 and self.rarely())
+        inner, width = x.shape[-1], self.one(WIDTHS)
+        weight = self.const(np.round(noise(self.name("q"), [inner, width]) * 40), np.int8)
+        scale = self.weight(self.one([[], [width]]), "var")
+        codes, size, zero = self.node("DynamicQuantizeLinear", [x.name], 3)
+        (total,) = self.node("MatMulInteger", [codes, weight, zero])
+        (number,) = self.node("Cast", [total], to=TensorProto.FLOAT)
+        (both,) = self.node("Mul", [size, scale])
+        self.add("Mul", [number, both], [*x.shape[:-1], width])
+
+    def blocked(self) -> None:
+        """A weight of integers with a scale for each block of the channels that it reads."""
+        x = self.pick(lambda t: t.rank >= 2 and self.opset >= 21)
+        inner, width, size = x.shape[-1], self.one(WIDTHS), self.number(1, 4)
+        axis = self.number(0, 1)
+        shape = [inner, width]
+        scales = [-(-s // size) if a == axis else s for a, s in enumerate(shape)]
+        weight = self.const(np.round(noise(self.name("q"), shape) * 40), np.int8)
+        attrs = {"axis": axis, "block_size": size}
+        (plain,) = self.node("DequantizeLinear", [weight, self.weight(scales, "var")], **attrs)
+        self.add("MatMul", [x.name, plain], [*x.shape[:-1], width])
+
     def gemm(self) -> None:
         x = self.pick(lambda t: t.rank == 2)
         a, b, width = int(self.flag()), int(self.flag()), self.one(WIDTHS)
@@ -522,6 +546,40 @@ class Builder:
         else:
             self.add(op, [x.name], [*x.shape[:2], *(s - 1 for s in x.shape[2:])], kernel_shape=[2] * (x.rank - 2))
 
+    def unpool(self) -> None:
+        """Maxima put back where they were, with something done to them between."""
+        x = self.pick(lambda t: t.rank == 4 and min(t.shape[2:]) >= 2)
+        stride = 1 if any(s % 2 for s in x.shape[2:]) else self.number(1, 2)
+        kind = {"kernel_shape": [2, 2], "strides": [stride, stride]}
+        values, places = self.node("MaxPool", [x.name], 2, **kind)
+        small = [*x.shape[:2], *((s - 2) // stride + 1 for s in x.shape[2:])]
+        y = self.add(self.one(["Neg", "Sigmoid"]), [values], small)
+        y = self._conv(y, out=x.shape[1]) if self.flag() else y
+        if list(y.shape) == small:
+            shape = [*x.shape[:3], x.shape[3] + self.number(0, 1)]
+            told = [self.const(shape)] if shape != list(x.shape) or self.flag() else []
+            self.add("MaxUnpool", [y.name, places, *told], shape, **kind)
+
+    def sample(self) -> None:
+        """Read at given coordinates or in given boxes."""
+        x = self.pick(lambda t: t.rank == 4)
+        n, c, *_ = x.shape
+        if self.flag() and self.opset >= 17:
+            grid = self.const(noise(self.name("grid"), [n, 3, 2, 2]), np.float32)
+            self.add("GridSample", [x.name, grid], [n, c, 3, 2])
+        else:
+            boxes, which = self.const([[0, 0, 3, 2], [1, 0, 2, 2]], np.float32), self.const([0, n - 1])
+            self.add("RoiAlign", [x.name, boxes, which], [2, c, 2, 2], output_height=2, output_width=2)
+
+    def deform_conv(self) -> None:
+        x = self.pick(lambda t: t.rank == 4 and self.opset >= 19 and TAKES_ALL)
+        n, c, h, w = x.shape
+        group = self.one([g for g in range(1, c + 1) if c % g == 0])
+        shared, out = self.one([1, group]), group * self.number(1, 3)
+        offsets = self.const(noise(self.name("o"), [n, shared * 2, h, w]), np.float32)
+        weight = self.weight([out, c // group, 1, 1])
+        self.add("DeformConv", [x.name, weight, offsets], [n, out, h, w], group=group, offset_group=shared)
+
     def norm(self) -> None:
         x = self.pick(lambda t: t.rank >= 3)
         vectors = [self.weight([x.shape[1]], "b") for _ in range(2)]
@@ -729,12 +787,15 @@ class Builder:
 
 
 STEPS: tuple[Callable[[Builder], None], ...] = (
-    Builder.conv, Builder.conv, Builder.matmul_weight, Builder.matmul_weight, Builder.gemm, Builder.matmul,
+    Builder.conv, Builder.conv, Builder.matmul_weight, Builder.matmul_weight, Builder.gemm, Builder.blocked,
+    Builder.dynamic,
+    Builder.matmul,
     Builder.unary, Builder.binary, Builder.binary, Builder.with_constant, Builder.widened_by_constant, Builder.where,
     Builder.prelu, Builder.concat, Builder.concat, Builder.split, Builder.split, Builder.slice, Builder.gather,
     Builder.transpose, Builder.reshape, Builder.reshape, Builder.flatten, Builder.squeeze, Builder.unsqueeze,
     Builder.pad, Builder.resize, Builder.depth_to_space, Builder.space_to_depth, Builder.repeat, Builder.filled,
-    Builder.reduce, Builder.along, Builder.pool, Builder.norm, Builder.residual, Builder.gate, Builder.shuffle,
+    Builder.reduce, Builder.along, Builder.pool, Builder.unpool, Builder.sample, Builder.deform_conv, Builder.norm,
+    Builder.residual, Builder.gate, Builder.shuffle,
     Builder.attention, Builder.attention, Builder.fused_attention, Builder.scaled, Builder.opaque, Builder.choice,
     Builder.einsum, Builder.recurrent, Builder.fused_matmul, Builder.fused_conv, Builder.compared,
     Builder.contrib_gelu, Builder.gather_elements, Builder.gather_nd, Builder.group_norm, Builder.across_channels,

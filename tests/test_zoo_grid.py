@@ -47,7 +47,9 @@ def test_grid(analysed: tuple[Model, Analysis], ratio: float, align: int, scope:
 
     request, subject = options.request, Subject(analysis.trace)
     choice = choose(analysis, request, subject, Way("l2", scope), scores.resolve("l2")(subject))
-    pruned = run_passes(loaded, pipeline._Run(analysis, options, None, Stopwatch(silent))._steps(choice)).model
+    pruned = run_passes(
+        loaded, pipeline._Run(analysis, options, None, Stopwatch(silent))._steps(choice, lossless=False)
+    ).model
 
     model.check(pruned.skeleton(), "the pruned model", full=True)
     gone = np.zeros(analysis.trace.units, np.bool_)

@@ -23,7 +23,16 @@ from onnxprune.labels import ops
 from onnxprune.model.graph import Graph, Node, Shape
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
-_WEIGHTS = _FLOATS | {TensorProto.INT8, TensorProto.UINT8}
+_WEIGHTS = _FLOATS | {v for n, v in TensorProto.DataType.items() if n.endswith("INT8") or n.startswith("FLOAT8")}
+
+#: Element types of which two or more share a byte: the part of a byte that an element takes.
+_PACKED = {
+    v: bits / 8
+    for n, v in TensorProto.DataType.items()
+    for bits in (2, 4)
+    if n in (f"INT{bits}", f"UINT{bits}") or n.startswith(f"FLOAT{bits}E")
+}
+_WEIGHTS |= set(_PACKED)
 
 
 class CostModel(Protocol):
@@ -66,7 +75,7 @@ class Params:
     stepped: bool = False
 
     def node(self, graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> float:
-        """Elements of the constants of float and 8-bit types that the node is the first to read."""
+        """Elements of the constants of float, 8-bit and narrower types that the node is the first to read."""
         return sum(math.prod(shapes[n]) for n in _own_weights(graph, node) if n in shapes)
 
 
@@ -78,7 +87,7 @@ class Bytes:
     stepped: bool = False
 
     def node(self, graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> float:
-        """Bytes of the constants of float and 8-bit types that the node is the first to read."""
+        """Bytes of the constants of float, 8-bit and narrower types that the node is the first to read."""
         own = [n for n in _own_weights(graph, node) if n in shapes]
         return sum(math.prod(shapes[n]) * _item_bytes(graph.constants[n][0]) for n in own)
 
@@ -103,7 +112,7 @@ COSTS: Mapping[str, CostModel] = {model.name: model for model in (Macs(), Params
 
 @dataclass(frozen=True)
 class Cost:
-    """``macs`` at the input shapes analysed; ``parameters``: elements of constants of float and 8-bit types."""
+    """``macs`` at the input shapes analysed; ``parameters``: elements of weights."""
 
     macs: int
     parameters: int
@@ -132,7 +141,7 @@ def node_macs(node: Node, shapes: Mapping[str, Shape]) -> int | None:
 
 
 def parameters(graph: Graph) -> int:
-    """Number of weights: elements of initializers and Constant nodes of float and 8-bit types."""
+    """Number of weights: elements of initializers and Constant nodes of float, 8-bit and narrower types."""
     return sum(math.prod(s) for t, s in graph.constants.values() if t in _WEIGHTS)
 
 
@@ -147,5 +156,5 @@ def _own_weights(graph: Graph, node: Node) -> list[str]:
     return [n for n in names if graph.constants[n][0] in _WEIGHTS and graph.consumers[n][0][0] is node]
 
 
-def _item_bytes(elem_type: int) -> int:
-    return int(helper.tensor_dtype_to_np_dtype(elem_type).itemsize)
+def _item_bytes(elem_type: int) -> float:
+    return _PACKED.get(elem_type) or int(helper.tensor_dtype_to_np_dtype(elem_type).itemsize)

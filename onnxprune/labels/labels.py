@@ -74,7 +74,8 @@ def line(labels: Labels, axis: int, rank: int) -> Layer:
 class Tensor:
     """A tensor as the rules see it: its ``shape`` in this run, in the original model (``full``), and its layers.
 
-    An axis cut down to one channel is still an axis: ``full`` tells.
+    An axis cut down to one channel is still an axis: ``full`` tells. ``counted``: its elements are positions in a
+    tensor of the same channels, each of so many elements, and are made anew with it; 0: they are not.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Tensor:
     full: Shape
     layers: tuple[Layer, ...] = ()
     constant: bool = False  # computed from initializers alone
+    counted: int = 0
 
     @property
     def rank(self) -> int:
@@ -144,6 +146,9 @@ class Recorder(Protocol):
 
     def fresh(self, out: Tensor, axis: int) -> Layer:
         """New channels along ``axis`` of an output, which the node makes without a weight."""
+
+    def positions(self, out: Tensor, size: int) -> None:
+        """The elements of an output count positions of a tensor whose channels have ``size`` elements each."""
 
     def read(self, position: int, zero: int | None = None) -> None:
         """Input ``position`` is summed over its channels; ``zero``: the input that holds its zero point."""

@@ -25,9 +25,10 @@ from onnx import TensorProto
 
 from onnxprune.labels import ops
 from onnxprune.labels.constant_channels import Facts, Known, placed, settled, uniform
-from onnxprune.labels.labels import Tensor
+from onnxprune.labels.labels import Alive, Tensor
 from onnxprune.labels.ops.table import Linear
 from onnxprune.labels.trace import Fold, Read, Trace
+from onnxprune.model.dtypes import dtype_of
 from onnxprune.model.graph import Node
 from onnxprune.running.tensor_shapes import Value, evaluate
 
@@ -42,7 +43,25 @@ def mark(trace: Trace) -> Trace:
         for node in trace.model.graph.nodes:
             run.visit(node)
     reads = [run.marked.get((r.node, r.position), r) for r in trace.reads]
-    return replace(trace, reads=reads, lossless=_lossless(trace, reads))
+    same = {n: k for n, k in run.known.items() if k.mask.all() and trace.shapes.elem_type.get(n) in _FLOATS}
+    return replace(trace, reads=reads, lossless=_lossless(trace, reads), same=same)
+
+
+def same_after(trace: Trace, alive: Alive) -> dict[str, NDArray[Any]]:
+    """The tensors that are the same for every input, as they are once labels that are not ``alive`` have gone.
+
+    Each has size 1 along axes on which it does not change.
+    """
+    found = {}
+    for name, known in trace.same.items():
+        tensor, value = trace.tensors[name], known.value
+        if any(len(layer.axes) > 1 for layer in tensor.layers):
+            continue
+        for layer in tensor.layers:
+            if value.shape[layer.columns] > 1:
+                value = value.compress(alive(layer.labels.reshape(-1)), layer.columns)
+        found[name] = value.astype(dtype_of(trace.shapes.elem_type[name]))
+    return found
 
 
 def _lossless(trace: Trace, reads: Sequence[Read]) -> NDArray[np.int64]:

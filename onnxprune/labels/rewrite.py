@@ -111,6 +111,9 @@ class _Run:
     def read(self, position: int, zero: int | None = None) -> None:
         """Where channels end is known from the first run."""
 
+    def positions(self, out: Tensor, size: int) -> None:
+        """Known from the first run."""
+
     def role(self, labels: Labels, role: str) -> None:
         """Known from the first run."""
 

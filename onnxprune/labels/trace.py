@@ -7,7 +7,7 @@ which units stay and by whom they are pinned, and which rows must keep equal cou
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxprune.labels import ops
+from onnxprune.labels.constant_channels import Known
 from onnxprune.labels.labels import FIXED, Labels, Layer, Op, Tensor, line, meet, settle
 from onnxprune.labels.ops.table import Blocks
 from onnxprune.labels.union import HeadUnits, heads_of, join
@@ -103,6 +104,7 @@ class Trace:
     heads: HeadUnits
     reads: list[Read] = field(repr=False)
     lossless: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)  # units, sorted
+    same: Mapping[str, Known] = field(default_factory=dict, repr=False)  # tensors that are equal for every input
 
     @property
     def units(self) -> int:
@@ -170,6 +172,7 @@ class _Run:
         self.heads: list[tuple[Labels, Labels]] = []  # rows that go together
         self.reads: list[Read] = []
         self.roles: list[tuple[Labels, str]] = []
+        self.counted: dict[str, int] = {}
         self.here: Node | None = None
 
     # --- the recorder -----------------------------------------------------------------------------------------------
@@ -207,6 +210,9 @@ class _Run:
         size = out.shape[axis]
         self.labels += size
         return line(np.arange(self.labels - size, self.labels, dtype=np.int64), axis, out.rank)
+
+    def positions(self, out: Tensor, size: int) -> None:
+        self.counted[out.name] = size
 
     def read(self, position: int, zero: int | None = None) -> None:
         if self.here is not None:
@@ -267,6 +273,10 @@ class _Run:
         if not all(name in self.shapes.value for name in node.outputs):
             rule = ops.find(node)
             inputs = self._inputs(node, dict(rule.blocks(node)) if rule and rule.blocks else {})
+            for position, tensor in enumerate(inputs):
+                if tensor is not None and tensor.counted and (rule is None or position not in rule.positions):
+                    for layer in tensor.layers:
+                        self.pin(layer.labels, "reads positions that count over all channels")
             known = all(t is not None for t, n in zip(inputs, node.inputs, strict=True) if n)
             if rule is None or not known or len(outputs) < sum(map(bool, node.outputs)):
                 self._opaque(node, inputs)
@@ -276,7 +286,8 @@ class _Run:
                 constant = bool(inputs) and all(t is None or t.constant for t in inputs)
         for position, out in enumerate(outputs):
             own = settle(self, layers[position], out) if position < len(layers) else ()
-            self.tensors[out.name] = Tensor(out.name, out.shape, out.full, own, constant)
+            counted = self.counted.get(out.name, 0)
+            self.tensors[out.name] = Tensor(out.name, out.shape, out.full, own, constant, counted)
 
     def _opaque(self, node: Node, inputs: list[Tensor | None]) -> None:
         if node.captured:

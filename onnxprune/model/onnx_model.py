@@ -47,17 +47,20 @@ PROTO_LIMIT = 2**31 - 2**20
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 
+#: The opset that brought Where.
+_WHERE_SINCE = 9
+
 #: Up to how many elements a constant is kept in a `skeleton`, where shape inference may read its value.
 _SMALL = 4096
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What zeroes channels where ``mask`` is false: a factor of type ``elem_type``, or the name of a zero point."""
+    """What zeroes channels of ``elem_type`` where ``mask`` is false; ``zero``: its zero point, or the name of it."""
 
     mask: NDArray[np.bool_] = field(repr=False)
     elem_type: int
-    zero: str = ""
+    zero: str | NDArray[Any] = ""
 
 
 @dataclass(frozen=True)
@@ -156,13 +159,19 @@ class Model:
         out.CopyFrom(self.proto)
         del out.graph.node[:]
         done: set[str] = set()
+        chooses = any(o.domain in ("", "ai.onnx") and o.version >= _WHERE_SINCE for o in self.proto.opset_import)
         for index, node in enumerate(self.proto.graph.node):
             names = [node.input[p] for p in reads.get(index, ())]
             for name in names:
                 if name not in done:
                     done.add(name)
-                    zero = gates[name].zero
-                    kind = TensorProto.BOOL if zero else gates[name].elem_type
+                    zero, kind = gates[name].zero, gates[name].elem_type
+                    if isinstance(zero, str) and not zero and chooses and kind in _FLOATS - {TensorProto.BFLOAT16}:
+                        zero = np.zeros((), dtype_of(kind))  # infinity * 0 is no 0
+                    if not isinstance(zero, str):
+                        out.graph.initializer.append(to_tensor(zero, f"{name}__zero", kind))
+                        zero = f"{name}__zero"
+                    kind = TensorProto.BOOL if zero else kind
                     mask = gates[name].mask.astype(dtype_of(kind))
                     out.graph.initializer.append(to_tensor(mask, f"{name}__gate", kind))
                     op, inputs = ("Where", [f"{name}__gate", name, zero]) if zero else ("Mul", [name, f"{name}__gate"])

@@ -25,7 +25,8 @@ from onnxprune.errors import CheckError, ModelError
 from onnxprune.labels import ops
 from onnxprune.labels.labels import Alive, Tensor
 from onnxprune.labels.rewrite import alive_of
-from onnxprune.labels.trace import Trace
+from onnxprune.labels.trace import Read, Trace
+from onnxprune.model.graph import Node
 from onnxprune.model.if_branches import Flat
 from onnxprune.model.mapped_weights import release
 from onnxprune.model.onnx_model import Gate, Model, check
@@ -139,9 +140,17 @@ def masked(trace: Trace, dead: NDArray[np.int64]) -> Model:
             mask = mask & (alive(layer.labels) | np.isin(trace.unit[layer.labels], read.silent))
         if not mask.all():
             reads.setdefault(read.node, []).append(read.position)
-            zero = node.inputs[read.zero] if read.zero is not None and read.zero < len(node.inputs) else ""
-            gates[tensor.name] = Gate(mask, _type(trace, tensor.name), zero)
+            gates[tensor.name] = Gate(mask, _type(trace, tensor.name), _zero_of(trace, node, read, tensor.rank))
     return trace.model.gated(gates, reads)
+
+
+def _zero_of(trace: Trace, node: Node, read: Read, rank: int) -> str | NDArray[Any]:
+    """The zero point of what is read; of weights by their first axis, laid out as they are."""
+    name = node.inputs[read.zero] if read.zero is not None and read.zero < len(node.inputs) else ""
+    shape = trace.model.graph.constants.get(name, (0, ()))[1]
+    if len(shape) == 1 and rank > len(shape) + 1:
+        return trace.model.array(name).reshape([*shape, *(1,) * (rank - 1)])
+    return name
 
 
 def _type(trace: Trace, name: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
@@ -88,6 +88,7 @@ def report_of(outcome: Outcome) -> Report:
             *input_shapes.guessed(given.graph.inputs, trace.shapes.inputs, outcome.input_shapes),
             *outcome.notes,
             *choice.remarks,
+            *(_stayed(choice.groups, gone, outcome.pruned.graph, request.align or 1) if request.lossless else ()),
             *_estimated(request),
             *_notes(choice, outcome.proof, analysis.severed),
         ),
@@ -98,6 +99,23 @@ def report_of(outcome: Outcome) -> Report:
         layers=structure.layers(trace.model.graph, trace.shapes.shape, outcome.pruned.graph, later, request.target),
         slices=structure.slices(trace, groups, outcome.plan),
     )
+
+
+def _stayed(groups: Groups, gone: NDArray[np.bool_], after: Graph, align: int) -> Iterator[str]:
+    """Which lossless channels stay, and why, of layers that are still there."""
+    left = {node.label for node in after.nodes}
+    for group in groups:
+        own = np.intersect1d(group.units, groups.lossless)
+        staying = int((~gone[own]).sum())
+        if not staying or group.name not in left:
+            continue
+        rest = group.width - int(gone[group.units].sum())
+        why = f"{rest - staying} would be left, and {rest} is the next width that is allowed"
+        if rest == staying:
+            why = "something of a layer always stays"
+        elif align > 1:
+            why = f"{rest - staying} would be left, and the next multiple of {align} is {rest}"
+        yield f"{group.name}: {staying} of its {len(own)} lossless channels stay: {why}"
 
 
 def _costs(trace: Trace, request: Request, pruned: Model, after: Mapping[str, Shape]) -> dict[str, SizeReport]:

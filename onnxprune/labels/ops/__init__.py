@@ -11,6 +11,7 @@ from onnxprune.labels.ops import (
     quantized,
     recurrent,
     reduction,
+    sampling,
 )
 from onnxprune.labels.ops.table import (
     Change,
@@ -44,4 +45,5 @@ __all__ = [
     "quantized",
     "recurrent",
     "reduction",
+    "sampling",
 ]

@@ -6,6 +6,7 @@ Whether a zero input gives a zero output does not matter here: nothing reads a r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxprune.labels.constant_channels import Facts, Known, placed, pointwise, zeros_moved
-from onnxprune.labels.labels import Op, merge
+from onnxprune.labels.labels import FIXED, Op, Tensor, merge
 from onnxprune.labels.ops.table import Layers, gathers, known, rule
 
 # fmt: off
@@ -94,14 +95,39 @@ def known_dropout(facts: Facts) -> Sequence[Known | None]:
 
 @rule("QuantizeLinear", "DequantizeLinear")
 def quantize(op: Op) -> Sequence[Layers]:
-    """Scale and zero point are scalars, or vectors along ``axis`` (opset 13 on); blocks (opset 21) pin."""
+    """Scale and zero point are scalars, vectors along ``axis`` (opset 13 on), or one a block of it (opset 21)."""
     x = op.inputs[0]
-    if x is None or op.attrs.get("block_size", 0):
-        for tensor in op.inputs:
-            op.keep_all(tensor, "is quantized in blocks")
-        return [()]
+    assert x is not None
     axis = op.attrs.get("axis", 1) % max(x.rank, 1)
+    if op.attrs.get("block_size", 0):
+        return [_in_blocks(op, x, axis, op.attrs["block_size"])]
     return [merge(op, [x, *(t.at_axis(axis, x.rank) if t else None for t in op.inputs[1:])])]
+
+
+def _in_blocks(op: Op, x: Tensor, axis: int, size: int) -> Layers:
+    """Whole blocks of ``size`` channels go along ``axis``, with their scale; of a single block, any of them."""
+    tensors = [t for t in op.inputs if t is not None]
+    if any(axis in la.axes and len(la.axes) > 1 for t in tensors for la in t.layers):
+        for tensor in tensors:
+            op.keep_all(tensor, "is quantized in blocks")
+        return ()
+    across = [
+        replace(
+            t,
+            full=(*t.full[:axis], 1, *t.full[axis + 1 :]),
+            layers=tuple(la for la in t.layers if axis not in la.axes),
+        )
+        for t in tensors
+    ]
+    along = x.along(axis)
+    if along is not None:
+        flat = along.labels.reshape(-1)
+        rows = np.append(flat, np.repeat(flat[-1:], -len(flat) % size)).reshape(-1, size)
+        for scale in (t for t in tensors[1:] if t.full[axis] > 1):
+            own = scale.along(axis)
+            fixed = np.full(scale.shape[axis], FIXED) if own is None else own.labels
+            op.say.equate(rows, fixed.reshape(-1, 1), "is quantized in blocks that are fixed")
+    return (*merge(op, across), *([along] if along else []))
 
 
 @known("QuantizeLinear")

@@ -68,6 +68,28 @@ def matmul_integer(op: Op) -> Sequence[Layers]:
     return [_scaled(op, product(op, (0, 1), zeros=(2, 3)), -1, (3,))]
 
 
+@rule("DynamicQuantizeLinear")
+def dynamic_quantize_linear(op: Op) -> Sequence[Layers]:
+    """X -> Y, scale, zero point. The range always holds 0: a channel of zeros does not change it."""
+    x = op.inputs[0]
+    assert x is not None
+    if x.layers:
+        op.say.read(0)
+    return [x.layers, (), ()]
+
+
+@rule("MatMulIntegerToFloat", domain=MICROSOFT)
+def matmul_integer_to_float(op: Op) -> Sequence[Layers]:
+    """A, B, a_scale, b_scale, a_zero, b_zero, bias."""
+    return [_scaled(op, product(op, zeros=(4, 5)), -1, (3, 5, 6))]
+
+
+@rule("DynamicQuantizeMatMul", domain=MICROSOFT)
+def dynamic_quantize_matmul(op: Op) -> Sequence[Layers]:
+    """A of floats, B, b_scale, b_zero, bias: A is quantized at run time, in a range that holds 0."""
+    return [_scaled(op, product(op, zeros=(None, 3)), -1, (2, 3, 4))]
+
+
 @rule("QGemm", domain=MICROSOFT)
 def qgemm(op: Op) -> Sequence[Layers]:
     """A, a_scale, a_zero, B, b_scale, b_zero, C, y_scale, y_zero; B may be transposed."""
@@ -77,7 +99,7 @@ def qgemm(op: Op) -> Sequence[Layers]:
 
 
 macs("MatMulInteger", "QLinearMatMul")(product_macs)
-macs("QGemm", domain=MICROSOFT)(product_macs)
+macs("QGemm", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", domain=MICROSOFT)(product_macs)
 
 
 @rule("QLinearAdd", "QLinearMul", domain=MICROSOFT)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from onnxprune.labels.constant_channels import Facts, Known, moved
-from onnxprune.labels.labels import Layer, Op, Tensor
-from onnxprune.labels.ops.table import Kernel, Layers, ints, kernel, known, rule
+from onnxprune.labels.labels import Layer, Op, Tensor, cut_shape, merge, rows_of
+from onnxprune.labels.ops.table import Change, Cut, Kernel, Layers, ints, kernel, known, rewrite, rule
 from onnxprune.model.graph import Node, Shape
 
 # fmt: off
@@ -17,6 +18,8 @@ REDUCE = (
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
     "ReduceSum", "ReduceSumSquare",
 )
+#: Of these, sums of what is 0 for 0.
+SUMS = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSum", "ReduceSumSquare")
 # fmt: on
 
 
@@ -39,6 +42,28 @@ def hold_axes(op: Op, x: Tensor, axes: Sequence[int], why: str) -> Layers:
     return tuple(out)
 
 
+def sum_axes(op: Op, x: Tensor, axes: Sequence[int], why: str, kept: int) -> tuple[Layers, Layers]:
+    """As `hold_axes`, for sums to which zeros add nothing: what goes on of X, and what the output has beside.
+
+    Labels that lie along ``axes`` alone end. Of rows whose columns are summed a channel a row is left, which goes with
+    it. A constant's channels stay: its others would be scaled by what is left (a normalised weight). ``kept``: whether
+    the output still has the axes.
+    """
+    rest, own = [], []
+    for layer in x.layers:
+        free = [a for a in layer.axes if a not in axes]
+        if x.constant or len(free) > 1 or layer.columns in free:
+            rest.append(layer)
+            continue
+        op.say.read(0)
+        op.say.intact(layer.labels.reshape(1, -1))
+        if free:
+            axis = free[0] if kept else free[0] - sum(a < free[0] for a in axes)
+            own.append(op.say.fresh(op.outputs[0], axis))
+            op.say.together(own[-1].labels.reshape(-1, 1), rows_of(layer, free))
+    return hold_axes(op, replace(x, layers=tuple(rest)), axes, why), tuple(own)
+
+
 def dropped(layer: Layer, axes: Sequence[int]) -> Layer:
     """The layer of a tensor that lost ``axes``, none of which are labelled."""
     gone = sorted(axes)
@@ -52,7 +77,10 @@ def dropped(layer: Layer, axes: Sequence[int]) -> Layer:
 
 @rule(*REDUCE, "ArgMax", "ArgMin")
 def reduce(op: Op) -> Sequence[Layers]:
-    """The reduced axes, all of them where none is named (unless ``noop_with_empty_axes``), keep their channels."""
+    """The reduced axes, all of them where none is named (unless ``noop_with_empty_axes``).
+
+    Sums end their labels; others keep their channels: a mean would have another divisor.
+    """
     x = op.inputs[0]
     assert x is not None
     arg = op.node.op.startswith("Arg")
@@ -63,13 +91,25 @@ def reduce(op: Op) -> Sequence[Layers]:
     if not axes:
         axes = [] if op.attrs.get("noop_with_empty_axes", 0) else list(range(x.rank))
     axes = [a % x.rank for a in axes]
-    layers = hold_axes(op, x, axes, "is reduced over its channels")
-    if not op.attrs.get("keepdims", 1):
-        layers = tuple(dropped(layer, axes) for layer in layers)
-    return [layers]
+    kept, why = op.attrs.get("keepdims", 1), "is reduced over its channels"
+    layers, own = sum_axes(op, x, axes, why, kept) if op.node.op in SUMS else (hold_axes(op, x, axes, why), ())
+    return [(*(layers if kept else (dropped(layer, axes) for layer in layers)), *own)]
 
 
-@rule("Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "CumSum", "TopK")
+@rule("LpNormalization")
+def lp_normalization(op: Op) -> Sequence[Layers]:
+    """Y = X / |X|: channels of zeros add nothing to the norm along ``axis``, and go through."""
+    x = op.inputs[0]
+    assert x is not None
+    layer = x.along(op.attrs.get("axis", -1) % x.rank)
+    if layer is not None and not x.constant:
+        op.say.read(0)
+    elif layer is not None:
+        op.pin(layer, "is normalised over its channels")
+    return [x.layers]
+
+
+@rule("Softmax", "LogSoftmax", "Hardmax", "CumSum", "TopK")
 def along_axis(op: Op) -> Sequence[Layers]:
     """Works along ``axis``; up to opset 12 Softmax and its kin flatten, and so work along all axes from there on."""
     x = op.inputs[0]
@@ -93,9 +133,31 @@ def spatial(op: Op) -> Sequence[Layers]:
     x = op.inputs[0]
     assert x is not None
     layers = hold_axes(op, x, range(2, x.rank), "is pooled over its channels")
-    if len(op.outputs) > 1:  # MaxPool's indices count positions in the whole tensor
-        op.keep_all(x, "is pooled with indices")
-    return [layers]
+    if len(op.outputs) > 1:  # MaxPool's indices
+        op.say.positions(op.outputs[1], math.prod(x.full[2:]))
+    return [layers for _ in op.outputs]
+
+
+@rule("MaxUnpool", positions=(1,))
+def max_unpool(op: Op) -> Sequence[Layers]:
+    """Y[I] = X, where I counts positions of a tensor with channels as long as those of Y."""
+    x, places, y = op.inputs[0], op.inputs[1], op.outputs[0]
+    assert x is not None
+    assert places is not None
+    if places.counted != math.prod(y.full[2:]):
+        for tensor in (x, places):
+            op.keep_all(tensor, "is put back by positions of another size")
+        return [()]
+    return [merge(op, [replace(t, layers=hold_axes(op, t, range(2, t.rank), "is put back")) for t in (x, places)])]
+
+
+@rewrite("MaxUnpool")
+def rewrite_max_unpool(cut: Cut) -> Change:
+    """``output_shape`` names the channels too."""
+    told = cut.op.value(2)
+    return (
+        Change() if told is None else Change(inputs={2: np.asarray(cut_shape(cut.outputs[0], cut.alive), told.dtype)})
+    )
 
 
 @known("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax", "ReduceMin")

@@ -9,6 +9,7 @@ A rule is a pure function from an `Op` to the layers of its outputs. Beside it a
     linear    for operators that are Y = W . X + B: as a matrix product, and whether B can take what a constant gives
     kernel    for operators that convolve: their sizes, as hardware counts them
     gathers   for operators that put inputs one after the other, take one apart, move it, add or multiply
+    positions  inputs that may hold positions in another tensor, which change with its channels
 
 An operator without a rule pins what reaches it: that costs coverage, never correctness.
 """
@@ -132,19 +133,23 @@ class Rule:
     linear: LinearFunction | None = None
     kernel: KernelFunction | None = None
     gathers: Gathers = ""
+    positions: tuple[int, ...] = ()
 
 
 _RULES: dict[tuple[str, str], Rule] = {}
 
 
-def rule(*ops: str, domain: str = "") -> Callable[[RuleFunction], RuleFunction]:
-    """Register the label rule of ``ops``. Raises ValueError for an operator that has one."""
+def rule(*ops: str, domain: str = "", positions: tuple[int, ...] = ()) -> Callable[[RuleFunction], RuleFunction]:
+    """Register the label rule of ``ops``; ``positions``: inputs that may count positions (`Tensor.counted`).
+
+    Raises ValueError for an operator that has one.
+    """
 
     def register(function: RuleFunction) -> RuleFunction:
         for op in ops:
             if (domain, op) in _RULES:
                 raise ValueError(f"two rules for {domain}:{op}")
-            _RULES[domain, op] = Rule(function)
+            _RULES[domain, op] = Rule(function, positions=positions)
         return function
 
     return register
