@@ -3,7 +3,6 @@
 from onnxprune.labels.ops import (
     attention,
     contracting,
-    control,
     elementwise,
     indexing,
     movement,

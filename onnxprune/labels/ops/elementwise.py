@@ -158,3 +158,22 @@ def _zero_point(facts: Facts) -> NDArray[Any] | None:
         return np.zeros((1,) * x.rank, np.uint8)
     zero = facts.known(2)
     return None if zero is None else placed(zero.value, facts.node.attrs.get("axis", 1) % max(x.rank, 1), x.rank)
+
+
+@rule("Branches", domain="onnxprune")
+def branches(op: Op) -> Sequence[Layers]:
+    """Y_i = T_i if C else E_i, for each i: inputs are C, then all T, then all E.
+
+    The branches of an If are written out (if_branches.py), and this operator of our own joins them.
+    """
+    found: list[Layers] = []
+    count = len(op.node.outputs)
+    for index, out in enumerate(op.outputs):
+        pair = [op.tensor(1 + index), op.tensor(1 + count + index)]
+        if any(t is None or t.full != out.full for t in pair):
+            for tensor in pair:
+                op.keep_all(tensor, "has another shape in the other branch")
+            found.append(())
+        else:
+            found.append(merge(op, pair, "has fixed channels in the other branch"))
+    return found
