@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
+from onnx import numpy_helper
 
 from tests.models import build
 
@@ -61,3 +63,20 @@ def assert_one_line(err: str, *says: str) -> None:
     assert "Traceback" not in err
     for part in says:
         assert part in err
+
+
+NORM = """(float[1,3,8,8] x) => (float[1,4,8,8] y)
+<float[16,3,1,1] w0, float[16] s, float[16] o, float[16] m, float[16] var, float[4,16,1,1] w1>
+{ a = Conv(x, w0)
+  b = BatchNormalization(a, s, o, m, var)
+  y = Conv(b, w1) }"""
+
+
+def weights(path: Path) -> dict[str, Any]:
+    return {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+
+
+def widths(path: Path) -> list[int]:
+    """Output channels of the weights of CHAIN."""
+    held = weights(path)
+    return [held[n].shape[0] for n in ("w0", "w1", "w2")]

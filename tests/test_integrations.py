@@ -17,8 +17,7 @@ import onnx
 import pytest
 import yaml
 
-from tests.cli.test_cli import widths
-from tests.commands import CHAIN, put
+from tests.commands import CHAIN, put, widths
 from tests.test_wheel import PARTS, copied
 
 ROOT = Path(__file__).parents[1]

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from onnxprune.cli.commands.prune import prune
-from tests.cli.test_cli import widths
-from tests.commands import SKIP, Run, assert_one_line, files_in, put
+from tests.commands import SKIP, Run, assert_one_line, files_in, put, widths
 
 
 @pytest.fixture(autouse=True)

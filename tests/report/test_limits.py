@@ -13,7 +13,7 @@ import pytest
 
 from onnxprune.errors import OptionError
 from onnxprune.report.limits import Requirement
-from tests.cli.test_cli import corrupted
+from tests.cli.test_proof import corrupted
 from tests.commands import CHAIN, Run, assert_one_line, files_in, put
 
 

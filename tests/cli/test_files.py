@@ -1,0 +1,73 @@
+"""What is written, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from fixtures.build import unet
+from tests.commands import Run, assert_one_line, files_in, weights
+
+
+def test_external_data_is_written_and_read_again(run: Run, tmp_path: Path) -> None:
+    onnx.save(unet(fold_bn=True, size=32, base=8), tmp_path / "m.onnx")
+    run(tmp_path / "m.onnx", "-o", tmp_path / "whole.onnx", "--check-n", 1)
+    run(tmp_path / "m.onnx", "-o", tmp_path / "parts.onnx", "--check-n", 1, "--save-as-external-data")
+    assert sorted(files_in(tmp_path)) == ["m.onnx", "parts.onnx", "parts.onnx.data", "whole.onnx"]
+    assert (tmp_path / "parts.onnx").stat().st_size < (tmp_path / "whole.onnx").stat().st_size / 4
+    whole, parts = weights(tmp_path / "whole.onnx"), weights(tmp_path / "parts.onnx")
+    assert all(np.array_equal(whole[name], parts[name]) for name in whole)
+    for name in ("whole", "parts"):
+        assert run(tmp_path / f"{name}.onnx", "-q", "--check-n", 1, "-o", tmp_path / f"{name}.2.onnx").code == 0
+    assert (tmp_path / "whole.2.onnx").read_bytes() == (tmp_path / "parts.2.onnx").read_bytes()
+
+
+def test_an_existing_output_is_replaced(run: Run, chain: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.onnx").write_bytes(b"older")
+    assert run(chain, "-o", tmp_path / "out.onnx").code == 0
+    onnx.checker.check_model(str(tmp_path / "out.onnx"))
+
+
+@pytest.mark.parametrize("full_at", ["onnx", "text"])
+@pytest.mark.parametrize("external", [[], ["--save-as-external-data"]], ids=["whole", "external"])
+def test_a_full_disk_leaves_nothing_half_written(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_at: str, external: list[str]
+) -> None:
+    onnx.save(unet(fold_bn=True, size=32, base=8), tmp_path / "m.onnx")
+    (tmp_path / "out.onnx").write_bytes(b"older")
+    before = files_in(tmp_path)
+    places = {
+        "onnx": ["onnxprune.model.onnx_model.raw", "onnxprune.model.mapped_weights.raw"],
+        "text": ["pathlib.Path.write_text"],
+    }
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # part of it arrived
+
+    for place in places[full_at]:
+        monkeypatch.setattr(place, full)
+    outputs = ["-o", tmp_path / "out.onnx", "--json", tmp_path / "r.json", "--save-plan", tmp_path / "p.json"]
+    outputs += ["--report", tmp_path / "r.html"]
+    outcome = run(tmp_path / "m.onnx", "--check-n", 0, *outputs, *external)
+    assert outcome.code == 2
+    assert_one_line(outcome.err, "out.onnx" if full_at == "onnx" else "p.json", "No space left on device")
+    assert files_in(tmp_path) == before
+
+
+def test_a_name_that_cannot_be_taken_is_said(
+    run: Run, chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("pathlib.Path.replace", refuse)
+    before = files_in(tmp_path)
+    outcome = run(chain, "-o", tmp_path / "out.onnx")
+    assert outcome.code == 2
+    assert_one_line(outcome.err, "out.onnx", "Read-only file system")
+    assert files_in(tmp_path) == before
