@@ -27,6 +27,18 @@ class ExitCode(IntEnum):
     USAGE = 2
 
 
+#: The longest message: names in a file may be of any length.
+_LONGEST = 1500
+
+
+def one_line(text: str) -> str:
+    """``text`` as a terminal may be given it, whoever wrote it: one line, nothing that moves a cursor, not too long."""
+    flat = " ".join(text.split())
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in flat)
+    half = _LONGEST // 2
+    return shown if len(shown) <= _LONGEST else f"{shown[:half]} ... {shown[-half:]}"
+
+
 class OnnxPruneError(Exception):
     """A user's error: ``what`` happened, ``where`` (a file, node or tensor), and ``hint``, the way out."""
 
@@ -39,7 +51,7 @@ class OnnxPruneError(Exception):
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
         way_out = f" ({self.hint})" if self.hint else ""
-        return " ".join(f"{place}{self.what}{way_out}".split())
+        return one_line(f"{place}{self.what}{way_out}")
 
 
 class OptionError(OnnxPruneError):

@@ -33,6 +33,8 @@ ROWS = [*places()]
 #: Fields of ModelProto, GraphProto and AttributeProto that plain values stand for everywhere else.
 PROTO_FIELDS = {"initializer", "value_info", "op_type", "raw_data", "opset_import", "metadata_props", "proto"}
 PROTO_DOORS = {
+    "claims.py",
+    "nested.py",
     "files.py",
     "graph_reader.py",
     "input_shapes.py",

@@ -24,7 +24,7 @@ from onnxprune.labels import ops
 from onnxprune.labels.labels import Tensor
 from onnxprune.labels.ops.table import Array, Linear, Rows
 from onnxprune.labels.output_parts import ends
-from onnxprune.model.graph import Graph, Node, Shape
+from onnxprune.model.graph import Graph, Naming, Node, Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.progress import Progress, silent
 from onnxprune.running import session as runtime
@@ -103,7 +103,8 @@ def products(model: Model, shapes: Mapping[str, Shape]) -> list[Product]:
         if rule is None or rule.linear is None or not known or node.inputs[1] not in model.graph.constants:
             continue
         inputs = [Tensor(n, shapes[n], shapes[n]) if n in shapes else None for n in node.inputs]
-        form = rule.linear(node, inputs)
+        with Naming(node, model.path or ""):
+            form = rule.linear(node, inputs)
         array = model.array(node.inputs[1])
         if form is None or array.dtype.kind != "f" or not _plain(node, form, len(shapes[node.inputs[0]])):
             continue

@@ -17,7 +17,7 @@ from onnxprune.cli.commands.inspect import inspect
 from onnxprune.cli.commands.prune import prune
 from onnxprune.cli.commands.rknn import rknn
 from onnxprune.cli.commands.targets import targets
-from onnxprune.errors import ExitCode, OnnxPruneError, OptionError, nearest
+from onnxprune.errors import ExitCode, OnnxPruneError, OptionError, nearest, one_line
 
 
 class _DefaultsToPrune(click.Group):
@@ -73,7 +73,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except click.ClickException as error:
         place = f" ({error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
-        click.echo(f"onnxprune: {' '.join(error.format_message().split())}{place}", err=True)
+        click.echo(f"onnxprune: {one_line(error.format_message())}{place}", err=True)
         sys.exit(ExitCode.USAGE)
     except click.Abort:
         click.echo("onnxprune: interrupted", err=True)

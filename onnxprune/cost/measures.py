@@ -20,7 +20,7 @@ from typing import Protocol
 from onnx import TensorProto, helper
 
 from onnxprune.labels import ops
-from onnxprune.model.graph import Graph, Node, Shape
+from onnxprune.model.graph import Graph, Naming, Node, Shape
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 _WEIGHTS = _FLOATS | {v for n, v in TensorProto.DataType.items() if n.endswith("INT8") or n.startswith("FLOAT8")}
@@ -137,7 +137,8 @@ def node_macs(node: Node, shapes: Mapping[str, Shape]) -> int | None:
     if rule is None or rule.macs is None or not known:
         return None
     inputs = [shapes.get(n, ()) for n in node.inputs]
-    return rule.macs(node, inputs, [shapes[n] for n in node.outputs if n in shapes])
+    with Naming(node):
+        return rule.macs(node, inputs, [shapes[n] for n in node.outputs if n in shapes])
 
 
 def parameters(graph: Graph) -> int:

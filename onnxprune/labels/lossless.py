@@ -29,7 +29,7 @@ from onnxprune.labels.labels import Alive, Tensor
 from onnxprune.labels.ops.table import Linear
 from onnxprune.labels.trace import Fold, Read, Trace
 from onnxprune.model.dtypes import dtype_of
-from onnxprune.model.graph import Node
+from onnxprune.model.graph import Naming, Node
 from onnxprune.running.tensor_shapes import Value, evaluate
 
 #: Types in which a bias takes a constant.
@@ -41,7 +41,8 @@ def mark(trace: Trace) -> Trace:
     run = _Run(trace)
     with np.errstate(all="ignore"):
         for node in trace.model.graph.nodes:
-            run.visit(node)
+            with Naming(node, trace.model.path or ""):
+                run.visit(node)
     reads = [run.marked.get((r.node, r.position), r) for r in trace.reads]
     same = {n: k for n, k in run.known.items() if k.mask.all() and trace.shapes.elem_type.get(n) in _FLOATS}
     return replace(trace, reads=reads, lossless=_lossless(trace, reads), same=same)

@@ -22,7 +22,7 @@ from onnxprune.labels.labels import FIXED, Alive, Labels, Layer, Op, Tensor, cut
 from onnxprune.labels.ops.table import Change, Cut
 from onnxprune.labels.trace import Fold, Pinned, Trace, Use, is_data, known_values, use_of
 from onnxprune.model.edits import Edits
-from onnxprune.model.graph import Node, Shape
+from onnxprune.model.graph import Naming, Node, Shape
 from onnxprune.running.tensor_shapes import Value, evaluate, is_shape_source, shape_value
 
 
@@ -153,10 +153,11 @@ class _Run:
 
     def refusal_of(self, node: Node) -> Refusal | None:
         """Run one node; None where it accepts its kept labels."""
-        try:
-            self.visit(node)
-        except (_RefusedError, LookupError, ValueError) as reason:
-            return Refusal(Pinned(node.label, f"cannot follow: {reason}"), self.blame(node))
+        with Naming(node, self.model.path or ""):
+            try:
+                self.visit(node)
+            except (_RefusedError, LookupError, ValueError) as reason:
+                return Refusal(Pinned(node.label, f"cannot follow: {reason}"), self.blame(node))
         return None
 
     def visit(self, node: Node) -> None:
@@ -339,7 +340,8 @@ class _Run:
     def result(self) -> Rewrite:
         for read in self.trace.reads:
             if read.fold is not None:
-                self._fold(self.graph.nodes[read.node], read.fold)
+                with Naming(self.graph.nodes[read.node], self.model.path or ""):
+                    self._fold(self.graph.nodes[read.node], read.fold)
         kept = {use: parts for use, t in self.trace.uses.items() if (parts := self._kept(use, t))}
         sizes = {n: _resized(self.trace.tensors[n], self.tensors[n]) for n in self.touched}
         edits, cut = edits_of(Changes(self.model, kept, self.given, self.attrs, sizes, self.trace.shapes.elem_type))

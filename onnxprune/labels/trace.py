@@ -19,7 +19,7 @@ from onnxprune.labels.constant_channels import Known
 from onnxprune.labels.labels import FIXED, Labels, Layer, Op, Tensor, line, meet, settle
 from onnxprune.labels.ops.table import Blocks
 from onnxprune.labels.union import HeadUnits, heads_of, join
-from onnxprune.model.graph import Node, Shape
+from onnxprune.model.graph import Naming, Node, Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.running.tensor_shapes import Shapes
 
@@ -124,7 +124,8 @@ def trace(model: Model, shapes: Shapes) -> Trace:
     """Run ``model``'s graph on labels."""
     run = _Run(model, shapes)
     for node in model.graph.nodes:
-        run.visit(node)
+        with Naming(node, model.path or ""):
+            run.visit(node)
     run.finish()
     return run.close()
 

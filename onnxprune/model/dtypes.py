@@ -5,6 +5,7 @@ numpy has no bfloat16. onnx gives it as ml_dtypes' from 1.19 on and as float32 b
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -37,3 +38,14 @@ def to_tensor(array: NDArray[Any], name: str, elem_type: int) -> TensorProto:
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     half = np.where(np.isnan(array), 0x7FC0, rounded).astype("<u2")
     return TensorProto(name=name, data_type=elem_type, dims=array.shape, raw_data=half.tobytes())
+
+
+def _bits(name: str) -> int:
+    digits = re.search(r"\d+", name)
+    named = {"FLOAT": 32, "DOUBLE": 64, "BOOL": 8}
+    bits = named.get(name) or int(digits[0] if digits else 0)
+    return bits if bits >= 8 or bits in (1, 2, 4) else 0
+
+
+#: Bits that an element takes in raw_data, by element type; 0 for text, and where elements are not a part of a byte.
+BITS = {number: _bits(name) for name, number in TensorProto.DataType.items() if name != "UNDEFINED"}

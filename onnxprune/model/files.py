@@ -11,6 +11,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from onnxprune.errors import ModelError, OutputError
+from onnxprune.model.claims import check_claims
 from onnxprune.model.mapped_weights import INLINE, emptied, hold, map_file, own_data, place, pour
 from onnxprune.model.onnx_model import PROTO_LIMIT, Model, check
 from onnxprune.model.protobuf import reference, split
@@ -22,8 +23,8 @@ _STAGE = ".onnxprune."
 def load(path: str | os.PathLike[str]) -> Model:
     """Read and check a model, external data included.
 
-    Raises ModelError where the file is missing, is not ONNX, fails onnx.checker, or names external data that is
-    missing, too short, or outside the model's folder.
+    Raises ModelError where the file is missing, is not ONNX, claims what cannot be true (`claims`), fails onnx.checker,
+    or names external data that is missing, too short, or outside the model's folder.
     """
     path = Path(path)
     try:
@@ -38,6 +39,7 @@ def load(path: str | os.PathLike[str]) -> Model:
         raise ModelError("not an ONNX file, or truncated", where=str(path), hint="export or copy it again") from None
     if not proto.graph.node and not proto.graph.output:
         raise ModelError("not an ONNX model: it has no graph", where=str(path), hint="export or copy it again")
+    check_claims(proto, str(path))
     weights = hold(proto, path, data)
     check(emptied(proto), str(path))
     return Model(proto, path, weights)

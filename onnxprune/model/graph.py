@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import TracebackType
 from typing import Any
 
 import networkx as nx
+
+from onnxprune.errors import ModelError, OnnxPruneError
 
 Shape = tuple[int, ...]
 
@@ -30,6 +33,33 @@ class Node:
     def label(self) -> str:
         """The node's name, or, where the exporter gave none, its operator and first output."""
         return self.name or f"{self.op}:{self.outputs[0] if self.outputs else self.index}"
+
+
+class Naming:
+    """A block of code that looks at one node: whatever it raises is an error of the model that names the node.
+
+    Rules take a node for what its operator asks for. What the door and onnx.checker let through may still be none, and
+    is told in one line.
+    """
+
+    __slots__ = ("node", "where")
+
+    def __init__(self, node: Node, where: object = "") -> None:
+        self.node, self.where = node, where
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Raise ModelError for what is no error of ours yet."""
+        if isinstance(error, Exception) and not isinstance(error, OnnxPruneError):
+            reason = str(error).partition("\n")[0][:200] or type(error).__name__
+            place = f"{self.where}, " if self.where else ""
+            raise ModelError(
+                f"{self.node.op} does not fit what it reads: {reason}",
+                where=f"{place}node '{self.node.label}'",
+                hint="export it again; if onnxruntime runs it, please report this",
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, helper
 
+from onnxprune.model.nested import Key, all_nodes, call_of, key_of, plain_domain
 from onnxprune.model.onnx_model import Model
-
-#: (domain, name, overload)
-Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -78,12 +76,12 @@ def restore(inlined: Inlined, pruned: Model) -> tuple[Model, tuple[str, ...]]:
     del out.graph.node[:], out.functions[:], out.opset_import[:]
     out.graph.node.extend(copies)
     out.functions.extend(_called(copies, pruned.proto.functions))
-    used = {n.domain for n in _all_nodes(copies)}
+    used = {n.domain for n in all_nodes(copies)}
     own = {o.domain for o in inlined.model.proto.opset_import}
     out.opset_import.extend(o for o in pruned.proto.opset_import if o.domain in own | used)
-    left = {_key_of(f) for f in out.functions}
+    left = {key_of(f) for f in out.functions}
     return Model(out, pruned.path, pruned.weights), tuple(
-        f.name for f in pruned.proto.functions if _key_of(f) not in left
+        f.name for f in pruned.proto.functions if key_of(f) not in left
     )
 
 
@@ -97,41 +95,16 @@ def _unchanged(calls: Sequence[Call], present: Mapping[tuple[str, ...], NodeProt
 
 def _called(nodes: Sequence[NodeProto], functions: Sequence[FunctionProto]) -> list[FunctionProto]:
     """The functions that ``nodes`` lead to, in the order of the file."""
-    by_key = {_key_of(f): f for f in functions}
+    by_key = {key_of(f): f for f in functions}
     found: set[Key] = set()
     stack = list(nodes)
     while stack:
-        for node in _all_nodes([stack.pop()]):
-            key = _key(node)
+        for node in all_nodes([stack.pop()]):
+            key = call_of(node)
             if key in by_key and key not in found:
                 found.add(key)
                 stack.extend(by_key[key].node)
-    return [f for f in functions if _key_of(f) in found]
-
-
-def _all_nodes(nodes: Sequence[NodeProto]) -> Iterator[NodeProto]:
-    """Nodes, and those in their subgraphs."""
-    for node in nodes:
-        yield node
-        for graph in graphs_of(node):
-            yield from _all_nodes(graph.node)
-
-
-def graphs_of(node: NodeProto) -> list[GraphProto]:
-    """The graphs in the attributes of a node."""
-    return [g for a in node.attribute for g in (*([a.g] if a.type == AttributeProto.GRAPH else []), *a.graphs)]
-
-
-def _key(node: NodeProto) -> Key:
-    return (_domain(node.domain), node.op_type, getattr(node, "overload", ""))
-
-
-def _key_of(function: FunctionProto) -> Key:
-    return (_domain(function.domain), function.name, getattr(function, "overload", ""))
-
-
-def _domain(name: str) -> str:
-    return "" if name == "ai.onnx" else name
+    return [f for f in functions if key_of(f) in found]
 
 
 class Prefixes:
@@ -152,7 +125,7 @@ class Prefixes:
 
     def take(self, names: Sequence[str], nodes: Sequence[NodeProto]) -> None:
         """Note what prefixes names have, those of nodes and of what is in their subgraphs too."""
-        for name in (*names, *(n for node in _all_nodes(nodes) for n in (node.name, *node.output))):
+        for name in (*names, *(n for node in all_nodes(nodes) for n in (node.name, *node.output))):
             parts = name.split("/")
             self.taken.update("/".join(parts[:end]) for end in range(1, len(parts)))
 
@@ -161,7 +134,7 @@ class _Inliner:
     """The functions of a model, the operator sets so far, and the names that are taken."""
 
     def __init__(self, proto: ModelProto) -> None:
-        self.functions = {_key_of(f): f for f in proto.functions}
+        self.functions = {key_of(f): f for f in proto.functions}
         self.opsets = {o.domain: o.version for o in proto.opset_import}
         self.prefixes = Prefixes([i.name for i in (*proto.graph.input, *proto.graph.initializer)], proto.graph.node)
 
@@ -170,7 +143,7 @@ class _Inliner:
         found: list[NodeProto] = []
         calls: list[Call] = []
         for node in nodes:
-            function = self.functions.get(_key(node))
+            function = self.functions.get(call_of(node))
             if function is None or not self._imports(function):
                 found.append(node)
                 continue
@@ -188,7 +161,7 @@ class _Inliner:
         return True
 
     def _version(self, domain: str, default: int) -> int:
-        found = [v for d, v in self.opsets.items() if _domain(d) == _domain(domain)]
+        found = [v for d, v in self.opsets.items() if plain_domain(d) == plain_domain(domain)]
         return found[0] if found else default
 
     def _body(self, call: NodeProto, function: FunctionProto) -> list[NodeProto]:

@@ -15,9 +15,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, TensorProto, external_data_helper, helper
+from onnx import GraphProto, ModelProto, TensorProto, helper
 
 from onnxprune.errors import ModelError
+from onnxprune.model.dtypes import BITS
+from onnxprune.model.external_data import below, is_external, place_of
+from onnxprune.model.nested import all_nodes, graphs_of
 from onnxprune.model.protobuf import OWN, refer, reference
 
 #: Constants of more bytes are kept out of the message.
@@ -30,9 +33,6 @@ _NOT_NUMPY = ("BFLOAT16", "FLOAT8", "FLOAT4", "INT4", "UINT4", "INT2", "UINT2", 
 
 #: Element types that numpy has: their bytes are an array.
 _NUMPY = {v for n, v in TensorProto.DataType.items() if not n.startswith(_NOT_NUMPY)}
-
-#: Element types that take less than a byte each.
-_PACKED = {v for n, v in TensorProto.DataType.items() if n.startswith(("FLOAT4", "INT4", "UINT4", "INT2", "UINT2"))}
 
 _HINT = "copy it again"
 
@@ -138,24 +138,45 @@ def constants_of(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
             yield from ((node.output[0], a.t) for a in node.attribute if a.name == "value")
 
 
+def tensors_of(proto: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor of a model: of its graphs, of the nodes in them and of its functions."""
+    nodes = [proto.graph.node, *(f.node for f in proto.functions)]
+    found = [proto.graph, *(g for n in nodes for node in all_nodes(n) for g in graphs_of(node))]
+    for graph in found:
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+    attributes = [a for n in nodes for node in all_nodes(n) for a in node.attribute]
+    attributes += [a for f in proto.functions for a in f.attribute_proto]
+    for attribute in attributes:
+        yield from attribute.tensors
+        if attribute.HasField("t"):
+            yield attribute.t
+        for sparse in (
+            *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else ()),
+            *attribute.sparse_tensors,
+        ):
+            yield from (sparse.values, sparse.indices)
+
+
 def hold(proto: ModelProto, path: Path, own: NDArray[np.uint8]) -> dict[str, Weight]:
     """Large constants of a message whose data is in files; the message is left with references to them.
 
     ``own``: the file at ``path``, where `wire.split` left data. Small constants, those of types that numpy has not, and
     those of subgraphs are taken into the message.
 
-    Raises ModelError for external data that is missing, too short, or outside the model's folder.
+    Raises ModelError for external data that is missing, too short, or not below the model's folder.
     """
     files = _Files(path, own)
     held: dict[str, Weight] = {}
     for name, tensor in constants_of(proto.graph):
-        if external_data_helper.uses_external_data(tensor) and name not in held:
+        if is_external(tensor) and name not in held:
             stored = files.find(tensor)
             if stored is not None:
                 held[name] = stored
                 refer(tensor, name)
-    for tensor in external_data_helper._get_all_tensors(proto):  # noqa: SLF001 (the library offers no public walk)
-        if external_data_helper.uses_external_data(tensor) and reference(tensor) is None:
+    for tensor in tensors_of(proto):
+        if is_external(tensor) and reference(tensor) is None:
             files.take_in(tensor)
     return held
 
@@ -184,33 +205,33 @@ class _Files:
     def _data(self, tensor: TensorProto) -> tuple[Path, int, NDArray[np.uint8]]:
         """File, offset, and the bytes there, as many as its shape asks for."""
         try:
-            info = external_data_helper.ExternalDataInfo(tensor)
-            location, offset, length = info.location, int(info.offset or 0), info.length
-        except ValueError:
-            raise self._error(tensor, "external data has no place", "export it again") from None
-        file, data = self._map(tensor, location)
-        end = offset + int(length) if length else len(data)
-        found = data[offset:end]
-        name = "its data is too short" if location == OWN else f"external data is too short: {location}"
-        count = prod(tensor.dims)
-        expected = count * _width(tensor)
-        if len(found) < (expected or end - offset):
-            raise self._error(tensor, name, _HINT)
-        if expected and length and len(found) > expected:
+            place = place_of(tensor)
+        except ValueError as reason:
+            raise self._error(tensor, str(reason), "export it again") from None
+        file, data = self._map(tensor, place.location)
+        end = len(data) if place.length is None else place.offset + place.length
+        found = data[place.offset : end]
+        bits = BITS[tensor.data_type]
+        expected = -(-prod(tensor.dims) * bits // 8)
+        if len(found) < (expected if bits else end - place.offset) or place.offset > len(data):
+            own = place.location == OWN
+            what = "its data is too short" if own else f"external data is too short: {place.location}"
+            raise self._error(tensor, what, _HINT)
+        if bits and place.length is not None and len(found) > expected:
             what = f"has {len(found)} bytes of data, and {expected} by its shape"
             raise self._error(tensor, what, "export it again")
-        return file, offset, found[:expected] if expected else found
+        return file, place.offset, found[:expected] if bits else found
 
     def _map(self, tensor: TensorProto, location: str) -> tuple[Path, NDArray[np.uint8]]:
         if location not in self.maps:
-            file = (self.folder / location).resolve()
-            if not file.is_relative_to(self.folder):
-                hint = "move the data beside the model"
-                raise self._error(tensor, f"external data outside the model's folder: {location}", hint)
-            if not file.is_file():
-                raise self._error(tensor, f"external data is missing: {location}", "copy it beside the model")
             try:
+                file = below(self.folder, location)
                 self.maps[location] = file, map_file(file)
+            except FileNotFoundError:
+                raise self._error(tensor, f"external data is missing: {location}", "copy it beside the model") from None
+            except ValueError as reason:
+                hint = "copy the data itself beside the model; move the data where it is elsewhere"
+                raise self._error(tensor, f"external data is {reason}: {location}", hint) from None
             except OSError as error:
                 what = f"cannot read external data: {location}: {error.strerror}"
                 raise self._error(tensor, what, _HINT) from None
@@ -218,16 +239,6 @@ class _Files:
 
     def _error(self, tensor: TensorProto, what: str, hint: str) -> ModelError:
         return ModelError(what, where=f"{self.path}, tensor '{tensor.name}'", hint=hint)
-
-
-def _width(tensor: TensorProto) -> int:
-    """Bytes of an element; 0 where that is not a whole number."""
-    name = TensorProto.DataType.Name(tensor.data_type)
-    if tensor.data_type in _PACKED:
-        return 0
-    if tensor.data_type in _NUMPY:
-        return int(np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize)
-    return 2 if name == "BFLOAT16" else 1 if name.startswith("FLOAT8") else 0
 
 
 def pour(weights: Mapping[str, Weight], path: Path) -> dict[str, tuple[int, int]]:

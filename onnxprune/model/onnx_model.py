@@ -25,8 +25,10 @@ from onnx import ModelProto, TensorProto, helper
 from onnx import numpy_helper as nph
 
 from onnxprune.errors import ModelError
+from onnxprune.model.claims import check_claims
 from onnxprune.model.dtypes import dtype_of, item_bytes, to_tensor
 from onnxprune.model.edits import Edits, apply
+from onnxprune.model.external_data import is_external
 from onnxprune.model.graph import Graph, Shape
 from onnxprune.model.graph_reader import read_graph
 from onnxprune.model.mapped_weights import (
@@ -39,6 +41,7 @@ from onnxprune.model.mapped_weights import (
     pour,
     raw,
     release,
+    tensors_of,
 )
 from onnxprune.model.protobuf import join, reference
 
@@ -247,15 +250,22 @@ def from_proto(proto: ModelProto) -> Model:
     """A checked model from a ModelProto, which is copied. Raises ModelError where it is not valid."""
     copy = ModelProto()
     copy.CopyFrom(proto)
+    check_claims(copy, "model")
+    elsewhere = next((t.name for t in tensors_of(copy) if is_external(t)), None)
+    if elsewhere is not None:
+        hint = "give the path of the file, or load it with its data"
+        raise ModelError(
+            "has its data in a file, and the model has none", where=f"model, tensor '{elsewhere}'", hint=hint
+        )
     check(copy, "model")
     return Model(copy)
 
 
 def check(proto: ModelProto, where: str, *, full: bool = False) -> None:
-    """onnx.checker's verdict on a model as a ModelError."""
+    """onnx.checker's verdict on a model as a ModelError; of one over protobuf's limit, on its `skeleton`."""
     try:
-        if weight_bytes(proto) < PROTO_LIMIT:
-            onnx.checker.check_model(proto, full_check=full)
+        small = proto if weight_bytes(proto) < PROTO_LIMIT else Model(proto).skeleton()
+        onnx.checker.check_model(small, full_check=full)
     except Exception as error:  # noqa: BLE001 (the checker raises several types)
         reason = str(error).split("==> Context")[0]
         raise ModelError(

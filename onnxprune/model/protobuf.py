@@ -82,11 +82,11 @@ def _take_out(data: memoryview, start: int, stop: int, least: int) -> Iterator[b
     """A TensorProto, and where its raw_data is in the file."""
     fields = list(_fields(data, start, stop))
     numbers = {number for number, *_ in fields}
-    where = next(((begin, at, end) for n, begin, at, end in fields if n == _RAW_DATA and end - at > least), None)
-    if where is None or _EXTERNAL_DATA in numbers:
+    where = [(begin, at, end) for n, begin, at, end in fields if n == _RAW_DATA]
+    if len(where) != 1 or _EXTERNAL_DATA in numbers or where[0][2] - where[0][1] <= least:  # of several the last counts
         yield data[start:stop]
         return
-    begin, at, end = where
+    begin, at, end = where[0]
     yield data[start:begin]
     yield data[end:stop]
     elsewhere = TensorProto(data_location=TensorProto.EXTERNAL)

@@ -253,7 +253,9 @@ def _noise(reference: Model, feeds: Sequence[Feeds], points: Sequence[Inside], w
 
 def _nudged(array: NDArray[Any]) -> NDArray[Any]:
     """The array with every float changed in its last bits."""
-    return np.nextafter(array, np.inf, dtype=array.dtype) if array.dtype in (np.float32, np.float64) else array
+    if array.dtype not in (np.float32, np.float64):
+        return array
+    return np.asarray(np.nextafter(array, np.inf, dtype=array.dtype))  # of an array without axes numpy makes a scalar
 
 
 def check_valid(original: Model, pruned: Model) -> None:

@@ -20,7 +20,10 @@ from onnx import TensorProto, helper, shape_inference
 from onnx import numpy_helper as nph
 
 from onnxprune.errors import ModelError
-from onnxprune.model.graph import Graph, Node, Shape
+from onnxprune.memory import size_text, total_memory
+from onnxprune.model.dtypes import BITS
+from onnxprune.model.graph import Graph, Naming, Node, Shape
+from onnxprune.model.nested import graphs_of
 from onnxprune.model.onnx_model import Model
 
 #: Shape arithmetic works on small tensors; larger ones are data.
@@ -119,6 +122,22 @@ def evaluate(node: Node, model: Model, inputs: Sequence[Value | None]) -> list[V
     return [Value(a, d) for a, d in zip(arrays, dynamic, strict=True)]
 
 
+def _told(node: Node, arrays: Sequence[NDArray[Any] | None]) -> float:
+    """About how many elements an operator makes that makes as many as its inputs say; 0 of all others."""
+    given = [np.ones(1) if a is None or a.dtype.kind not in "iufb" else a.astype(np.float64) for a in arrays]
+    if node.op == "ConstantOfShape":
+        return float(np.prod(given[0]))
+    if node.op in ("Expand", "Tile", "OneHot"):
+        return float(given[0].size * np.prod(np.maximum(given[1], 1)))
+    if node.op == "Pad":
+        pads = given[1] if len(given) > 1 else np.asarray(node.attrs.get("pads", 0), np.float64)
+        return float(np.prod(np.asarray(given[0].shape) + np.abs(pads).sum()))
+    if node.op == "Range":
+        start, limit, delta = (float(a.reshape(-1)[0]) for a in given)
+        return abs(limit - start) / max(abs(delta), 1e-9)
+    return 0
+
+
 def shape_value(node: Node, shape: Shape, dynamic: tuple[bool, ...]) -> Value:
     """What a Shape or Size node gives for a tensor of ``shape``."""
     if node.op == "Size":
@@ -182,7 +201,22 @@ class _Walk:
             if name in self.known:
                 self._learn(name, *self.known[name])
         for node in graph.nodes:
-            self._visit(node)
+            with Naming(node, self.model.path or ""):
+                self._visit(node)
+                self._within(node)
+
+    def _within(self, node: Node) -> None:
+        """Raise ModelError where ``node`` writes what memory does not hold."""
+        for name in node.outputs:
+            needed = (
+                math.prod(max(s, 1) for s in self.shape.get(name, ())) * BITS.get(self.elem_type.get(name, 0), 8) // 8
+            )
+            if needed > total_memory() or needed < 0:
+                what = (
+                    f"gives '{name}', which takes {size_text(needed)}: there are {size_text(total_memory())} of memory"
+                )
+                where = f"{self.model.path or 'model'}, node '{node.label}'"
+                raise ModelError(what, where=where, hint="give smaller inputs with --input-shape, or export it again")
 
     def _learn(self, name: str, elem_type: int, shape: Shape) -> None:
         self.shape[name], self.elem_type[name] = shape, elem_type
@@ -211,21 +245,23 @@ class _Walk:
         if is_shape_source(node):
             name = node.inputs[0]
             return [shape_value(node, self.shape[name], self._dynamic(name))] if name in self.shape else None
-        if node.op in _RANDOM or node.captured or node.op == "Constant" or not any(node.inputs):
+        if node.op in _RANDOM or node.op == "Constant" or not any(node.inputs) or self._has_graphs(node):
             return None
         computed = any(n in self.value for n in node.inputs)
         if not computed and not all(self._is_integer(n) for n in node.inputs if n):
             return None
-        inputs: list[Value | None] = []
-        for name in node.inputs:
-            value = self.value.get(name) or self._small_constant(name) if name else None
-            if name and value is None:
-                return None
-            inputs.append(value)
-        results = evaluate(node, self.model, inputs)
+        inputs = [self.value.get(name) or self._small_constant(name) if name else None for name in node.inputs]
+        if any(n and v is None for n, v in zip(node.inputs, inputs, strict=True)):
+            return None
+        told = _told(node, [v.array if v else None for v in inputs])
+        results = evaluate(node, self.model, inputs) if told <= _MAX_INTS else None
         if results is None or any(r.array.size > _MAX_INTS or _is_open_data(r) for r in results):
             return None
         return results
+
+    def _has_graphs(self, node: Node) -> bool:
+        """Whether running the node runs a graph of its own, which may never end."""
+        return bool(graphs_of(self.protos[node.index]))
 
     def _is_integer(self, name: str) -> bool:
         return name in self.model.graph.constants and self.model.graph.constants[name][0] in _INTS

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from onnxprune.labels.constant_channels import KnownFunction
 from onnxprune.labels.labels import Alive, Layer, Op, Tensor
-from onnxprune.model.graph import Node, Shape
+from onnxprune.model.graph import Naming, Node, Shape
 
 Layers = tuple[Layer, ...]
 Array = NDArray[Any]
@@ -238,7 +238,8 @@ def kernel_of(node: Node, shapes: Mapping[str, Shape]) -> Kernel | None:
     names = (*node.inputs[:2], *node.outputs[:1])
     if known is None or known.kernel is None or not all(n in shapes for n in names):
         return None
-    return known.kernel(node, [shapes[n] for n in node.inputs[:2]], [shapes[node.outputs[0]]])
+    with Naming(node):
+        return known.kernel(node, [shapes[n] for n in node.inputs[:2]], [shapes[node.outputs[0]]])
 
 
 def gathers_of(node: Node) -> Gathers:

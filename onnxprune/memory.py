@@ -1,0 +1,60 @@
+"""How much memory there is for a run: of the machine, or of the container that it runs in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+#: Where Linux says what a container may use: version 2 and version 1 of control groups, by the controllers' names.
+_CGROUPS = {"": ("/sys/fs/cgroup", "memory.max"), "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")}
+
+#: Where nothing says how much there is.
+_UNKNOWN = 1 << 40
+
+
+@cache
+def total_memory() -> int:
+    """Bytes of memory that the machine has, or that its container may use, if that is less."""
+    limits = [limit for path in _limits() if (limit := _limit(path)) is not None]
+    return min([_machine(), *limits])
+
+
+def _machine() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on this system
+        return _UNKNOWN
+
+
+def _limits() -> Iterator[Path]:
+    """Where limits may be: of the group that this process is in, and of those above it."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        for controller in controllers.split(","):
+            if controller in _CGROUPS:
+                root, name = _CGROUPS[controller]
+                own = Path(group.lstrip("/"))
+                yield from (Path(root, part, name) for part in (own, *own.parents))
+
+
+def _limit(path: Path) -> int | None:
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return int(text) if text.isdecimal() else None  # 'max': no limit
+
+
+def size_text(count: float) -> str:
+    """A number of bytes as people write it."""
+    for unit in ("bytes", "KB", "MB", "GB", "TB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.3g} PB"
