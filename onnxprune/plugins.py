@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import OptionError
+
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def is_code(name: str) -> bool:
+    """Whether ``name`` is a function to be imported and run, and no file."""
+    return _FUNCTION.fullmatch(name) is not None and not Path(name).exists()
 
 
 def user_function(name: str, option: str) -> Callable[..., Any]:

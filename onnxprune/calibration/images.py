@@ -7,6 +7,9 @@ pixels as well, laid out and ordered as the input has them: they only get mean a
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +95,14 @@ class Pixels:
         return rank - 1 if shape[-1] in _CHANNELS and shape[-3] not in _CHANNELS else rank - 3
 
 
+@contextmanager
+def _patient() -> Iterator[None]:
+    """Pillow warns of large images and refuses very large ones, as decompression bombs: only the refusal is told."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _opened(path: Path, height: int, width: int, *, grey: bool) -> NDArray[np.uint8]:
     """[height, width, 3] in RGB, or [height, width]."""
     try:
@@ -100,17 +111,18 @@ def _opened(path: Path, height: int, width: int, *, grey: bool) -> NDArray[np.ui
         hint = "pip install 'onnxprune[images]'"
         raise DataError("images need Pillow, which is not installed", where=str(path), hint=hint) from None
     try:
-        with Image.open(path) as opened:
+        with _patient(), Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
-            if image.mode[0] in "IF":
-                hint = "save it with 8, or give .npy samples"
-                raise DataError("has more than 8 bits a pixel", where=str(path), hint=hint)
+            deep = image.mode[0] in "IF"
             if image.mode == "P":
                 image = image.convert("RGBA")  # else its transparency is warned about
             image = image.convert("L" if grey else "RGB")
             if image.size != (width, height):
                 image = image.resize((width, height), Image.Resampling.BILINEAR)
-            return np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
+            pixels = np.asarray(image)
+    except Exception as error:  # noqa: BLE001 (decoders raise what they meet in a file)
         reason = str(error).replace(str(path), "it") or type(error).__name__
         raise DataError(f"cannot read the image: {reason}", where=str(path), hint="repair or remove it") from None
+    if deep:
+        raise DataError("has more than 8 bits a pixel", where=str(path), hint="save it with 8, or give .npy samples")
+    return pixels

@@ -7,8 +7,6 @@ hold and read any of them. Nothing is kept: a pass over the data reads the files
 from __future__ import annotations
 
 import glob
-import re
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,15 +17,11 @@ from numpy.typing import NDArray
 
 from onnxprune.calibration import images
 from onnxprune.calibration.inputs import LABELS, Inputs, Sample, Slot
-from onnxprune.calibration.npz import Member, members
+from onnxprune.calibration.npz import Member, header, members
 from onnxprune.errors import DataError
-from onnxprune.plugins import user_function
+from onnxprune.plugins import is_code, user_function
 
 _SUFFIXES = {".npy", ".npz", *images.SUFFIXES}
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-
-#: What reading a file of arrays may raise.
-_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError)
 
 
 class Chunk(Protocol):
@@ -56,7 +50,7 @@ class Found:
 def find(source: str, inputs: Inputs, samples: int) -> Found:
     """Open ``source``; of a function, only the first ``samples`` are asked for. Raises DataError."""
     path = Path(source)
-    if not path.exists() and _FUNCTION.fullmatch(source):
+    if is_code(source):
         chunks = _yielded(source, inputs, samples)
         return Found(chunks, sum(c.size for c in chunks()))
     if path.suffix.lower() == ".txt":
@@ -67,9 +61,17 @@ def find(source: str, inputs: Inputs, samples: int) -> Found:
     return Found(lambda: listed, sum(c.size for c in listed))
 
 
+def _is_file(path: Path) -> bool:
+    """Whether there is a file; not where no file could be called so."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def _files(source: str, path: Path) -> list[Path]:
     """The file at ``path``, or all that can be read in a folder or under a glob, by name."""
-    if path.is_file():
+    if _is_file(path):
         return [path]
     found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(source, recursive=True))  # noqa: PTH207 (absolute too)
     files = sorted(f for f in found if f.suffix.lower() in _SUFFIXES and f.is_file() and f.name[0] != ".")
@@ -119,8 +121,10 @@ class _Image:
 
 def _mapped(path: Path) -> NDArray[Any]:
     try:
+        with path.open("rb") as file:
+            header(file, path.stat().st_size)
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except _UNREADABLE as error:
+    except Exception as error:  # noqa: BLE001 (numpy raises what it meets in a file)
         raise _unreadable(path, error) from None
     return array
 
@@ -146,7 +150,7 @@ class _Npy:
 def _npz(path: Path, inputs: Inputs) -> Chunk:
     try:
         held = members(path)
-    except _UNREADABLE as error:
+    except Exception as error:  # noqa: BLE001 (so do zipfile and what unpacks)
         raise _unreadable(path, error) from None
     others = [n for n in held if n != LABELS]
     if len(inputs.slots) == len(others) == 1 and others[0] != inputs.slots[0].name:
@@ -192,7 +196,7 @@ class _Npz:
             where = f"{self.path}, sample {position}"
             try:
                 raw = {name: next(stream) for name, stream in streams.items()}
-            except _UNREADABLE as error:
+            except Exception as error:  # noqa: BLE001 (as above)
                 raise _unreadable(self.path, error) from None
             yield {name: slots[name].taken(a, where) if name in slots else a for name, a in raw.items()}
 
@@ -209,13 +213,13 @@ def _listed(path: Path, inputs: Inputs) -> list[Chunk]:
 def _line(path: Path, number: int, line: str, inputs: Inputs) -> Chunk:
     where = f"{path}, line {number}"
     names = line.split()
-    if len(inputs.slots) == 1 and (path.parent / line).is_file():
+    if len(inputs.slots) == 1 and _is_file(path.parent / line):
         names = [line]  # a path with a space in it
     if len(names) != len(inputs.slots):
         hint = "separate them by spaces"
         raise DataError(f"names {len(names)} files for {len(inputs.slots)} inputs", where=where, hint=hint)
     for name in names:
-        if not (path.parent / name).is_file():
+        if not _is_file(path.parent / name):
             raise DataError(f"no such file: {name}", where=where, hint="paths are relative to the list")
     parts = [_one_input(path.parent / name, slot) for name, slot in zip(names, inputs.slots, strict=True)]
     if len({part.size for part in parts}) > 1:

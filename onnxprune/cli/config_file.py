@@ -7,11 +7,13 @@ fuse-bn = false                 # --no-fuse-bn
 [[model]]                       # one for each model, with options of its own
 path = "a.onnx"
 ratio = 0.5
+
+What names code to be run, as ``data = "module:function"``, is taken from a file with ``--trust-config`` alone: the file
+may come with a pull request.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,17 +25,22 @@ from click.core import ParameterSource
 from onnxprune.cli import help_sections as sections
 from onnxprune.cli.options import READING, SHARED, parameters_of_prune
 from onnxprune.errors import OnnxPruneError, OptionError, nearest
+from onnxprune.plugins import is_code
+from onnxprune.toml_file import read_toml
 
 #: Where options are looked for in the current folder, in this order.
 NAMES = ("onnxprune.toml", "pyproject.toml")
 
 #: Options that a file does not set, or that name what is read.
-_NOT_IN_FILES, _READ = ("config", "help"), ("model", "plan_path", "config")
+_NOT_IN_FILES, _READ = ("config", "trust-config", "help"), ("model", "plan_path", "config")
 
 #: What is given instead of what else.
 _INSTEAD = {"ratio": "budget", "budget": "ratio"}
 
-_FILE, _ARGS = "onnxprune.config", "onnxprune.args"
+#: Options that may name code.
+_CODE = ("data", "importance")
+
+_FILE, _ARGS, _TRUST = "onnxprune.config", "onnxprune.args", "onnxprune.trust"
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,11 @@ class Config:
         return self.of(places[0] if places else {})
 
 
-def load(path: Path | None, parameters: Sequence[click.Parameter]) -> Config:
-    """The file at ``path``, or that of the current folder, or none. Raises OptionError."""
+def load(path: Path | None, parameters: Sequence[click.Parameter], *, trusted: bool) -> Config:
+    """The file at ``path``, or that of the current folder, or none; ``trusted``: it may name code.
+
+    Raises OptionError.
+    """
     if path is None:
         path = next((p for p in map(Path, NAMES) if p.is_file() and _table(p) is not None), None)
         if path is None:
@@ -75,23 +85,26 @@ def load(path: Path | None, parameters: Sequence[click.Parameter]) -> Config:
         if not isinstance(place, str):
             raise OptionError("has no path", where=where, hint='path = "model.onnx"')
         listed.append((place, dict(_options(own, names, where, ("path",)))))
-    return Config(path, dict(_options(found, names, str(path), ("model",))), tuple(listed))
+    general = dict(_options(found, names, str(path), ("model",)))
+    for options in (found, *models) if not trusted else ():
+        _without_code(options, str(path))
+    return Config(path, general, tuple(listed))
+
+
+def _without_code(options: Mapping[str, Any], where: str) -> None:
+    for key in _CODE:
+        if is_code(str(options.get(key, ""))):
+            hint = "give it on the command line, or --trust-config where nobody else writes this file"
+            raise OptionError(f"'{key}' names code to run, '{options[key]}'", where=where, hint=hint)
 
 
 def _table(path: Path) -> dict[str, Any] | None:
     """All of the file, or of a pyproject.toml our table; None where there is none. Raises OptionError."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise OptionError(f"cannot read the options: {reason}", where=str(path)) from None
+    found = read_toml(path, "the options")
     if path.name != "pyproject.toml":
         return found
-    table = found.get("tool", {}).get("onnxprune")
+    tool = found.get("tool")
+    table = tool.get("onnxprune") if isinstance(tool, dict) else None
     return table if isinstance(table, dict) else None
 
 
@@ -117,9 +130,34 @@ def _options(
 def read(ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
     """``--config``: take the defaults of the other options from the file. A click callback, before all others."""
     if ctx.default_map is None and not ctx.resilient_parsing:
-        found = ctx.meta[_FILE] = load(value, ctx.command.params)
+        found = ctx.meta[_FILE] = load(value, ctx.command.params, trusted=bool(ctx.meta.get(_TRUST)))
         ctx.default_map = found.of({})
     return value
+
+
+def _trust(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    ctx.meta[_TRUST] = ctx.meta.get(_TRUST) or value
+
+
+def configured(callback: Callable[..., Any] | None, text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--config``, which is read by ``callback`` where there is one, and ``--trust-config``."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        place = click.Path(path_type=Path)
+        given = click.option(
+            "--config", type=place, is_eager=callback is not None, expose_value=False, callback=callback, help=text
+        )
+        trust = click.option(
+            "--trust-config",
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_trust,
+            help="Run code that the file of options names as module:function.",
+        )
+        return trust(given(function))
+
+    return decorate
 
 
 def overruled(ctx: click.Context, name: str, other: str) -> bool:
@@ -188,7 +226,8 @@ class Informed(click.Command):
         given, _, _ = self.make_parser(ctx).parse_args(list(args))
         place = next((given.get(str(p.name)) for p in self.params if isinstance(p, click.Argument)), None)
         named = given.get("config")
-        config = load(Path(named) if named else None, parameters_of_prune())
+        trusted = bool(given.get("trust_config"))
+        config = load(Path(named) if named else None, parameters_of_prune(), trusted=trusted)
         found = config.about(place)
         shared = (*SHARED, *(READING if given.get("source") or found.get("source") else ()))
         own = {p.name for p in self.params}
@@ -202,13 +241,10 @@ def informed(name: str) -> Callable[[Callable[..., Any]], click.Command]:
     """A command with ``--config``, and what the file says."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
-        option = click.option(
-            "--config",
-            type=click.Path(path_type=Path),
-            expose_value=False,
-            help="Take what is said there of the model, the target and the data from this file of options. "
-            "[default: onnxprune.toml or pyproject.toml here]",
+        text = (
+            "Take what is said there of the model, the target and the data from this file of options. "
+            "[default: onnxprune.toml or pyproject.toml here]"
         )
-        return click.command(name, cls=Informed)(option(function))
+        return click.command(name, cls=Informed)(configured(None, text)(function))
 
     return decorate

@@ -17,7 +17,7 @@ from onnxprune.importance import activation, fpgm, magnitude, reconstruction, ta
 from onnxprune.importance.criterion import Criterion, Scorer, Scores, Subject
 from onnxprune.importance.group_weights import GroupWeights
 from onnxprune.labels.groups import Groups
-from onnxprune.plugins import user_function
+from onnxprune.plugins import is_code, user_function
 
 
 def of_weights(measure: Callable[[GroupWeights], Scores]) -> Criterion:
@@ -46,7 +46,7 @@ def resolve(name: str) -> Criterion:
     """The criterion called ``name``, or a user's ``module:function``. Raises OptionError."""
     if name in CRITERIA:
         return CRITERIA[name]
-    if ":" not in name:
+    if not is_code(name):
         hint = nearest(name, CRITERIA, f"{', '.join(CRITERIA)}, or module:function")
         raise OptionError(f"no importance is called '{name}'", where="--importance", hint=hint)
     found = user_function(name, "--importance")

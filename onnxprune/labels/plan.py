@@ -21,7 +21,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ from onnxprune.errors import PlanError
 from onnxprune.labels.kept_constants import Kept
 from onnxprune.labels.rewrite import Rewrite, rewrite
 from onnxprune.labels.trace import Trace, Use
+
+T = TypeVar("T")
 
 FORMAT, VERSION = "onnxprune-plan", 1
 
@@ -122,25 +124,32 @@ def _axis(part: Kept, shape: tuple[int, ...]) -> AxisKept:
 def load(path: Path) -> Plan:
     """Read a plan. Raises PlanError."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_bytes())
         if document["format"] != FORMAT or document["version"] != VERSION:
             raise PlanError("is not a plan of a version that this onnxprune reads", where=str(path))
         return Plan(
-            document["model"]["name"],
-            document["model"]["sha256"],
-            document["options"],
+            _of(str, document["model"]["name"]),
+            _of(str, document["model"]["sha256"]),
+            _of(dict, document["options"]),
             {
-                n: tuple(AxisKept(a["axis"], a["size"], _positions(a["keep"])) for a in axes)
+                n: tuple(AxisKept(_of(int, a["axis"]), _of(int, a["size"]), _positions(a["keep"])) for a in axes)
                 for n, axes in document["initializers"].items()
             },
-            {n: (c["of"], c["node"], c["input"]) for n, c in document["copies"].items()},
+            {n: (_of(str, c["of"]), _of(str, c["node"]), _of(int, c["input"])) for n, c in document["copies"].items()},
         )
     except OSError as error:
         raise PlanError(f"cannot read the plan: {error.strerror}", where=str(path)) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise PlanError(
             "is not a plan, or was edited into something else", where=str(path), hint="save it again with --save-plan"
         ) from None
+
+
+def _of(kind: type[T], given: object) -> T:
+    """``given``, if it is of this kind; a truth value is no number. Raises TypeError."""
+    if type(given) is not kind:
+        raise TypeError(f"not {kind.__name__}")
+    return given
 
 
 def _positions(given: Any) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from onnxprune.errors import ModelError, OutputError
-from onnxprune.model.claims import check_claims
+from onnxprune.model.door.claims import check_claims
 from onnxprune.model.mapped_weights import INLINE, emptied, hold, map_file, own_data, place, pour
 from onnxprune.model.onnx_model import PROTO_LIMIT, Model, check
 from onnxprune.model.protobuf import reference, split

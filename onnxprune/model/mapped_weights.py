@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, TensorProto, helper
 
 from onnxprune.errors import ModelError
+from onnxprune.model.door.external_data import below, is_external, place_of
 from onnxprune.model.dtypes import BITS
-from onnxprune.model.external_data import below, is_external, place_of
 from onnxprune.model.nested import all_nodes, graphs_of
 from onnxprune.model.protobuf import OWN, refer, reference
 

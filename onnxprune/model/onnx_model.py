@@ -25,10 +25,10 @@ from onnx import ModelProto, TensorProto, helper
 from onnx import numpy_helper as nph
 
 from onnxprune.errors import ModelError
-from onnxprune.model.claims import check_claims
+from onnxprune.model.door.claims import check_claims
+from onnxprune.model.door.external_data import is_external
 from onnxprune.model.dtypes import dtype_of, item_bytes, to_tensor
 from onnxprune.model.edits import Edits, apply
-from onnxprune.model.external_data import is_external
 from onnxprune.model.graph import Graph, Shape
 from onnxprune.model.graph_reader import read_graph
 from onnxprune.model.mapped_weights import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,3 +249,25 @@ def test_a_file_can_be_named_for_them_too_and_what_is_wrong_in_it_is_said(run: R
     assert outcome.code == 0
     assert "options:" not in outcome.out  # nothing of it is for this command
     assert_one_line(run("inspect", "chain.onnx", "--config", "none.toml").err, "none.toml")
+
+
+@pytest.mark.parametrize("key", ["data", "importance"])
+@pytest.mark.parametrize("place", ["for all", "for a model"])
+def test_code_that_a_file_names_is_not_run(
+    run: Run, chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, place: str
+) -> None:
+    """A file of options may come with a pull request: code in it is the command line's to allow."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "foreign_code", raising=False)
+    said = f'{key} = "foreign_code:run"\n'
+    text = said if place == "for all" else f'[[model]]\npath = "{chain}"\n{said}'
+    (tmp_path / "onnxprune.toml").write_text(text, encoding="utf-8")
+    (tmp_path / "foreign_code.py").write_text("open('ran', 'w').close()\n", encoding="utf-8")
+    commands = [["-q"], ["prune", chain, "-q"], ["inspect", chain], ["diff", chain, chain]]
+    for command in commands if place == "for all" else commands[1:2]:
+        outcome = run(*command)
+        assert outcome.code == 2
+        assert_one_line(outcome.err, "onnxprune.toml", key, "foreign_code:run", "--trust-config")
+    assert not (tmp_path / "ran").exists()
+    run("prune", "--trust-config", chain, "-q")
+    assert (tmp_path / "ran").exists()

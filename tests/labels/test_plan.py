@@ -232,7 +232,7 @@ EDITS = (
     Edit("keep-of-fractions", lambda p: p["initializers"]["w0"][0].update(keep=[0.5]), "is not a plan, or was edited"),
     Edit("keep-of-nothing", lambda p: p["initializers"]["w0"][0].update(keep=None), "is not a plan, or was edited"),
     Edit("keep-of-ragged-blocks", lambda p: p["initializers"]["w0"][0].update(keep=[[0], [1, 2]]), "is not a plan"),
-    Edit("size-of-text", lambda p: p["initializers"]["w0"][0].update(size="8"), "initializer 'w0' is "),
+    Edit("size-of-text", lambda p: p["initializers"]["w0"][0].update(size="8"), "is not a plan, or was edited"),
     Edit("no-copies", lambda p: p.pop("copies"), "is not a plan, or was edited"),
     Edit("another-format", lambda p: p.update(format="onnxprune-report"), "is not a plan of a version"),
     Edit("another-version", lambda p: p.update(version=2), "is not a plan of a version"),

@@ -52,7 +52,7 @@ def _examined(python: Path | None) -> dict[str, Any]:
         toolkit = {"version": rknn.version(python), "problem": ""}
     except ToolError as error:
         toolkit = {"version": "", "problem": str(error)}
-    options = config.load(None, parameters_of_prune()).path
+    options = config.load(None, parameters_of_prune(), trusted=True).path
     return {
         "versions": versions(),
         "optional": {name: _version(name) for name in _OPTIONAL},

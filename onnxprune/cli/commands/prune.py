@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune.cli import options as shared
-from onnxprune.cli.config_file import Configured, overruled, read
+from onnxprune.cli.config_file import Configured, configured, overruled, read
 from onnxprune.options import Options
 
 if TYPE_CHECKING:
@@ -20,14 +20,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Configured)
 @click.argument("model", type=click.Path(path_type=Path), required=False)
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    is_eager=True,
-    expose_value=False,
-    callback=read,
-    help="Take options from this file. [default: onnxprune.toml or pyproject.toml here]",
-)
+@configured(read, "Take options from this file. [default: onnxprune.toml or pyproject.toml here]")
 @shared.of_prune
 def prune(
     model: Path | None,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,16 @@ from typing import Any
 from onnxprune.errors import OptionError, nearest
 from onnxprune.labels import ops
 from onnxprune.model.graph import Node
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from onnxprune.toml_file import read_toml
 
 _FOLDER = Path(__file__).parent
 _ITEM_BYTES = {"int8": 1, "fp16": 2, "fp32": 4}
 
 #: What TOML gives for the annotations of fields.
-_TYPES: dict[str, Any] = {
-    "int": int,
-    "float": (int, float),
-    "bool": bool,
-    "str": str,
-    "tuple[int, ...]": list,
-    "tuple[str, ...]": list,
-}
+_TYPES: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str}
+
+#: No number of a chip comes near.
+_LARGEST = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -120,11 +111,7 @@ def find(name: str) -> Chip:
 
 def load(path: Path) -> Chip:
     """Read a target file. Raises OptionError where it is missing or says what no target says."""
-    try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise OptionError(f"cannot read the target: {reason}", where=str(path)) from None
+    given = read_toml(path, "the target")
     tables = {n: given.pop(n) for n in list(given) if n in _ITEM_BYTES and isinstance(given[n], dict)}
     if not tables:
         raise OptionError("has no table of a data type", where=str(path), hint=f"one of {', '.join(_ITEM_BYTES)}")
@@ -159,6 +146,23 @@ def _with_bytes(name: str, precision: Precision) -> Precision:
     return Precision(**{**values, "item_bytes": precision.item_bytes or _ITEM_BYTES[name]})
 
 
+def _fits(key: Field[Any], value: object) -> bool:
+    """Whether ``value`` is of the type of a key, and a number that can be counted with."""
+    if key.name == "elsewhere":
+        return isinstance(value, list) and all(isinstance(e, dict) for e in value)
+    if key.name == "precisions":
+        return isinstance(value, dict)
+    items = value if isinstance(value, list) else [value]
+    item = {"tuple[int, ...]": int, "tuple[str, ...]": str}.get(str(key.type))
+    if item is not None and not (isinstance(value, list) and all(type(i) is item for i in items)):
+        return False
+    plain = isinstance(value, _TYPES.get(str(key.type), list)) and isinstance(value, bool) == (key.type == "bool")
+    if item is None and not plain:
+        return False
+    least = 1 if key.name in ("in_block", "out_block") or key.default == 1 else 0
+    return all(least <= i < _LARGEST for i in items if isinstance(i, (int, float)) and not isinstance(i, bool))
+
+
 def _fitting(kind: type, given: dict[str, Any], where: str) -> dict[str, Any]:
     """``given``, if it has the keys of ``kind`` and values of their types."""
     known = {f.name: f for f in fields(kind)}
@@ -168,10 +172,8 @@ def _fitting(kind: type, given: dict[str, Any], where: str) -> dict[str, Any]:
     if needed:
         raise OptionError(f"'{needed[0]}' is missing", where=where)
     for name, value in given.items():
-        expected = _TYPES.get(str(known[name].type), object)
-        negative = isinstance(value, (int, float)) and value < 0
-        if not isinstance(value, expected) or negative or (name in ("in_block", "out_block") and value == 0):
-            raise OptionError(f"'{name}' cannot be {value!r}", where=where)
-    if not all(isinstance(e, dict) and "op" in e for e in given.get("elsewhere", ())):
+        if not _fits(known[name], value):
+            raise OptionError(f"'{name}' cannot be {value!r:.60}", where=where)
+    if not all(isinstance(e.get("op"), str) for e in given.get("elsewhere", ())):
         raise OptionError("an entry of 'elsewhere' names no 'op'", where=where)
     return {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}

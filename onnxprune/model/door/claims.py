@@ -1,4 +1,4 @@
-"""The door: what a file claims of itself, checked once, before anything trusts it.
+"""What a file claims of itself, checked once, before anything trusts it.
 
 A model may come from a stranger, and the libraries behind this trust what they read: dims that no data backs make
 arrays of the size that the dims say, a name that is no text ends in a traceback, a function that calls itself in a
@@ -28,8 +28,8 @@ from onnx import (
 
 from onnxprune.errors import ModelError
 from onnxprune.memory import size_text, total_memory
+from onnxprune.model.door.external_data import is_external
 from onnxprune.model.dtypes import BITS
-from onnxprune.model.external_data import is_external
 from onnxprune.model.nested import Key, all_nodes, call_of, key_of, plain_domain
 from onnxprune.model.protobuf import reference
 
