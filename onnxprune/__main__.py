@@ -1,6 +1,6 @@
 """``python -m onnxprune``."""
 
-from onnxprune.cli.main import main
+from onnxprune.cli.wall import main
 
 if __name__ == "__main__":
     main()

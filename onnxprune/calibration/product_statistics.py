@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune import scratch
 from onnxprune.calibration.least_squares import Moments
 from onnxprune.calibration.samples import CalibrationSet
 from onnxprune.labels import ops
@@ -186,7 +187,7 @@ class _Rows:
 @contextmanager
 def spilling() -> Iterator[Spill]:
     """A temporary folder for arrays."""
-    with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
+    with tempfile.TemporaryDirectory(prefix=scratch.prefix()) as folder:
         yield Spill(Path(folder))
 
 

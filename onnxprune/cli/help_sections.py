@@ -17,7 +17,7 @@ PRUNE: Mapping[str, Sequence[str]] = {
     "Calibration data": ("samples", "mean", "std", "layout", "color", "compensate", "recover"),
     "The proof": ("check_n", "rtol", "atol", "seed"),
     "Files": ("save_plan", "json_path", "lang", "save_as_external_data", "config", "trust_config"),
-    "Pipelines": ("require", "max_rewrite_error", "min_cosine", "min_snr", "junit", "summary"),
+    "Pipelines": ("require", "max_rewrite_error", "min_cosine", "min_snr", "junit", "summary", "max_memory", "timeout"),
 }  # fmt: skip
 
 _NAMES = {"source": "data"}  # parameter names that are not what they are called here

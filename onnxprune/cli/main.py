@@ -17,6 +17,7 @@ from onnxprune.cli.commands.inspect import inspect
 from onnxprune.cli.commands.prune import prune
 from onnxprune.cli.commands.rknn import rknn
 from onnxprune.cli.commands.targets import targets
+from onnxprune.cli.wall import out_of_memory
 from onnxprune.errors import ExitCode, OnnxPruneError, OptionError, nearest, one_line
 
 
@@ -74,6 +75,9 @@ def main(args: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         place = f" ({error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
         click.echo(f"onnxprune: {one_line(error.format_message())}{place}", err=True)
+        sys.exit(ExitCode.USAGE)
+    except MemoryError:
+        click.echo(f"onnxprune: {out_of_memory()}", err=True)
         sys.exit(ExitCode.USAGE)
     except click.Abort:
         click.echo("onnxprune: interrupted", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -69,6 +70,48 @@ def calibration(function: Callable[..., Any]) -> Callable[..., Any]:
     for name, (flag, default) in reversed([*flags(Data).items()]):
         collected = _made(name, flag, default)(collected)
     return collected
+
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+def _bounds(ctx: click.Context, parameter: click.Parameter, value: str | float | None) -> None:
+    """Tell the wall. Each of the two options does, as neither is looked at first."""
+    from onnxprune.cli import wall
+
+    bounds = ctx.meta.setdefault("onnxprune.bounds", {})
+    if isinstance(value, str):
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", value.strip().lower())
+        if found is None or not float(found[1]):
+            raise click.BadParameter(f"'{value}' is not an amount, as 8GB or 500MB")
+        bounds["memory"] = int(float(found[1]) * _UNITS[found[2]])
+    elif value is not None:
+        if not value > 0:
+            raise click.BadParameter("must be more than 0")
+        bounds["seconds"] = value
+    if not ctx.resilient_parsing and parameter.name == "timeout":
+        wall.limit(bounds.get("memory"), bounds.get("seconds"))
+
+
+def bounded(function: F) -> F:
+    """``--max-memory`` and ``--timeout``, which the wall enforces."""
+    memory = click.option(
+        "--max-memory",
+        metavar="SIZE",
+        is_eager=True,
+        expose_value=False,
+        callback=_bounds,
+        help="End with an error where more memory is taken, as 8GB. [default: 80 % of the machine's or container's]",
+    )
+    seconds = click.option(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        expose_value=False,
+        callback=_bounds,
+        help="End with an error where it takes longer. [default: no limit]",
+    )
+    return memory(seconds(function))
 
 
 def page(function: F) -> F:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from onnx import ModelProto
 
+from onnxprune import scratch
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.model.door.claims import check_claims
 from onnxprune.model.mapped_weights import INLINE, emptied, hold, map_file, own_data, place, pour
@@ -55,7 +56,11 @@ def write(files: Mapping[Path, Model | str], *, external: bool = False) -> None:
         staged: list[tuple[Path, Path]] = []
         for path, content in files.items():
             with _writing(path):
-                folder = Path(folders.enter_context(tempfile.TemporaryDirectory(prefix=_STAGE, dir=path.parent)))
+                folder = Path(
+                    folders.enter_context(
+                        tempfile.TemporaryDirectory(prefix=scratch.prefix(path.parent, _STAGE), dir=path.parent)
+                    )
+                )
                 _stage(content, folder / path.name, external=external)
                 staged += [(file, path.with_name(file.name)) for file in sorted(folder.iterdir(), reverse=True)]
         for source, target in staged:
@@ -100,7 +105,7 @@ def ensure_writable(paths: Sequence[Path], *, keep: Path | None) -> None:
             raise OutputError("is the model itself, which stays as it is", where=str(path), hint="name another file")
         if path.resolve() in [p.resolve() for p in paths[:index]]:
             raise OutputError("is named twice as an output", where=str(path), hint="name another file")
-        with _writing(path), tempfile.NamedTemporaryFile(prefix=_STAGE, dir=path.parent):
+        with _writing(path), tempfile.NamedTemporaryFile(prefix=scratch.prefix(path.parent, _STAGE), dir=path.parent):
             pass
         if path.is_dir():
             raise OutputError("is a folder", where=str(path), hint="name a file")

@@ -83,7 +83,8 @@ def flatten(model: Model, wanted: bool = True) -> Flat:
 def _is_if(node: NodeProto) -> bool:
     """An If whose branches give what it computes itself, and no constants that are sparse."""
     graphs = graphs_of(node)
-    plain = node.op_type == "If" and node.domain in ("", "ai.onnx") and len(graphs) == 2
+    plain = node.op_type == "If" and node.domain in ("", "ai.onnx") and len(graphs) == 2 and len(node.input) == 1
+    plain = plain and all(len(g.output) == len(node.output) for g in graphs)
     return plain and not any(g.sparse_initializer for g in graphs)
 
 
@@ -200,7 +201,7 @@ class _Restored:
         graph.initializer.extend(self.constants[n] for n in branch.constants if n in self.constants)
         flat = {own: name for name, own in branch.own.items()}
         for info in branch.graph.value_info:
-            if flat[info.name] in self.declared:
+            if flat.get(info.name) in self.declared:
                 graph.value_info.add().CopyFrom(self.declared[flat[info.name]])
         for info in graph.output:
             if flat.get(info.name) in self.declared:

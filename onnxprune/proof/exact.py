@@ -95,7 +95,14 @@ class Inside:
     kept: tuple[NDArray[np.int64], ...]
 
     def cut(self, array: NDArray[Any]) -> NDArray[Any]:
-        """What the pruned model should compute, from what the masked original does."""
+        """What the pruned model should compute, from what the masked original does.
+
+        Raises ModelError where that is of another shape than the file declares.
+        """
+        if array.ndim != len(self.kept) or any(k.max(initial=-1) >= array.shape[a] for a, k in enumerate(self.kept)):
+            shape = ",".join(map(str, array.shape))
+            hint = "export it again"
+            raise ModelError(f"is of shape {shape}, and declared otherwise", where=f"tensor '{self.name}'", hint=hint)
         return array[np.ix_(*self.kept)]
 
 

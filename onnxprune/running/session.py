@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
+from onnxprune import scratch
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.model.onnx_model import Model
 
@@ -93,7 +94,7 @@ def _onnxruntime(model: Model, where: str, *, optimize: bool, outputs: Iterable[
     # Serialized messages that follow each other merge, repeated fields one after the other: no copy of the weights.
     more = ModelProto()
     more.graph.output.extend(ValueInfoProto(name=n) for n in outputs)
-    with tempfile.TemporaryDirectory(prefix="onnxprune.", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix=scratch.prefix(), ignore_cleanup_errors=True) as folder:
         # Weights may be anywhere: newer versions take none from outside a folder, older ones need a file to start from.
         newer = tuple(int(part) for part in ort.__version__.split(".")[:2]) >= (1, 22)
         root = Path(Path.cwd().anchor if newer else folder)

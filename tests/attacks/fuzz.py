@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.attacks.judge import Verdict, judged
+from tests.attacks.judge import LIMITS, Verdict, judged
 from tests.attacks.mutations import spoilt
 
 COMMANDS = (
@@ -27,7 +27,7 @@ def case(number: int) -> tuple[dict[str, bytes], tuple[str, ...], tuple[str, ...
     """Files, arguments, and what may be written."""
     rng = random.Random(number ^ 0x5EED)
     args = rng.choices(COMMANDS, (6, 3, 1, 1, 1, 1))[0]
-    return {"m.onnx": spoilt(number)}, args, ("out.onnx",) if args[0] == "prune" else ()
+    return {"m.onnx": spoilt(number)}, (*args, *LIMITS), ("out.onnx",) if args[0] == "prune" else ()
 
 
 def run(number: int) -> Verdict:

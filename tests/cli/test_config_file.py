@@ -263,7 +263,7 @@ def test_code_that_a_file_names_is_not_run(
     text = said if place == "for all" else f'[[model]]\npath = "{chain}"\n{said}'
     (tmp_path / "onnxprune.toml").write_text(text, encoding="utf-8")
     (tmp_path / "foreign_code.py").write_text("open('ran', 'w').close()\n", encoding="utf-8")
-    commands = [["-q"], ["prune", chain, "-q"], ["inspect", chain], ["diff", chain, chain]]
+    commands: list[list[object]] = [["-q"], ["prune", chain, "-q"], ["inspect", chain], ["diff", chain, chain]]
     for command in commands if place == "for all" else commands[1:2]:
         outcome = run(*command)
         assert outcome.code == 2

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the comparison (JSON).")
 @shared.page
 @click.option("-v", "--verbose", is_flag=True, help="Show all that differs, not only the first of it.")
+@shared.bounded
 def diff(
     before: Path,
     after: Path,

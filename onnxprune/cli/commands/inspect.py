@@ -16,6 +16,7 @@ from onnxprune.cli.config_file import informed
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the inspection (JSON).")
 @shared.taken("exclude", "input_shapes")
 @click.option("-v", "--verbose", is_flag=True, help="Show the nodes of every group.")
+@shared.bounded
 def inspect(model: Path, json_path: Path | None, *, verbose: bool, **given: Any) -> None:
     """Show what of MODEL could be pruned, and what could not, by which node and why."""
     from onnxprune import pipeline

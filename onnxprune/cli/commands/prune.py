@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.argument("model", type=click.Path(path_type=Path), required=False)
 @configured(read, "Take options from this file. [default: onnxprune.toml or pyproject.toml here]")
 @shared.of_prune
+@shared.bounded
 def prune(
     model: Path | None,
     output: Path | None,

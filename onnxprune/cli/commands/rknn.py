@@ -26,6 +26,7 @@ from onnxprune.cli.config_file import informed
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report (JSON).")
 @click.option("--seed", type=int, default=0, show_default=True, help="For the inputs of the simulator.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every layer, not only the dearest.")
+@shared.bounded
 def rknn(
     model: Path | None,
     target: str,

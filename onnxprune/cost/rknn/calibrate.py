@@ -15,6 +15,7 @@ from typing import Any
 
 import onnx
 
+from onnxprune import scratch
 from onnxprune.cost.chips import Chip, Cycles, Precision, find
 from onnxprune.cost.chips.chip import text
 from onnxprune.cost.rknn import sweep
@@ -80,7 +81,7 @@ def measure(
 ) -> tuple[tuple[Swept, ...], str]:
     """Compile the sweep. Gives what was charged, and the toolkit's version."""
     costs = Cycles(chip, dtype)
-    with tempfile.TemporaryDirectory(prefix="onnxprune-sweep-") as folder:
+    with tempfile.TemporaryDirectory(prefix=scratch.prefix()) as folder:
         models, jobs = [], []
         for name, proto in sweep.models().items():
             path = Path(folder, f"{name}.onnx")

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune import scratch
 from onnxprune.cost.rknn.log import Layer, parse
 from onnxprune.cost.rknn.worker import MARK
 from onnxprune.errors import OutputError, ToolError
@@ -71,7 +72,7 @@ def build(
     Raises ToolError where the toolkit is not installed or refuses a model, or a data set names no samples; OutputError.
     """
     executable = _interpreter(python)
-    with tempfile.TemporaryDirectory(prefix="onnxprune-rknn-") as name:
+    with tempfile.TemporaryDirectory(prefix=scratch.prefix()) as name:
         folder = Path(name)
         models = [_staged(job, folder / str(i), dtype) for i, job in enumerate(jobs)]
         task = folder / "job.json"
@@ -194,7 +195,9 @@ def _reason(logs: Sequence[Sequence[str]]) -> str:
 def _place(source: Path, output: Path) -> None:
     """Move a finished file to its place: beside it first, then renamed."""
     try:
-        with tempfile.TemporaryDirectory(prefix=".onnxprune.", dir=output.resolve().parent) as folder:
+        with tempfile.TemporaryDirectory(
+            prefix=scratch.prefix(output.resolve().parent), dir=output.resolve().parent
+        ) as folder:
             staged = Path(shutil.copy(source, folder))
             staged.replace(output)
     except OSError as error:
