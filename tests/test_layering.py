@@ -46,6 +46,7 @@ PROTO_DOORS = {
     "if_branches.py",
     "session.py",
     "unknown_operators.py",
+    "unrounded.py",
     "exact.py",
     "tensor_shapes.py",
     "rewrite.py",

@@ -31,6 +31,7 @@ from onnxprune.model.if_branches import Flat
 from onnxprune.model.mapped_weights import release
 from onnxprune.model.onnx_model import Gate, Model, check
 from onnxprune.progress import Progress, counted, silent
+from onnxprune.proof.unrounded import Steps, codes_of, steps, unrounded
 from onnxprune.running import input_shapes
 from onnxprune.running import session as runtime
 from onnxprune.running.differences import Differences, OutputError
@@ -64,6 +65,7 @@ class Proof:
     inside: tuple[OutputError, ...]  # rewrite errors of tensors inside the network
     pruning: tuple[OutputError, ...]
     engine: str
+    steps: Steps | None = None  # of codes, where the rewrite error is measured without the rounding of activations
 
     @property
     def rewrite_error(self) -> float:
@@ -164,9 +166,9 @@ def _type(trace: Trace, name: str) -> int:
     return trace.shapes.elem_type.get(name) or TensorProto.FLOAT
 
 
-def default_rtol(trace: Trace) -> float:
-    """The tolerance that fits the model's precision."""
-    if any(node.op in _QUANTIZED for node in trace.model.graph.nodes):
+def default_rtol(trace: Trace, *, rounded: bool = True) -> float:
+    """The tolerance that fits the model's precision; ``rounded``: activations too, where they are quantized."""
+    if rounded and any(node.op in _QUANTIZED for node in trace.model.graph.nodes):
         return RTOL_QUANTIZED
     types = {t for t, _ in trace.model.graph.constants.values()} | {o.elem_type for o in trace.model.graph.outputs}
     return RTOL_HALF if types & _HALF else RTOL
@@ -196,41 +198,80 @@ def prove(
     reference = severed.again(flat.restore(masked(trace, dead)))
     names, pruned = severed.renamed(pruned), severed.again(pruned)
     points = inside(trace, dead, pruned)
+    exact, cut = _unrounded(trace, reference, pruned)
     by_zeroing, by_pruning = Differences(), Differences()
     with ExitStack() as sessions:  # weights stay in their files: three sessions at a time hold none of them
         plain = sessions.enter_context(_running(original, where))
-        zeroed = sessions.enter_context(_running(reference, f"{where} with the removed channels at zero", points, True))
+        zeroed = sessions.enter_context(_running(exact, f"{where} with the removed channels at zero", points, True))
         with _our_bug():
-            new = sessions.enter_context(_running(pruned, "the pruned model", points))
+            new = sessions.enter_context(_running(cut, "the pruned model", points))
+            whole = new if cut is pruned else sessions.enter_context(_running(pruned, "the pruned model"))
         release(trace.model.weights.values())  # of cutting
         for feed in counted(feeds, "prove, inputs", samples, progress):
-            whole = plain.run(feed)
             with _our_bug():
                 found = new.run(feed)
-            found.update({b: found[a] for a, b in names.items()})
-            by_pruning.add(whole, found)
+                given = found if whole is new else whole.run(feed)
+            for results in (found, given):
+                results.update({b: results[a] for a, b in names.items()})
+            by_pruning.add(plain.run(feed), given)
             by_zeroing.add(zeroed.run(feed), found)
     pruning = by_pruning.errors()
     outputs, every = {e.name for e in pruning}, by_zeroing.errors()
     proof = Proof(
         samples,
         dict(trace.shapes.inputs),
-        default_rtol(trace) if rtol is None else rtol,
+        default_rtol(trace, rounded=cut is pruned) if rtol is None else rtol,
         atol,
         tuple(e for e in every if e.name in outputs),
         tuple(e for e in every if e.name not in outputs),
         pruning,
         plain.engine,
+        None if cut is pruned else _steps(trace, dead, reference, pruned, feeds, where),
     )
     if rtol is not None or not proof.failures():
         return proof
     progress("measuring how much rounding weighs")
-    noise = _noise(reference, feeds, points, where)
+    return _excusing(proof, _noise(exact, feeds, points, where))
+
+
+def _excusing(proof: Proof, noise: Mapping[str, float]) -> Proof:
+    """The proof, with what rounding alone does to each tensor."""
     return replace(
         proof,
         rewrite=tuple(replace(e, noise=noise[e.name]) for e in proof.rewrite),
         inside=tuple(replace(e, noise=noise[e.name]) for e in proof.inside),
     )
+
+
+def _unrounded(trace: Trace, reference: Model, pruned: Model) -> tuple[Model, Model]:
+    """Both without the rounding of activations, where both can be; else both as they are."""
+    if not codes_of(reference):
+        return reference, pruned
+    ranks = {n: t.rank for n, t in trace.tensors.items()}
+    ranks.update({f"{n}__gated": rank for n, rank in ranks.items()})
+    exact, cut = unrounded(reference, ranks), unrounded(pruned, ranks)
+    return (exact, cut) if exact is not None and cut is not None else (reference, pruned)
+
+
+def _steps(
+    trace: Trace, dead: NDArray[np.int64], reference: Model, pruned: Model, feeds: Sequence[Feeds], where: str
+) -> Steps:
+    """By how much codes differ where activations are rounded, as they are in both models."""
+    alive, left = alive_of(trace, dead), _INSIDE_BYTES
+    points: list[Inside] = []
+    for name in codes_of(pruned):
+        tensor = trace.tensors.get(name)
+        if tensor is None or name not in reference.graph.producer or any(len(la.axes) > 1 for la in tensor.layers):
+            continue
+        left -= math.prod(tensor.shape)
+        if left >= 0:
+            points.append(Inside(name, tuple(_kept_along(tensor, a, alive) for a in range(tensor.rank))))
+    names = {p.name for p in points}
+    sides = []
+    for model, cut in ((reference, True), (pruned, False)):
+        with _running(model, where, points, cut) as active:
+            sides.append([{n: a for n, a in active.run(feed).items() if n in names} for feed in feeds])
+    return steps(*sides)
 
 
 @contextmanager
@@ -296,7 +337,7 @@ def _running(
 ) -> Iterator[_Running]:
     """What gives the model's outputs and the tensors at ``points``, ``cut`` to what the pruned model has of them."""
     # Precise integer kernels come with the optimizer.
-    optimize = optimize or any(node.op in _QUANTIZED for node in model.graph.nodes)
+    optimize = optimize or bool(codes_of(model))
     with runtime.session(model, where, optimize=optimize, outputs=[p.name for p in points]) as active:
 
         def run(feed: Feeds) -> Feeds:

@@ -21,6 +21,7 @@ from onnxprune.model.graph import Graph, Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.recover import Learnt
 from onnxprune.proof.exact import Proof
+from onnxprune.proof.unrounded import Steps
 from onnxprune.report import structure
 from onnxprune.report.run_report import GroupReport, Report, SizeReport
 from onnxprune.running import input_shapes
@@ -154,6 +155,8 @@ def _notes(choice: Choice, proof: Proof | None, severed: Severed) -> tuple[str, 
         if error.compared < 1:
             share = f"{100 * (1 - error.compared):.0f} % of output '{error.name}'"
             notes.append(f"{share} is NaN or infinite on these inputs, in both models: it could not be compared")
+    if proof is not None and proof.steps is not None:
+        notes.append(_rounded(proof.steps))
     if proof is not None and severed.gone:
         first = severed.gone[0].label
         count = "it was" if len(severed.gone) == 1 else f"{len(severed.gone)} nodes from it on were"
@@ -161,6 +164,15 @@ def _notes(choice: Choice, proof: Proof | None, severed: Severed) -> tuple[str, 
     if proof is not None and proof.engine != "onnxruntime":
         notes.append(f"proven with {proof.engine}: onnxruntime has no kernel for some of the types in the model")
     return tuple(notes)
+
+
+def _rounded(steps: Steps) -> str:
+    """What rounding of activations does to a rewrite that is exact without."""
+    how = "the rewrite error is measured without rounding activations to their codes"
+    if not steps.most:
+        return f"{how}; rounded, all codes agree"
+    several = "s" if steps.most > 1 else ""
+    return f"{how}; rounded, {steps.share:.2%} of codes differ, by {steps.most} step{several} at most, at '{steps.at}'"
 
 
 def versions() -> dict[str, str]:
