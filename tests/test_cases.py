@@ -33,6 +33,7 @@ ROWS = (
     Case("grid_sample", 120, 9_031_680),
     Case("int4_blocks", 164, 183_296),
     Case("max_unpool", 64, 5_783_552),
+    Case("sparse_weights", 128, 6_656),
 )
 
 
@@ -47,3 +48,12 @@ def test_case_is_pruned_exactly(case: Case) -> None:
     assert report.channels.after < 0.7 * case.prunable
     assert report.proof is not None
     assert max(report.proof.rewrite_error, report.proof.inside_error) < case.limit
+
+
+def test_sparse_weights_are_pruned_as_dense_ones_and_stay_sparse() -> None:
+    sparse, dense = (load(CASES / f"sparse_weights{kind}.onnx") for kind in ("", "_dense"))
+    both = [prune(model, Options(ratio=0.4)) for model in (sparse, dense)]
+    first, second = (result.model.graph.constants for result in both)
+    assert {shape for _, shape in first.values()} == {shape for _, shape in second.values()}
+    assert len(both[0].model.proto.graph.sparse_initializer) == len(sparse.proto.graph.sparse_initializer) > 0
+    assert both[0].report.file_bytes.after < both[0].report.file_bytes.before

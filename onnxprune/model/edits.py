@@ -12,6 +12,7 @@ from onnx import numpy_helper as nph
 from onnxprune.model.dtypes import dtype_of, to_tensor
 from onnxprune.model.mapped_weights import INLINE, Value, Weight, as_later, constants_of, is_held, value_of
 from onnxprune.model.protobuf import refer, reference
+from onnxprune.model.sparse import sparse
 
 #: Before this IR version an initializer had to be a graph input too, and inputs stay as they are.
 _IR_INITIALIZERS = 4
@@ -49,7 +50,7 @@ def apply(source: ModelProto, weights: Mapping[str, Weight], edits: Edits) -> tu
     held = dict(weights)
     _copy_fields(source, out, {"graph"})
     graph = out.graph
-    _copy_fields(source.graph, graph, {"initializer", "node"})
+    _copy_fields(source.graph, graph, {"initializer", "sparse_initializer", "node"})
     for index, node in enumerate(source.graph.node):
         if index not in edits.removed:
             copy = graph.node.add()
@@ -62,6 +63,11 @@ def apply(source: ModelProto, weights: Mapping[str, Weight], edits: Edits) -> tu
             _fill(graph.initializer.add(), tensor, edits.constants[tensor.name], held)
         elif tensor.name not in unread:
             graph.initializer.add().CopyFrom(tensor)
+    for stored in source.graph.sparse_initializer:
+        name = stored.values.name
+        if name not in unread:
+            changed = name in edits.constants
+            graph.sparse_initializer.append(sparse(value_of(edits.constants[name]), stored) if changed else stored)
     added = [_added(n, v, edits.types.get(n) or _type_of(v), held) for n, v in edits.added.items()]
     if source.ir_version < _IR_INITIALIZERS:
         nodes = [helper.make_node("Constant", [], [t.name], value=t) for t in added]

@@ -44,6 +44,7 @@ from onnxprune.model.mapped_weights import (
     tensors_of,
 )
 from onnxprune.model.protobuf import join, reference
+from onnxprune.model.sparse import dense
 
 #: protobuf's limit for one message; larger models keep their weights in a file beside.
 PROTO_LIMIT = 2**31 - 2**20
@@ -80,8 +81,9 @@ class Model:
 
     @cached_property
     def constant_protos(self) -> dict[str, TensorProto]:
-        """Initializers and the tensors of Constant nodes, by the name that the graph reads them under."""
+        """Initializers and tensors of Constant nodes, by the name that the graph reads; sparse ones as dense."""
         found = dict(constants_of(self.proto.graph))
+        found.update((s.values.name, dense(s)) for s in self.proto.graph.sparse_initializer)
         for node in self.proto.graph.node:
             if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
                 for attr in node.attribute:
@@ -231,7 +233,8 @@ class Model:
             tensor = self.constant_protos[name]
             out.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
         out.graph.initializer.extend(t for t in source.initializer if t.name not in large)
-        out.graph.sparse_initializer.extend(source.sparse_initializer)
+        stored = (s.values.name for s in source.sparse_initializer if s.values.name not in large)
+        out.graph.initializer.extend(self.constant_protos[n] for n in stored)
         out.graph.node.extend(n for n in source.node if not (n.op_type == "Constant" and n.output[0] in large))
         return out
 
