@@ -98,8 +98,8 @@ def unproven(report: Report) -> CheckError | None:
 @contextmanager
 def _learning(analysis: Analysis, options: Options, watch: Stopwatch) -> Iterator[Lesson]:
     """What calibration data teaches, while what was seen lies on disk."""
-    if analysis.severed.gone:
-        node = analysis.severed.gone[0].label
+    if analysis.severed.foreign:
+        node = analysis.severed.foreign[0].label
         raise OptionError(f"needs a model that can be run, and '{node}' cannot", where="--data", hint="leave it out")
     assert options.reading is not None
     trace = analysis.trace

@@ -21,6 +21,7 @@ from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.running import input_shapes
 from onnxprune.running import session as runtime
+from onnxprune.running.stand_ins import QONNX
 from onnxprune.running.unknown_operators import sever
 
 #: Opset 23 and IR 11 came with this one.
@@ -29,7 +30,7 @@ TAKES_ALL = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 22)
 
 def build(text: str, opset: int = 17, ir: int = 8) -> ModelProto:
     """Parse, fill in weights, and declare every shape that can be inferred, so that a stale one is found."""
-    domains = f'"" : {opset}, "com.microsoft" : 1, "custom" : 1'
+    domains = f'"" : {opset}, "com.microsoft" : 1, "custom" : 1, ' + ", ".join(f'"{d}" : 1' for d in QONNX)
     model = parser.parse_model(f"<ir_version: {ir}, opset_import: [{domains}]> g {text}")
     graph = model.graph
     made = {name for node in graph.node for name in node.output}

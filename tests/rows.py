@@ -14,6 +14,7 @@ from onnx import ModelProto
 from onnxprune.labels.ops.elementwise import UNARY
 from onnxprune.labels.ops.reduction import REDUCE
 from onnxprune.model.graph import Shape
+from onnxprune.running.stand_ins import QONNX, QUANTIZERS
 from tests.models import build, flat, mlp, pair, sandwich
 
 
@@ -957,6 +958,18 @@ def foreign() -> Iterator[Row]:
     yield Row("sequence", sequence, 8, "SequenceConstruct has no rule")
 
 
+def qonnx() -> Iterator[Row]:
+    """QONNX's quantizers, of weights and of maps, with one scale or one a channel."""
+    more = ("float[8,1,1,1] vars", "float zero = {0}", "float bits = {8}", "float[8,8,1,1] w1", "float[8,8,1,1] q", G)
+    for domain in QONNX:
+        for op in QUANTIZERS:
+            rest = {"Trunc": "zero, bits, bits", "BipolarQuant": "", "FloatQuant": "bits, bits"}.get(op, "zero, bits")
+            rest = f", {rest}" if rest else ""
+            middle = f"q = {domain}.{op}(w1, vars{rest})\nc = Conv(h, q)\ng = {domain}.{op}(c, vars2{rest})"
+            text = sandwich(middle, *more, "float[1,8,1,1] vars2")
+            yield Row(f"{domain} {op}", text, 16)
+
+
 def opaque() -> Iterator[Row]:
     """What has no rule holds what reaches it."""
     mystery = '\n<domain: "custom", opset_import: ["" : 17]> Mystery (X) => (Y) { Y = Relu(X) }'
@@ -993,6 +1006,7 @@ ROWS: tuple[Row, ...] = tuple(
         indexed,
         integers,
         dynamic,
+        qonnx,
         fused,
         weights,
         sizes,

@@ -19,6 +19,7 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, 
 
 from onnxprune.model.edits import captured
 from onnxprune.model.graph import Shape
+from onnxprune.running.stand_ins import QONNX
 from tests.models import TAKES_ALL, declared, noise
 
 T = TypeVar("T")
@@ -189,6 +190,13 @@ class Builder:
         (number,) = self.node("Cast", [total], to=TensorProto.FLOAT)
         (both,) = self.node("Mul", [size, scale])
         self.add("Mul", [number, both], [*x.shape[:-1], width])
+
+    def quantizer(self) -> None:
+        """QONNX's own, which nothing here can run."""
+        x = self.pick(lambda t: t.rank >= 2 and self.rarely())
+        shape = [s if a == 1 and self.flag() else 1 for a, s in enumerate(x.shape)]
+        given = [self.weight(shape, "var"), self.const(0, np.float32), self.const(8, np.float32)]
+        self.add("Quant", [x.name, *given], x.shape, domain=QONNX[0], signed=1, narrow=0)
 
     def blocked(self) -> None:
         """A weight of integers with a scale for each block of the channels that it reads."""
@@ -788,7 +796,7 @@ class Builder:
 
 STEPS: tuple[Callable[[Builder], None], ...] = (
     Builder.conv, Builder.conv, Builder.matmul_weight, Builder.matmul_weight, Builder.gemm, Builder.blocked,
-    Builder.dynamic,
+    Builder.dynamic, Builder.quantizer,
     Builder.matmul,
     Builder.unary, Builder.binary, Builder.binary, Builder.with_constant, Builder.widened_by_constant, Builder.where,
     Builder.prelu, Builder.concat, Builder.concat, Builder.split, Builder.split, Builder.slice, Builder.gather,
@@ -852,7 +860,7 @@ def models(draw: st.DrawFn, max_steps: int = 12, *, dormant: bool | None = None)
     initializers = [numpy_helper.from_array(np.asarray(a, order="C"), n) for n, a in builder.weights.items()]
     nodes, functions = with_function(builder, builder.nodes)
     graph = helper.make_graph(nodes, "random", inputs, outputs, initializers)
-    domains = (("", builder.opset), (MICROSOFT, 1), ("local", 1))
+    domains = (("", builder.opset), (MICROSOFT, 1), ("local", 1), (QONNX[0], 1))
     opsets = [helper.make_opsetid(name, version) for name, version in domains]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=functions)
     return declared(model), {"x": shape}

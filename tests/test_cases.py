@@ -33,6 +33,8 @@ ROWS = (
     Case("grid_sample", 120, 9_031_680),
     Case("int4_blocks", 164, 183_296),
     Case("max_unpool", 64, 5_783_552),
+    Case("qonnx", 48, 1_290_560),
+    Case("qonnx_maps", 96, 4_387_056),
     Case("sparse_weights", 128, 6_656),
 )
 

@@ -157,6 +157,10 @@ def _notes(choice: Choice, proof: Proof | None, severed: Severed) -> tuple[str, 
             notes.append(f"{share} is NaN or infinite on these inputs, in both models: it could not be compared")
     if proof is not None and proof.steps is not None:
         notes.append(_rounded(proof.steps))
+    if proof is not None and severed.stood:
+        first, more = severed.stood[0].label, len(severed.stood) - 1
+        whom = f"'{first}' and {more} more" if more else f"'{first}'"
+        notes.append(f"{whom} cannot be run here: compared with their like, which do not round, in their place")
     if proof is not None and severed.gone:
         first = severed.gone[0].label
         count = "it was" if len(severed.gone) == 1 else f"{len(severed.gone)} nodes from it on were"

@@ -17,6 +17,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from onnxprune.model.graph import Node, Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.running import session as runtime
+from onnxprune.running.stand_ins import with_stand_ins
 from onnxprune.running.tensor_shapes import Shapes
 
 #: Outputs of a node, which are its identity: pruning renames none.
@@ -25,14 +26,25 @@ Outputs = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Severed:
-    """``part``: the model without the nodes ``gone``; ``fed``: shapes of the inputs that stand for what they give."""
+    """``part``: the model without the nodes ``gone``; ``fed``: shapes of the inputs that stand for what they give.
+
+    ``stood``: nodes for which others stand (`onnxprune.running.stand_ins`).
+    """
 
     part: Model = field(repr=False)
     gone: tuple[Node, ...] = field(default=(), repr=False)
     fed: Mapping[str, Shape] = field(default_factory=dict, repr=False)
+    stood: tuple[Node, ...] = field(default=(), repr=False)
+
+    @property
+    def foreign(self) -> tuple[Node, ...]:
+        """The nodes that cannot be run."""
+        return (*self.gone, *self.stood)
 
     def again(self, other: Model) -> Model:
         """``other``, which holds the same nodes, severed at them."""
+        if self.stood:
+            other, _ = with_stand_ins(other, lambda node: not _can_run(node, _functions(other)))
         gone = {n.outputs for n in self.gone}
         types = {i.name: i.elem_type for i in self.part.graph.inputs}
         return _cut(other, gone, {n: (types[n], s) for n, s in self.fed.items()}) if gone else other
@@ -41,12 +53,14 @@ class Severed:
         """What the nodes read in ``other``, and what they read at the same place in the model that was severed."""
         nodes = {n.outputs: n for n in other.graph.nodes}
         pairs = [(nodes[n.outputs].inputs, n.inputs) for n in self.gone]
-        return {b: a for after, before in pairs for b, a in zip(after, before, strict=True) if a != b}
+        names = {b: a for after, before in pairs for b, a in zip(after, before, strict=True) if a != b}
+        return {b: a for b, a in names.items() if b not in other.graph.constants}
 
 
 def sever(model: Model, shapes: Shapes | None = None) -> Severed:
     """The part of ``model`` that can be run; the model itself where that is all of it."""
-    functions = {(f.domain, f.name): f for f in model.proto.functions}
+    functions = _functions(model)
+    model, stood = with_stand_ins(model, lambda node: not _can_run(node, functions))
     unknown = {i.name for i in model.graph.inputs if not i.elem_type}
     gone: list[Node] = []
     fed: dict[str, tuple[int, Shape]] = {}
@@ -60,9 +74,13 @@ def sever(model: Model, shapes: Shapes | None = None) -> Severed:
             else:
                 unknown.add(name)
     if not gone:
-        return Severed(model)
+        return Severed(model, stood=stood)
     part = _cut(model, {n.outputs for n in gone}, fed)
-    return Severed(part, tuple(gone), {n: s for n, (_, s) in fed.items()})
+    return Severed(part, tuple(gone), {n: s for n, (_, s) in fed.items()}, stood)
+
+
+def _functions(model: Model) -> dict[tuple[str, str], FunctionProto]:
+    return {(f.domain, f.name): f for f in model.proto.functions}
 
 
 def _can_run(node: NodeProto, functions: Mapping[tuple[str, str], FunctionProto]) -> bool:
@@ -84,7 +102,11 @@ def _cut(model: Model, gone: set[Outputs], fed: Mapping[str, tuple[int, Shape]])
     indices = {n.index for n in lost}
     del graph.node[:]
     graph.node.extend(n for index, n in enumerate(model.proto.graph.node) if index not in indices)
-    given = {o for n in lost for o in n.outputs} | {i.name for i in model.graph.inputs if not i.elem_type}
+    given = (
+        {o for n in lost for o in n.outputs}
+        | set(model.graph.constants)
+        | {i.name for i in model.graph.inputs if not i.elem_type}
+    )
     del graph.input[:]
     graph.input.extend(i for i in model.proto.graph.input if i.name not in given)
     graph.input.extend(helper.make_tensor_value_info(n, kind, shape) for n, (kind, shape) in fed.items())

@@ -3,6 +3,7 @@
 from onnxprune.labels.ops import (
     attention,
     contracting,
+    custom,
     elementwise,
     indexing,
     movement,
@@ -31,7 +32,7 @@ __all__ = [
     "Rule",
     "attention",
     "contracting",
-    "control",
+    "custom",
     "elementwise",
     "find",
     "gathers_of",

@@ -17,6 +17,7 @@ from onnx import TensorProto
 from onnxprune.labels.constant_channels import Facts, Known, placed, pointwise, zeros_moved
 from onnxprune.labels.labels import FIXED, Op, Tensor, merge
 from onnxprune.labels.ops.table import Layers, gathers, known, rule
+from onnxprune.running.stand_ins import QONNX, QUANTIZERS
 
 # fmt: off
 UNARY = (
@@ -46,6 +47,8 @@ def elementwise(op: Op) -> Sequence[Layers]:
     return [merge(op, op.inputs)]
 
 
+for _domain in QONNX:
+    rule(*QUANTIZERS, domain=_domain)(elementwise)
 known(*CONTINUOUS)(pointwise)
 known("Gelu", "QuickGelu", domain="com.microsoft")(zeros_moved)
 

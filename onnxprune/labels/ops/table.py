@@ -17,7 +17,8 @@ An operator without a rule pins what reaches it: that costs coverage, never corr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -225,6 +226,22 @@ def gathers(what: Gathers, *ops: str, domain: str = "") -> None:
     """Say that ``ops``, whose rules exist, join inputs, take one apart, move its elements, add or multiply."""
     for op in ops:
         _RULES[domain, op].gathers = what
+
+
+@contextmanager
+def replaced(rules: Mapping[tuple[str, str], Rule | None]) -> Iterator[None]:
+    """Have other rules for some (domain, operator), or none, and then those of before again."""
+    before = dict(_RULES)
+    for key, own in rules.items():
+        if own is None:
+            _RULES.pop(key, None)
+        else:
+            _RULES[key] = own
+    try:
+        yield
+    finally:
+        _RULES.clear()
+        _RULES.update(before)
 
 
 def find(node: Node) -> Rule | None:
