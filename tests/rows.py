@@ -872,6 +872,36 @@ def sizes() -> Iterator[Row]:
     yield Row("Div by the number of channels", sandwich(mean), 8)
 
 
+def carried_sizes() -> Iterator[Row]:
+    """Sizes that are written down beside a dynamic one, and reach their readers through shape arithmetic."""
+    shapes: Mapping[str, Shape] = {"x": (2, 3, 8, 8)}
+    old = "n = Shape(h)\nb = Gather(n, zero)\nu = Unsqueeze<axes=[0]>(b)\nd = Gather(n, one)\n"
+    old += "v = Unsqueeze<axes=[0]>(d)\ns = Concat<axis=0>(u, v, minus)\nr = Reshape(h, s)\ng = Flatten(r)"
+    ints = ("int64 zero = {0}", "int64 one = {1}", "int64[1] minus = {-1}")
+    yield Row("sizes before opset 13", flat(old, *ints, reads=288, x="N,3,8,8"), 8, opset=11, ir=6, shapes=shapes)
+    head = "n = Shape(h)\nc = Cast<to=6>(n)\nb = Slice(c, first, second)\nq = Squeeze(b, first)\n"
+    head += "u = Unsqueeze(q, first)\ns = Concat<axis=0>(u, eight, minus)\nk = Cast<to=7>(s)\ni = Identity(k)\n"
+    told = ("int64[1] first = {0}", "int64[1] second = {1}", "int32[1] eight = {8}", "int32[1] minus = {-1}")
+
+    def row(name: str, body: str, *more: str, prunable: int = 8, reads: int = 288, because: str | None = None) -> Row:
+        text = flat(head + body, *told, *more, reads=reads, x="N,3,8,8").replace("float y", "float[N,5] y")
+        return Row(name, text, prunable, because, shapes=shapes)
+
+    yield row("a size that passes through Cast and Identity", "r = Reshape(h, i)\ng = Flatten(r)")
+    twice = "r = Reshape(h, i)\nt = Relu(h)\nv = Reshape(t, i)\na = Add(r, v)\ng = Flatten(a)"
+    yield row("a size of several readers", twice)
+    other = "h2 = Conv(x, w1)\nr = Reshape(h, i)\nv = Reshape(h2, i)\nj = Concat<axis=1>(r, v)\ng = Flatten(j)"
+    yield row("a size of readers that disagree", other, "float[8,3,3,3] w1", prunable=16, reads=576)
+    part = "all = Concat<axis=0>(ones, i, ones)\np = Slice(all, second, fourth)\nr = Reshape(h, p)\ng = Flatten(r)"
+    yield row("a size that is cut out of a list", part, "int64[1] ones = {1}", "int64[1] fourth = {4}")
+    chosen = "e = Equal(i, never)\nl = Shape(i)\no = ConstantOfShape<value = int64[1] {1}>(l)\nw = Where(e, o, i)\n"
+    yield row("a size that passes through Where", f"{chosen}r = Reshape(h, w)\ng = Flatten(r)", "int64 never = {-7}")
+    late = "m = ReduceMax<keepdims=0>(x)\nf = Sigmoid(m)\nz = Floor(f)\nj = Cast<to=7>(z)\nt = Add(i, j)\n"
+    late += "r = Reshape(h, t)\nl = Shape(x)\no = Slice(l, first, second)\nv = Concat<axis=0>(o, rest)\n"
+    late += "g = Reshape(r, v)"
+    yield row("a size of data", late, "int64[1] rest = {-1}", prunable=0, because="is not known before")
+
+
 def branches() -> Iterator[Row]:
     """If, whose branches are one graph with what is around them, and must agree on what they give."""
 
@@ -1010,6 +1040,7 @@ ROWS: tuple[Row, ...] = tuple(
         fused,
         weights,
         sizes,
+        carried_sizes,
         opaque,
     )
     for row in family()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.labels.moved_sizes import Settled
 from onnxprune.labels.trace import Use, use_of
-from onnxprune.model.edits import Edits
+from onnxprune.model.edits import Edits, NodeCopy
 from onnxprune.model.mapped_weights import Value as Constant
 from onnxprune.model.onnx_model import Model
 
@@ -27,7 +28,8 @@ class Kept:
 class Changes:
     """What the run on kept labels found out: of each use of a constant, of inputs, attributes and tensor sizes.
 
-    ``given``: new values by (node, input). ``sizes``: {tensor: {axis: size}} where they change.
+    ``given``: new values by (node, input). ``sizes``: {tensor: {axis: size}} where they change. ``carried``: the copies
+    of shape arithmetic, and who reads them.
     """
 
     model: Model = field(repr=False)
@@ -36,6 +38,7 @@ class Changes:
     attrs: Mapping[int, Mapping[str, Any]] = field(repr=False)
     sizes: Mapping[str, Mapping[int, int]] = field(repr=False)
     elem_type: Mapping[str, int] = field(repr=False)
+    carried: Settled = field(default_factory=Settled, repr=False)
 
 
 def edits_of(found: Changes) -> tuple[Edits, Mapping[str, tuple[Kept, ...]]]:
@@ -73,8 +76,29 @@ class _Writer:
             self._constant(name)
         for (node, position), value in found.given.items():
             self._given(node, position, value)
-        removed = self._unread()
-        return Edits(self.constants, self.added, self.types, found.attrs, self.inputs, {}, removed, found.sizes)
+        nodes = self._copies()
+        removed = self._unread({n for copies in nodes.values() for c in copies for n in c.inputs})
+        return Edits(self.constants, self.added, self.types, found.attrs, self.inputs, {}, removed, found.sizes, nodes)
+
+    def _copies(self) -> dict[int, list[NodeCopy]]:
+        """Copies of shape arithmetic, by the node that they stand before, and what they read."""
+        names: dict[str, str] = {}
+        nodes: dict[int, list[NodeCopy]] = {}
+        for reader, copies in self.found.carried.copies.items():
+            for copy in copies:
+                names[copy.name] = self._free_name(copy.node.outputs[copy.at])
+                outputs = [self._free_name(o) if o else "" for o in copy.node.outputs]
+                outputs[copy.at] = names[copy.name]
+                inputs = {}
+                for position, given in copy.inputs.items():
+                    inputs[position] = names[given] if isinstance(given, str) else self._free_name(names[copy.name])
+                    if not isinstance(given, str):
+                        self.added[inputs[position]] = given
+                read = tuple(inputs.get(i, n) for i, n in enumerate(copy.node.inputs))
+                nodes.setdefault(reader, []).append(NodeCopy(copy.node.index, read, tuple(outputs)))
+        for (node, position), name in self.found.carried.renamed.items():
+            self.inputs.setdefault(node, {})[position] = names[name]
+        return nodes
 
     def _free_name(self, stem: str) -> str:
         number = 1
@@ -135,12 +159,12 @@ class _Writer:
         self.types[clone] = kind
         self.inputs.setdefault(node, {})[position] = clone
 
-    def _unread(self) -> frozenset[int]:
-        """Nodes that nobody reads any more, now that some inputs come from constants."""
+    def _unread(self, read: Collection[str]) -> frozenset[int]:
+        """Nodes that nobody reads any more, now that some inputs come from elsewhere; ``read``: by new nodes."""
         rewired = {(n, p) for n, positions in self.inputs.items() for p in positions}
         sources = {
             self.graph.producer[self.graph.nodes[n].inputs[p]].index
             for n, p in rewired
             if p < len(self.graph.nodes[n].inputs) and self.graph.nodes[n].inputs[p] in self.graph.producer
         }
-        return frozenset(self.graph.unread(sources, rewired)) if sources else frozenset()
+        return frozenset(self.graph.unread(sources, rewired, read)) if sources else frozenset()

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 from onnx import helper
@@ -19,6 +20,7 @@ from onnx import helper
 from onnxprune.labels import ops
 from onnxprune.labels.kept_constants import Changes, Kept, cut_array, edits_of
 from onnxprune.labels.labels import FIXED, Alive, Labels, Layer, Op, Tensor, cut_layer, cut_shape, line, settle
+from onnxprune.labels.moved_sizes import Settled, Sizes, UnsettledError
 from onnxprune.labels.ops.table import Change, Cut
 from onnxprune.labels.trace import Fold, Pinned, Trace, Use, is_data, known_values, use_of
 from onnxprune.model.edits import Edits
@@ -68,7 +70,7 @@ def rewrite(trace: Trace, dead: NDArray[np.int64]) -> Rewrite | Refusal:
         if out.name in run.value and not run.value[out.name].same_as(trace.shapes.value[out.name]):
             node = trace.model.graph.producer[out.name]
             return Refusal(Pinned(node.label, "gives a size that changes as a graph output"), run.blame(node))
-    return run.result()
+    return run.settle() or run.result()
 
 
 class _Run:
@@ -81,6 +83,7 @@ class _Run:
         self.attrs: dict[int, Mapping[str, Any]] = {}
         self.given: dict[tuple[int, int], NDArray[Any]] = {}  # inputs with a new value
         self.touched: set[str] = set()  # tensors whose shape changes
+        self.sizes, self.carried = Sizes(self.model, self.value, self._known), Settled()
 
     # --- the recorder, checking -------------------------------------------------------------------------------------
 
@@ -243,10 +246,24 @@ class _Run:
         for name in names:  # sizes that reach the node through shape arithmetic
             if name in self.trace.shapes.value:
                 tensors += self._behind(name)
-        found = [self.trace.unit[la.labels].reshape(-1) for t in tensors if self._dies(t) for la in t.layers]
-        units = np.unique(np.concatenate([*found, self.dead[:0]]))
+        units = self._units_of(tensors)
+        if not len(units):  # nobody is to blame: all that the node's inputs come from
+            tensors = [self.trace.tensors[n] for n in self._upstream(node) if n in self.trace.tensors]
+            units = self._units_of(tensors)
+        if not len(units):
+            return self.dead
         places = np.intersect1d(units[self.trace.heads.place[units]], self.dead)
         return places if len(places) else units
+
+    def _units_of(self, tensors: Sequence[Tensor]) -> NDArray[np.int64]:
+        """The units of all layers of those of ``tensors`` that would lose something."""
+        found = [self.trace.unit[la.labels].reshape(-1) for t in tensors if self._dies(t) for la in t.layers]
+        return np.unique(np.concatenate([*found, self.dead[:0]]))
+
+    def _upstream(self, node: Node) -> list[str]:
+        """All tensors that ``node`` depends on."""
+        before = nx.ancestors(self.graph.network, node.index)
+        return [n for i in sorted(before) for n in (*self.graph.nodes[i].inputs, *self.graph.nodes[i].outputs)]
 
     # --- shape arithmetic -------------------------------------------------------------------------------------------
 
@@ -307,33 +324,21 @@ class _Run:
     def _set(self, node: Node, position: int, wanted: NDArray[Any] | None) -> None:
         """Give ``node`` the value ``wanted`` at ``position``; None: the value of the original model."""
         name = node.inputs[position] if position < len(node.inputs) else ""
-        if name not in self.value:
-            if wanted is not None and (not name or not np.array_equal(self.model.array(name), wanted)):
-                self.given[node.index, position] = wanted
-            return
-        wanted = self.trace.shapes.value[name].array if wanted is None else wanted
-        now = self.value[name]
-        if now.array.shape == wanted.shape and np.array_equal(now.array, wanted):
-            return  # it follows by itself
-        if not now.dynamic.any():
+        if name in self.value:
+            self.sizes.want(node, position, self.trace.shapes.value[name].array if wanted is None else wanted)
+        elif name and name not in self.graph.constants:
+            raise _RefusedError(f"its size '{name}' is computed in a way that is not known before running")
+        elif wanted is not None and (not name or not np.array_equal(self.model.array(name), wanted)):
             self.given[node.index, position] = wanted
-            return
-        self._set_pieces(name, wanted)
 
-    def _set_pieces(self, name: str, wanted: NDArray[Any]) -> None:
-        """Where a Concat puts together what is wanted, give it the pieces that differ."""
-        producer = self.graph.producer[name]
-        if producer.op != "Concat" or wanted.ndim != 1 or len(self.graph.consumers[name]) > 1:
-            raise _RefusedError("a size in it changes with the input's and with the channels")
-        start = 0
-        for position, piece in enumerate(producer.inputs):
-            known = self._known(piece)
-            part = slice(start, start + len(known.array))
-            start = part.stop
-            if not np.array_equal(wanted[part], known.array):
-                if known.dynamic.any():
-                    raise _RefusedError("a size in it changes with the input's and with the channels")
-                self.given[producer.index, position] = wanted[part].astype(known.array.dtype)
+    def settle(self) -> Refusal | None:
+        """Write down the sizes that do not follow by themselves, once all that is wanted of them is known."""
+        try:
+            self.carried = self.sizes.settled()
+        except UnsettledError as reason:
+            return Refusal(Pinned(reason.node.label, f"cannot follow: {reason}"), self.blame(reason.node))
+        self.given.update(self.carried.given)
+        return None
 
     # --- what to write ----------------------------------------------------------------------------------------------
 
@@ -344,7 +349,9 @@ class _Run:
                     self._fold(self.graph.nodes[read.node], read.fold)
         kept = {use: parts for use, t in self.trace.uses.items() if (parts := self._kept(use, t))}
         sizes = {n: _resized(self.trace.tensors[n], self.tensors[n]) for n in self.touched}
-        edits, cut = edits_of(Changes(self.model, kept, self.given, self.attrs, sizes, self.trace.shapes.elem_type))
+        edits, cut = edits_of(
+            Changes(self.model, kept, self.given, self.attrs, sizes, self.trace.shapes.elem_type, self.carried)
+        )
         return Rewrite(edits, cut, {n: t.shape for n, t in self.tensors.items()})
 
     def _fold(self, node: Node, fold: Fold) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +19,22 @@ _IR_INITIALIZERS = 4
 
 
 @dataclass(frozen=True)
+class NodeCopy:
+    """A copy of the node at position ``node`` that reads and writes other tensors; its name is that of its output."""
+
+    node: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Edits:
     """Changes to a model. Node positions are those of ``Graph.nodes``; names are those of the graph.
 
     ``constants`` replaces values (initializers or Constant nodes) and may change shapes; ``added`` are new
     initializers, of an element type in ``types`` where numpy's is not it; ``attrs`` sets attributes of a node (None
     removes one); ``inputs`` and ``outputs`` rewire positions of a node; ``removed`` drops nodes; ``shapes`` corrects
-    declared dims as {tensor: {axis: size}}.
+    declared dims as {tensor: {axis: size}}; ``copies`` are put before the node that they are listed under.
     """
 
     constants: Mapping[str, Value] = field(default_factory=dict, repr=False)
@@ -36,6 +45,7 @@ class Edits:
     outputs: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
     removed: frozenset[int] = frozenset()
     shapes: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    copies: Mapping[int, Sequence[NodeCopy]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return any((self.constants, self.added, self.attrs, self.inputs, self.outputs, self.removed, self.shapes))
@@ -52,6 +62,8 @@ def apply(source: ModelProto, weights: Mapping[str, Weight], edits: Edits) -> tu
     graph = out.graph
     _copy_fields(source.graph, graph, {"initializer", "sparse_initializer", "node"})
     for index, node in enumerate(source.graph.node):
+        for copied in edits.copies.get(index, ()):
+            _add_copy(graph.node.add(), source.graph.node[copied.node], copied)
         if index not in edits.removed:
             copy = graph.node.add()
             copy.CopyFrom(node)
@@ -122,6 +134,14 @@ def _added(name: str, value: Value, elem_type: int, held: dict[str, Weight]) -> 
         refer(tensor, name)
     _fill(tensor, TensorProto.FromString(tensor.SerializeToString()), value, held)
     return tensor
+
+
+def _add_copy(target: NodeProto, node: NodeProto, copy: NodeCopy) -> None:
+    target.CopyFrom(node)
+    del target.input[:], target.output[:]
+    target.input.extend(copy.inputs)
+    target.output.extend(copy.outputs)
+    target.name = next(filter(None, copy.outputs)) if node.name else ""
 
 
 def _edit_node(node: NodeProto, index: int, edits: Edits, held: dict[str, Weight]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import TracebackType
@@ -108,12 +108,12 @@ class Graph:
                 network.add_edges_from((source, reader.index) for reader, _ in readers)
         return network
 
-    def unread(self, candidates: set[int], rewired: set[tuple[int, int]]) -> set[int]:
+    def unread(self, candidates: set[int], rewired: set[tuple[int, int]], read: Collection[str] = ()) -> set[int]:
         """Of ``candidates`` and what is upstream of them, the nodes whose results nobody reads any more.
 
-        ``rewired``: (node, input position) pairs that now read something else.
+        ``rewired``: (node, input position) pairs that now read something else; ``read``: what new nodes read.
         """
-        outputs = {o.name for o in self.outputs}
+        outputs = {o.name for o in self.outputs} | set(read)
         dead: set[int] = set()
         stack = sorted(candidates)
         while stack:

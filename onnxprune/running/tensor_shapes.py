@@ -31,7 +31,46 @@ _MAX_INTS, _MAX_FLOATS = 4096, 16
 _INTS = {TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL}
 
 #: Operators that only move elements: what is dynamic in their input is so at the matching place of the output.
-_MOVES = {"Gather", "Slice", "Concat", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Identity", "Cast", "Split"}
+_MOVES = {
+    "Gather",
+    "Slice",
+    "Concat",
+    "Unsqueeze",
+    "Squeeze",
+    "Reshape",
+    "Flatten",
+    "Transpose",
+    "Identity",
+    "Cast",
+} | {
+    "Split",
+    "Expand",
+    "Tile",
+    "Where",
+}
+
+#: Operators each element of whose result follows from those at the same place of their inputs.
+_BY_POSITION = {
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Mod",
+    "Max",
+    "Min",
+    "Pow",
+    "Neg",
+    "Abs",
+    "Sign",
+    "Sqrt",
+    "Floor",
+    "Ceil",
+} | {
+    *("Round", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not", "Clip"),
+}
+
+#: What of these computes floats computes sizes on the way, as long as they are numbers or lists of numbers.
+_SIZES = _MOVES - {"Expand", "Tile"} | _BY_POSITION | {"CastLike", "ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin"}
 
 #: Operators whose result is not a function of their inputs.
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -96,27 +135,9 @@ def _declared(model: Model, names: list[str]) -> dict[str, tuple[int, Shape]]:
 
 def evaluate(node: Node, model: Model, inputs: Sequence[Value | None]) -> list[Value] | None:
     """What ``node`` computes from known inputs by onnx's reference operators; None where it has no such operator."""
-    from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 (heavy: only where shapes are computed)
-
-    opsets = {o.domain: o.version for o in model.proto.opset_import}
-    proto = model.proto.graph.node[node.index]
-
-    def compute(arrays: list[NDArray[Any] | None]) -> list[NDArray[Any]]:
-        feeds = {n: a for n, a in zip(node.inputs, arrays, strict=True) if n and a is not None}
-        return [np.asarray(r) for r in ReferenceEvaluator(proto, opsets=opsets).run(None, feeds)]
-
     try:
-        arrays = compute([v.array if v else None for v in inputs])
-        if node.op in _MOVES:
-            masks = [v.dynamic.astype(np.int64) if v else None for v in inputs]
-            data = len(inputs) if node.op == "Concat" else 1
-            mixed = [
-                m if i < data else (v.array if v else None) for i, (m, v) in enumerate(zip(masks, inputs, strict=True))
-            ]
-            dynamic = [d.astype(np.bool_) for d in compute(mixed)]
-        else:
-            some = any(bool(v.dynamic.any()) for v in inputs if v)
-            dynamic = [np.full(a.shape, some) for a in arrays]
+        arrays = _computed(node, model, [v.array if v else None for v in inputs])
+        dynamic = [_dynamic_of(node, model, inputs, a, at) for at, a in enumerate(arrays)]
     except Exception:  # noqa: BLE001 (what cannot be evaluated is simply not known)
         return None
     return [Value(a, d) for a, d in zip(arrays, dynamic, strict=True)]
@@ -138,6 +159,68 @@ def _told(node: Node, arrays: Sequence[NDArray[Any] | None]) -> float:
     return 0
 
 
+def sources(node: Node, model: Model, inputs: Sequence[Value | None], output: int) -> NDArray[np.int64] | None:
+    """Where each element of an output that only moves elements comes from; None where more than that is done.
+
+    The elements of the inputs that are moved (`moving`) are numbered one input after the other.
+    """
+    places = moving(node)
+    if not places:
+        return None
+    numbers: list[NDArray[Any] | None] = [v.array if v else None for v in inputs]
+    start = 0
+    for place in places:
+        value = inputs[place]
+        if value is None:
+            return None
+        numbers[place] = np.arange(start, start + value.array.size, dtype=np.int64).reshape(value.array.shape)
+        start += value.array.size
+    if node.op == "Cast":
+        return numbers[0]
+    try:
+        return _computed(node, model, numbers)[output].astype(np.int64)
+    except Exception:  # noqa: BLE001 (as above)
+        return None
+
+
+def moving(node: Node) -> tuple[int, ...]:
+    """The inputs whose elements an operator moves, without computing anything of them."""
+    if node.domain or node.op not in _MOVES:
+        return ()
+    return tuple(range(len(node.inputs))) if node.op == "Concat" else (1, 2) if node.op == "Where" else (0,)
+
+
+def _computed(node: Node, model: Model, arrays: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]]:
+    """One run of ``node`` alone, at the model's own opsets: an operator means what it meant then."""
+    from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 (heavy: only where shapes are computed)
+
+    proto = onnx.ModelProto(ir_version=model.proto.ir_version, opset_import=model.proto.opset_import)
+    proto.graph.name = "node"
+    proto.graph.node.append(model.proto.graph.node[node.index])
+    feeds = {n: a for n, a in zip(node.inputs, arrays, strict=True) if n and a is not None}
+    proto.graph.input.extend(onnx.ValueInfoProto(name=n) for n in feeds)
+    proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in node.outputs if n)
+    return [np.asarray(r) for r in ReferenceEvaluator(proto).run(None, feeds)]
+
+
+def _dynamic_of(
+    node: Node, model: Model, inputs: Sequence[Value | None], result: NDArray[Any], output: int
+) -> NDArray[np.bool_]:
+    """Which elements of a result follow from a dynamic size: by what is moved where, or position by position."""
+    masks = [v.dynamic for v in inputs if v]
+    if not any(m.any() for m in masks):
+        return np.zeros(result.shape, np.bool_)
+    places = sources(node, model, inputs, output)
+    if places is not None:
+        flat = np.concatenate([v.dynamic.reshape(-1) for i in moving(node) if (v := inputs[i]) is not None])
+        found = flat[places]
+        chosen = inputs[0] if node.op == "Where" else None
+        return np.asarray(found | np.broadcast_to(chosen.dynamic, found.shape) if chosen else found)
+    if node.op in _BY_POSITION and not node.domain:
+        return np.asarray(np.any([np.broadcast_to(m, result.shape) for m in masks], axis=0))
+    return np.ones(result.shape, np.bool_)
+
+
 def shape_value(node: Node, shape: Shape, dynamic: tuple[bool, ...]) -> Value:
     """What a Shape or Size node gives for a tensor of ``shape``."""
     if node.op == "Size":
@@ -146,9 +229,11 @@ def shape_value(node: Node, shape: Shape, dynamic: tuple[bool, ...]) -> Value:
     return Value(np.asarray(shape[part], np.int64), np.asarray(dynamic[part], np.bool_))
 
 
-def _is_open_data(value: Value) -> bool:
-    """Floats in a dynamic shape, more than describe one: data that some rule knows better."""
-    return value.array.dtype.kind == "f" and value.array.size > _MAX_FLOATS and bool(value.dynamic.any())
+def _is_open_data(node: Node, value: Value) -> bool:
+    """Floats in a dynamic shape that are more than a size on its way from integers to integers: data, of any size."""
+    if value.array.dtype.kind != "f" or not value.dynamic.any():
+        return False
+    return node.op not in _SIZES or value.array.ndim > 1 or value.array.size > _MAX_FLOATS
 
 
 def is_shape_source(node: Node) -> bool:
@@ -255,7 +340,7 @@ class _Walk:
             return None
         told = _told(node, [v.array if v else None for v in inputs])
         results = evaluate(node, self.model, inputs) if told <= _MAX_INTS else None
-        if results is None or any(r.array.size > _MAX_INTS or _is_open_data(r) for r in results):
+        if results is None or any(r.array.size > _MAX_INTS or _is_open_data(node, r) for r in results):
             return None
         return results
 

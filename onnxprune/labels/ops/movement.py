@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnxprune.labels.constant_channels import Facts, Known, moved, uniform
 from onnxprune.labels.labels import FIXED, Labels, Layer, Op, Tensor, cut_shape, line, merge, rows_of
-from onnxprune.labels.ops.table import Change, Cut, Layers, gathers, ints, known, rewrite, rule
+from onnxprune.labels.ops.table import Change, Cut, Layers, gathers, ints, known, rewrite, rule, unwritten
 from onnxprune.model.graph import Shape
 
 #: A reshape that would need more labels than this pins instead.
@@ -135,7 +135,7 @@ def rewrite_reshape(cut: Cut) -> Change:
     shape = cut_shape(cut.outputs[0], cut.alive)
     written = cut.op.value(1)
     if written is None:
-        return Change()
+        return unwritten(cut, 1)
     target = written.astype(np.int64).copy()
     for axis, size in enumerate(shape):
         copied = target[axis] == 0 and not cut.op.attrs.get("allowzero", 0)
@@ -162,7 +162,7 @@ def rewrite_expand(cut: Cut) -> Change:
     """A target of 1 leaves an axis as it is, at any size."""
     value, y = cut.op.value(1), cut.outputs[0]
     if value is None:
-        return Change()
+        return unwritten(cut, 1)
     target, shape = value.astype(np.int64).copy(), cut_shape(y, cut.alive)
     offset = y.rank - len(target)
     for axis in range(offset, y.rank):
@@ -298,6 +298,8 @@ def rewrite_split(cut: Cut) -> Change:
     if cut.op.node.version < 13:
         return Change(attrs={"split": sizes})
     told = cut.op.has(1)
+    if told:
+        unwritten(cut, 1)
     if not told and len(set(sizes)) == 1:
         return Change()
     drop = {"num_outputs": None} if "num_outputs" in cut.op.attrs else {}
@@ -544,7 +546,7 @@ def rewrite_resize(cut: Cut) -> Change:
     """``sizes`` names the channel axis too (unless ``axes`` leaves it out)."""
     x, sizes = cut.inputs[0], cut.op.value(3)
     if sizes is None or x is None or sizes.size == 0:
-        return Change()
+        return unwritten(cut, 3)
     axes = [a % x.rank for a in cut.op.attrs.get("axes", range(x.rank))]
     new = [x.shape[a] if cut.outputs[0].along(a) else s for a, s in zip(axes, sizes, strict=True)]
     return Change(inputs={3: np.asarray(new, sizes.dtype)})

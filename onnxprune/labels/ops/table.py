@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.labels.constant_channels import KnownFunction
-from onnxprune.labels.labels import Alive, Layer, Op, Tensor
+from onnxprune.labels.labels import Alive, Layer, Op, Tensor, cut_shape
 from onnxprune.model.graph import Naming, Node, Shape
 
 Layers = tuple[Layer, ...]
@@ -289,3 +289,16 @@ def ints(op: Op, attribute: str, position: int) -> list[int] | None:
     if value is None:
         raise LookupError(f"its {attribute} are computed at run time")
     return [int(v) for v in np.atleast_1d(value)]
+
+
+def unwritten(cut: Cut, position: int) -> Change:
+    """No change of a node whose sizes in input ``position`` are not known before running, if there are any.
+
+    Raises LookupError where channels are counted in them: what is not known cannot be changed, nor left as it is.
+    """
+    changes = any(cut_shape(y, cut.alive) != y.shape for y in cut.outputs)
+    if changes and cut.op.has(position) and cut.op.value(position) is None:
+        raise LookupError(
+            f"its size '{cut.op.node.inputs[position]}' is computed in a way that is not known before running"
+        )
+    return Change()
