@@ -144,6 +144,7 @@ def inspect(
     *,
     exclude: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    input_values: Mapping[str, float] | None = None,
 ) -> Inspection:
     """What of ``model`` can be pruned, and what cannot, by which node and why.
 
@@ -155,7 +156,7 @@ def inspect(
 
     Raises OnnxPruneError.
     """
-    return pipeline.inspect(opened(model), exclude=exclude, input_shapes=input_shapes)
+    return pipeline.inspect(opened(model), exclude=exclude, input_shapes=input_shapes, input_values=input_values)
 
 
 def diff(

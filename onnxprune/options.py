@@ -38,6 +38,19 @@ def _shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def _values(texts: Sequence[str]) -> dict[str, float]:
+    found = {}
+    for text in texts:
+        name, equals, number = text.rpartition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise ValueError(f"'{text}' is not NAME=NUMBER")
+    return found
+
+
 def _ratios(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
     found = []
     for text in texts:
@@ -63,6 +76,15 @@ class ApplyOptions:
         read=_shapes,
         shared=True,
         help="Shape of a dynamic input, as images:1,3,224,224. Repeatable.",
+    )
+    input_values: Mapping[str, float] = option(
+        {},
+        "--input-value",
+        multiple=True,
+        metavar="NAME=NUMBER",
+        read=_values,
+        shared=True,
+        help="What to feed an input of one number, as sr=16000. Repeatable.",
     )
     data: DataSource | None = None
     compensate: bool = option(
@@ -243,6 +265,7 @@ class Options(ApplyOptions):
             "ratio_for": dict(self.request.ratio_for),
             "max_ratio": self.max_ratio,
             "input_shapes": {n: list(s) for n, s in self.input_shapes.items()},
+            **({"input_values": dict(self.input_values)} if self.input_values else {}),
             "fuse_bn": self.fuse_bn,
             "seed": self.seed,
             **({"flops_reg": self.flops_reg} if self.importance == "taylor" else {}),

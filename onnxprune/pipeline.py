@@ -63,7 +63,13 @@ def attempt(
         for way in options.request.ways:
             criteria.resolve(way.importance).check(options.data)
     with watch.stage("analyse"):
-        analysis = analyse(model, exclude=options.exclude, input_shapes=options.input_shapes, seed=options.seed)
+        analysis = analyse(
+            model,
+            exclude=options.exclude,
+            input_shapes=options.input_shapes,
+            input_values=options.input_values,
+            seed=options.seed,
+        )
     if (name := analysis.trace.model.not_a_number()) is not None:
         at = f"{model.path or 'model'}, tensor '{name}'"
         raise ModelError("has NaN weights", where=at, hint="repair or export the model again")
@@ -73,13 +79,17 @@ def attempt(
 
 
 def inspect(
-    model: Model, *, exclude: Sequence[str] = (), input_shapes: Mapping[str, Sequence[int]] | None = None
+    model: Model,
+    *,
+    exclude: Sequence[str] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    input_values: Mapping[str, float] | None = None,
 ) -> Inspection:
     """What could be pruned, and what could not and why.
 
     Nodes that cannot follow are found by a trial at half the width.
     """
-    analysis = analyse(model, exclude=exclude, input_shapes=input_shapes)
+    analysis = analyse(model, exclude=exclude, input_shapes=input_shapes, input_values=input_values)
     request, subject = Options(ratio=0.5, importance="random").request, Subject(analysis.trace)
     scorer = criteria.resolve("random")(subject)
     return inspection_of(analysis.trace, choose(analysis, request, subject, request.ways[0], scorer).groups)
@@ -158,6 +168,7 @@ class _Run:
             request=self.options.request,
             options=self.options.to_json(),
             input_shapes=self.options.input_shapes,
+            input_values=self.options.input_values,
             notes=((*self.lesson.data.notes,) if self.lesson else ()) + judged.missed,
             seconds=watch.seconds,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from onnxprune.model.if_branches import Flat, flatten
 from onnxprune.model.local_functions import Inlined, inline
 from onnxprune.model.onnx_model import Model
 from onnxprune.running import tensor_shapes
-from onnxprune.running.input_shapes import choose_shapes, probe_shapes
+from onnxprune.running.input_shapes import choose_inputs, probe_shapes
 from onnxprune.running.unknown_operators import Severed, sever
 
 
@@ -39,26 +39,31 @@ class Analysis:
 
 
 def analyse(
-    model: Model, *, exclude: Sequence[str] = (), input_shapes: Mapping[str, Sequence[int]] | None = None, seed: int = 0
+    model: Model,
+    *,
+    exclude: Sequence[str] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    input_values: Mapping[str, float] | None = None,
+    seed: int = 0,
 ) -> Analysis:
     """Run the model on labels and group its channels, without those that a glob of ``exclude`` names.
 
-    ``input_shapes``: of dynamic inputs; ``seed``: of the inputs that shapes are probed with. Raises ModelError and
-    OptionError.
+    ``input_shapes``: of dynamic inputs; ``input_values``: what to feed inputs of one number; ``seed``: of the inputs
+    that shapes are probed with. Raises ModelError and OptionError.
     """
     inlined = inline(model)
     severed = sever(inlined.written)
     part = severed.part
     flat = flatten(inlined.written, wanted=not severed.gone)  # what cannot be run is pinned as a whole
     model = flat.written
-    run_at = choose_shapes(model, {n: tuple(s) for n, s in (input_shapes or {}).items()}, part)
+    run_at = choose_inputs(model, {n: tuple(s) for n, s in (input_shapes or {}).items()}, input_values, part)
     shapes = tensor_shapes.resolve(
         model,
-        run_at,
-        lambda names: probe_shapes(part, names, run_at, seed),
+        run_at.shapes,
+        lambda names: probe_shapes(part, names, run_at.shapes, seed, run_at.draws),
         inlined.written,
     )
-    trace = lossless.mark(tracing.trace(model, shapes))
+    trace = lossless.mark(tracing.trace(model, replace(shapes, draws=run_at.draws)))
     pins = _excluded(trace, exclude)
     return Analysis(inlined, flat, trace, sever(inlined.written, shapes), grouping.group(trace, pins), pins)
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.labels.moved_sizes import Settled
 from onnxprune.labels.trace import Use, use_of
 from onnxprune.model.edits import Edits, NodeCopy
 from onnxprune.model.mapped_weights import Value as Constant
 from onnxprune.model.onnx_model import Model
+from onnxprune.running.moved_sizes import Settled
 
 
 @dataclass(frozen=True)

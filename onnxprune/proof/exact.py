@@ -193,8 +193,7 @@ def prove(
     Raises nothing for a large error.
     """
     original, where = severed.part, str(trace.model.path or "model")
-    shapes = {**trace.shapes.inputs, **severed.fed}
-    feeds = [input_shapes.seeded_feeds(original.graph.inputs, shapes, seed + i) for i in range(samples)]
+    feeds = _feeds(trace, severed, samples, seed)
     reference = severed.again(flat.restore(masked(trace, dead)))
     names, pruned = severed.renamed(pruned), severed.again(pruned)
     points = inside(trace, dead, pruned)
@@ -272,6 +271,11 @@ def _steps(
         with _running(model, where, points, cut) as active:
             sides.append([{n: a for n, a in active.run(feed).items() if n in names} for feed in feeds])
     return steps(*sides)
+
+
+def _feeds(trace: Trace, severed: Severed, samples: int, seed: int) -> list[Feeds]:
+    inputs, shapes = severed.part.graph.inputs, {**trace.shapes.inputs, **severed.fed}
+    return [input_shapes.seeded_feeds(inputs, shapes, seed + i, trace.shapes.draws) for i in range(samples)]
 
 
 @contextmanager

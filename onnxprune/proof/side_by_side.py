@@ -13,21 +13,25 @@ from onnxprune.errors import ModelError, OptionError
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.progress import Progress, counted
-from onnxprune.running import input_shapes
 from onnxprune.running import session as runtime
 from onnxprune.running.batch_size import batch_size
 from onnxprune.running.differences import Differences, OutputError, by_row
+from onnxprune.running.input_shapes import PLAIN, Draws, seeded_feeds
 from onnxprune.running.session import Feeds
 
 
 @dataclass(frozen=True)
 class On:
-    """What both models are run on: ``data``, or ``count`` inputs from ``seed``. ``input_shapes``: of dynamic inputs."""
+    """What both models are run on: ``data``, or ``count`` inputs from ``seed``, drawn as ``draws`` says.
+
+    ``input_shapes``: of dynamic inputs.
+    """
 
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
     data: Data | None = None
     count: int = 3
     seed: int = 0
+    draws: Draws = PLAIN
 
     def __post_init__(self) -> None:
         """Raise OptionError for a number of inputs that is none."""
@@ -86,7 +90,8 @@ def _inputs(
 ) -> _Inputs:
     where = ", ".join(f"{n}:{','.join(map(str, s))}" for n, s in inputs.items())
     if on.data is None:
-        seeded = (((i,), input_shapes.seeded_feeds(model.graph.inputs, inputs, on.seed + i)) for i in range(on.count))
+        drawn = (seeded_feeds(model.graph.inputs, inputs, on.seed + i, on.draws) for i in range(on.count))
+        seeded = (((i,), feeds) for i, feeds in enumerate(drawn))
         return _Inputs(seeded, on.count, f"{on.count} random inputs of {where}")
     found = calibration.load(on.data, model, inputs, progress)
     size = found.run_size(batch_size(model.graph, shapes))

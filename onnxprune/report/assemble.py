@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
+import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,7 +35,8 @@ from onnxprune.widths.request import Request
 class Outcome:
     """What a run came to. ``pruned``: on the graph that was analysed; ``written``: as it goes to the file.
 
-    ``planned``: whether a saved plan was applied. ``request``, ``options`` and ``input_shapes``: what was asked for.
+    ``planned``: whether a saved plan was applied. ``request``, ``options``, ``input_shapes`` and
+    ``input_values``: what was asked for.
     ``notes``: what is to be said of the data, and of what was not tried.
     """
 
@@ -50,6 +52,7 @@ class Outcome:
     request: Request
     options: Mapping[str, Any]
     input_shapes: Mapping[str, Sequence[int]]
+    input_values: Mapping[str, float]
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
 
@@ -86,12 +89,15 @@ def report_of(outcome: Outcome) -> Report:
         proof=outcome.proof,
         changes=outcome.changes,
         notes=(
-            *input_shapes.guessed(given.graph.inputs, trace.shapes.inputs, outcome.input_shapes),
+            *input_shapes.guessed(
+                given.graph.inputs, trace.shapes.inputs, outcome.input_shapes, trace.shapes.draws, outcome.input_values
+            ),
             *outcome.notes,
             *choice.remarks,
             *(_stayed(choice.groups, gone, outcome.pruned.graph, request.align or 1) if request.lossless else ()),
             *_estimated(request),
             *_notes(choice, outcome.proof, analysis.severed),
+            *_unmoved(trace, choice, outcome.proof),
         ),
         versions=versions(),
         seconds=outcome.seconds,
@@ -146,6 +152,20 @@ def _estimated(request: Request) -> tuple[str, ...]:
 def _shapes_after(trace: Trace, result: Rewrite, pruned: Model) -> dict[str, Shape]:
     constants = {n: s for n, (_, s) in pruned.graph.constants.items()}
     return {**trace.shapes.shape, **result.shapes, **constants}
+
+
+def _unmoved(trace: Trace, choice: Choice, proof: Proof | None) -> Iterator[str]:
+    """Which outputs come from what was cut, and give the same as before on all inputs of the proof."""
+    if proof is None or not len(np.setdiff1d(choice.dead, choice.groups.lossless)):
+        return
+    graph, shapes = trace.model.graph, trace.shapes.shape
+    cut = [graph.producer[n] for n, s in choice.rewrite.shapes.items() if n in graph.producer and s != shapes.get(n)]
+    behind = {n.index for n in cut}.union(*(nx.descendants(graph.network, n.index) for n in cut))
+    for error in proof.pruning:
+        maker = graph.producer.get(error.name)
+        if error.max_abs == 0 and maker is not None and maker.index in behind:
+            what = f"output '{error.name}' did not react to what was removed"
+            yield f"{what}: on these inputs the proof says little of it"
 
 
 def _notes(choice: Choice, proof: Proof | None, severed: Severed) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -110,7 +110,8 @@ class Comparison:
 def compare(before: Model, after: Model, on: On, progress: Progress = silent) -> Comparison:
     """What differs. Raises ModelError where a model's shapes cannot be told, DataError and OptionError."""
     progress("compare structure")
-    given = input_shapes.choose_shapes(before, on.input_shapes)
+    chosen = input_shapes.choose_inputs(before, on.input_shapes, on.draws.values)
+    given = chosen.shapes
     # The second may have other inputs: those that it shares are fed alike.
     fitting = {i.name for i in after.graph.inputs if i.name in given and _fits(i, given[i.name])}
     sized = [_sized(before, given), _sized(after, input_shapes.choose_shapes(after, {n: given[n] for n in fitting}))]
@@ -118,7 +119,7 @@ def compare(before: Model, after: Model, on: On, progress: Progress = silent) ->
     removed, both, added = _matched(before.graph.nodes, after.graph.nodes)
     common = [n for n in before.graph.constants if n in after.graph.constants]
     shape = {n: (before.graph.constants[n][1], after.graph.constants[n][1]) for n in common}
-    apart = sidebyside.apart(before, after, given, sized[0].shapes, on, progress)
+    apart = sidebyside.apart(before, after, given, sized[0].shapes, replace(on, draws=chosen.draws), progress)
     return Comparison(
         str(before.path or ""),
         str(after.path or ""),

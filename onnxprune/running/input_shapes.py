@@ -1,8 +1,16 @@
-"""The shapes that a model is run at, and seeded inputs of these shapes."""
+"""The shapes that a model is run at, and seeded inputs of these shapes.
+
+What a file leaves open is guessed, and tried: images of several sizes, audio of a second or less, texts. One name is
+one size, whatever inputs it is in.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -10,42 +18,110 @@ from onnxprune.errors import ModelError, OptionError, nearest
 from onnxprune.model.dtypes import dtype_of
 from onnxprune.model.graph import Shape, TensorInfo
 from onnxprune.model.onnx_model import Model
+from onnxprune.running.id_ranges import compared_with, depends_on, id_rows
 from onnxprune.running.session import Feeds, run, session
 
-#: What dynamic height and width are tried as, in this order: divisible by 32, as most networks ask.
-_SIDES = (224, 256, 64, 320, 512, 640, 48, 32)
-_LENGTH = 16  # of other dynamic dimensions but the first, which is the batch
+#: What open dimensions are tried as, by what they seem to be, in this order. Height and width: divisible by 32, as most
+#: networks ask; samples of audio: a second at 16 kHz, and windows; steps: of texts, and of features over time.
+_TRIED: Mapping[str, tuple[int, ...]] = {
+    "side": (224, 256, 64, 320, 512, 640, 48, 32),
+    "wave": (16000, 16384, 512, 1024, 256, 480, 64, 16),
+    "step": (16, 32, 128, 100, 64, 8, 2, 1),
+    "count": (1, 2, 16),
+    "batch": (1,),
+    "channels": (3,),
+}
+
+#: How many values of an input that is compared with numbers are tried.
+_VALUES = 4
 
 
-def seeded_feeds(inputs: Iterable[TensorInfo], shapes: Mapping[str, Shape], seed: int) -> Feeds:
-    """Random inputs: normal for floats, {0, 1} for integers (a valid index anywhere) and for booleans."""
+@dataclass(frozen=True)
+class Draws:
+    """How inputs are drawn: integers below ``rows`` (2 where nothing is said); ``values``: all elements are this."""
+
+    rows: Mapping[str, int] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+#: Normal floats, and integers that are valid wherever they index two rows.
+PLAIN = Draws()
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A shape for every input, and how they are drawn."""
+
+    shapes: dict[str, Shape]
+    draws: Draws
+
+
+def seeded_feeds(inputs: Iterable[TensorInfo], shapes: Mapping[str, Shape], seed: int, draws: Draws = PLAIN) -> Feeds:
+    """Random inputs: normal for floats, {0, 1} for booleans, and for integers what ``draws`` says."""
     rng = np.random.default_rng(seed)
     feeds: Feeds = {}
     for info in inputs:
         dtype = dtype_of(info.elem_type)
         shape = shapes[info.name]
-        if dtype.kind in "iub":
-            feeds[info.name] = rng.integers(0, 2, shape).astype(dtype)
+        if info.name in draws.values:
+            feeds[info.name] = np.full(shape, draws.values[info.name], dtype)
+        elif dtype.kind in "iub":
+            feeds[info.name] = rng.integers(0, draws.rows.get(info.name, 2), shape).astype(dtype)
         else:
-            feeds[info.name] = rng.standard_normal(shape).astype(dtype)
+            feeds[info.name] = np.asarray(rng.standard_normal(shape)).astype(dtype)
     return feeds
 
 
 def choose_shapes(model: Model, given: Mapping[str, Shape], part: Model | None = None) -> dict[str, Shape]:
-    """A concrete shape for every input: as declared, as ``given``, or, where both are silent, one that the model takes.
+    """The shapes of `choose_inputs`."""
+    return choose_inputs(model, given, part=part).shapes
 
-    ``part``: what can be run of it, where that is not all.
+
+def choose_inputs(
+    model: Model, given: Mapping[str, Shape], values: Mapping[str, float] | None = None, part: Model | None = None
+) -> Chosen:
+    """A shape for every input: as declared, as ``given``, or, where both are silent, one that the model takes.
+
+    ``values``: of inputs that are one number; ``part``: what can be run of the model, where that is not all.
 
     Raises OptionError for names and ranks that do not fit, ModelError where onnxruntime takes none of the shapes tried.
     """
     inputs = {i.name: i for i in model.graph.inputs if i.elem_type}
+    values = _fitting(inputs, given, values or {})
+    guesses = list(_guesses(model, inputs, given))
+    draws = list(_draws(model, inputs, values))
+    if len(guesses) == len(draws) == 1:
+        return Chosen(guesses[0], draws[0])
+    where = str(model.path or "model")
+    failure: tuple[ModelError, Chosen] | None = None
+    try:
+        with session(part or model, where) as active:
+            for how, shapes in product(draws, guesses):
+                chosen = Chosen(shapes, how)
+                try:
+                    run(active, seeded_feeds(inputs.values(), shapes, 0, how), where)
+                except ModelError as error:
+                    failure = failure or (error, chosen)
+                else:
+                    return chosen
+    except ModelError:
+        if len(guesses) > 1:
+            raise
+    if failure is None or len(guesses) == 1:
+        return Chosen(guesses[0], draws[0])  # no shape is open: what runs the model says what is wrong
+    raise _blamed(model, *failure, given)
+
+
+def _fitting(
+    inputs: Mapping[str, TensorInfo], given: Mapping[str, Shape], values: Mapping[str, float]
+) -> Mapping[str, float]:
+    """``values``. Raises OptionError for names and ranks that do not fit."""
+    for option, names in (("--input-shape", given), ("--input-value", values)):
+        for name in names:
+            if name not in inputs:
+                hint = nearest(name, inputs, f"inputs: {', '.join(inputs)}")
+                raise OptionError(f"the model has no input '{name}'", where=option, hint=hint)
     for name, shape in given.items():
-        if name not in inputs:
-            raise OptionError(
-                f"the model has no input '{name}'",
-                where="--input-shape",
-                hint=nearest(name, inputs, f"inputs: {', '.join(inputs)}"),
-            )
         dims = inputs[name].dims
         if dims is not None and (
             len(dims) != len(shape) or any(d not in (None, s) for d, s in zip(dims, shape, strict=True))
@@ -54,30 +130,33 @@ def choose_shapes(model: Model, given: Mapping[str, Shape], part: Model | None =
             raise OptionError(
                 f"{','.join(map(str, shape))} does not fit input '{name}' of shape {declared}", where="--input-shape"
             )
-    open_inputs = [i for i in inputs.values() if i.name not in given and (i.dims is None or None in i.dims)]
-    if not open_inputs:
-        return {n: given.get(n, tuple(d or 1 for d in i.dims or ())) for n, i in inputs.items()}
-    where = str(model.path or "model")
-    failure: ModelError | None = None
-    with session(part or model, where) as active:
-        guesses = [{n: _guess(i, side) for n, i in inputs.items()} for side in _SIDES]
-        for guess in [*guesses, *_with_zeros(model, guesses[0])]:
-            shapes = {**guess, **given}
-            try:
-                run(active, seeded_feeds(inputs.values(), shapes, 0), where)
-            except ModelError as error:
-                failure = failure or error
-            else:
-                return shapes
-    assert failure is not None
-    raise failure
+    return values
+
+
+def _draws(model: Model, inputs: Mapping[str, TensorInfo], values: Mapping[str, float]) -> Iterator[Draws]:
+    """How inputs may be drawn: numbers as what they are compared with, ids over their tables; then more plainly."""
+    rows = {n: r for n, r in id_rows(model).items() if n in inputs and n not in values}
+    found = {n: v for n, v in compared_with(model).items() if n in inputs and n not in values and n not in rows}
+    for chosen in list(product(*found.values()))[:_VALUES]:
+        yield Draws(rows, {**dict(zip(found, chosen, strict=True)), **values})
+    if found:
+        yield Draws(rows, values)
+    if rows:
+        yield Draws({}, values)
 
 
 def guessed(
-    inputs: Iterable[TensorInfo], shapes: Mapping[str, Shape], given: Mapping[str, Sequence[int]]
+    inputs: Iterable[TensorInfo],
+    shapes: Mapping[str, Shape],
+    given: Mapping[str, Any],
+    draws: Draws = PLAIN,
+    values: Mapping[str, Any] | None = None,
 ) -> Iterator[str]:
-    """A note for each input of which more than the batch is open, and that nobody gave a shape."""
+    """A note for each input of which more than the batch is open, or that is one number, and that nobody gave."""
     for info in inputs:
+        if info.name in draws.values and info.name not in (values or {}):
+            value = draws.values[info.name]
+            yield f"input '{info.name}' is fed {value:g}, as the model compares it with this (--input-value)"
         if info.name in shapes and info.name not in given and (info.dims is None or None in info.dims[1:]):
             declared = (
                 "of any shape" if info.dims is None else ",".join("?" if d is None else str(d) for d in info.dims)
@@ -86,15 +165,84 @@ def guessed(
             yield f"input '{info.name}' is {declared}: measured at {at}, as nothing else is given (--input-shape)"
 
 
-def _guess(info: TensorInfo, side: int) -> Shape:
+# --- what open dimensions are -----------------------------------------------------------------------------------------
+
+Key = tuple[str, int] | str
+
+
+def _guesses(model: Model, inputs: Mapping[str, TensorInfo], given: Mapping[str, Shape]) -> Iterator[dict[str, Shape]]:
+    """Shapes to try. One that differs from the first in what a single kind of dimension is comes after it."""
+    names = _names(model)
+    keys = {n: _keys(i, names.get(n, ())) for n, i in inputs.items()}
+    role = _roles({n: i for n, i in inputs.items() if n not in given}, keys)
+    fixed = {k: s for n, shape in given.items() for k, s in zip(keys[n], shape, strict=False) if k is not None}
+    role = {k: r for k, r in role.items() if k not in fixed}
+
+    def shapes(sizes: Mapping[str, int]) -> dict[str, Shape]:
+        own = {**{k: sizes[r] for k, r in role.items()}, **fixed}
+        return {n: given.get(n) or _shape(inputs[n], keys[n], own) for n in inputs}
+
+    first = {r: tried[0] for r, tried in _TRIED.items()}
+    yield shapes(first)
+    for kind in dict.fromkeys(r for r in role.values()):
+        for size in _TRIED[kind][1:]:
+            yield shapes({**first, kind: size})
+    if role:
+        yield from ({**with_zeros, **given} for with_zeros in _with_zeros(model, shapes(first)))
+
+
+def _names(model: Model) -> dict[str, tuple[str, ...]]:
+    """The names that the file gives dimensions of inputs."""
+    return {i.name: tuple(d.dim_param for d in i.type.tensor_type.shape.dim) for i in model.proto.graph.input}
+
+
+def _keys(info: TensorInfo, names: tuple[str, ...]) -> tuple[Key | None, ...]:
+    """For each open dimension what it is known by: its name, or its place."""
     dims = info.dims or ()
-    image = len(dims) == 4
-    guessed = []
-    for axis, dim in enumerate(dims):
-        channels = image and axis == 1 and dims[2:] == (None, None)
-        guess = 1 if axis == 0 else 3 if channels else side if image else _LENGTH
-        guessed.append(guess if dim is None else dim)
-    return tuple(guessed)
+    names = names if len(names) == len(dims) else ("",) * len(dims)
+    return tuple(
+        None if d is not None else name or (info.name, a) for a, (d, name) in enumerate(zip(dims, names, strict=True))
+    )
+
+
+def _roles(inputs: Mapping[str, TensorInfo], keys: Mapping[str, tuple[Key | None, ...]]) -> dict[Key, str]:
+    """What each open dimension seems to be; a batch, where one of the inputs says so."""
+    firsts = {k[0] for n, k in keys.items() if k and k[0] is not None}
+    named = {k for k in firsts if isinstance(k, str)}
+    first = "count" if len(named) > 1 else "batch"
+    found: dict[Key, str] = {}
+    for name, info in inputs.items():
+        for axis, key in enumerate(keys[name]):
+            if key is not None:
+                role = first if axis == 0 or key in firsts else _role(info, axis, batched=bool(firsts))
+                if found.get(key) not in ("batch", "count"):
+                    found[key] = role
+    return found
+
+
+def _role(info: TensorInfo, axis: int, *, batched: bool) -> str:
+    dims = info.dims or ()
+    if len(dims) == 4:
+        return "channels" if axis == 1 and dims[2:] == (None, None) else "side"
+    if len(dims) == 3 and axis == 1 and dims[0] is not None and dims[2] is not None and batched:
+        return "batch"  # the state of a recurrent network: [layers, batch, width]
+    alone = all(d in (None, 1) for d in dims[:-1]) and axis == len(dims) - 1
+    if dtype_of(info.elem_type).kind == "f" and alone:
+        return "wave"
+    return "step"
+
+
+def _shape(info: TensorInfo, keys: tuple[Key | None, ...], sizes: Mapping[Key, int]) -> Shape:
+    return tuple(d if d is not None else _sum(key, sizes) for d, key in zip(info.dims or (), keys, strict=True))
+
+
+def _sum(key: Key | None, sizes: Mapping[Key, int]) -> int:
+    """The size of a dimension: of one whose name is a sum of others ("past + sequence"), the sum."""
+    assert key is not None
+    parts = [p.strip() for p in key.split("+")] if isinstance(key, str) else []
+    if len(parts) > 1 and all(p in sizes for p in parts):
+        return sum(sizes[p] for p in parts)
+    return sizes[key]
 
 
 def _with_zeros(model: Model, guess: Mapping[str, Shape]) -> list[dict[str, Shape]]:
@@ -108,14 +256,34 @@ def _with_zeros(model: Model, guess: Mapping[str, Shape]) -> list[dict[str, Shap
     return [{n: tuple(0 if z else s for s, z in zip(shape, sizes[n], strict=True)) for n, shape in guess.items()}]
 
 
-def probe_shapes(model: Model, names: Iterable[str], shapes: Mapping[str, Shape], seed: int) -> dict[str, Shape]:
+def _blamed(model: Model, error: ModelError, chosen: Chosen, given: Mapping[str, Shape]) -> ModelError:
+    """The error, with the inputs that the failing node depends on, of those that were guessed."""
+    failing = re.search(r"Name:'([^']+)'", error.what)
+    node = next((n for n in model.graph.nodes if failing and n.name == failing[1]), None)
+    guesses = []
+    for name in depends_on(model.graph, node) if node else (i.name for i in model.graph.inputs):
+        info = next(i for i in model.graph.inputs if i.name == name)
+        if name in chosen.draws.values or (info.dims is not None and not [d for d in info.dims if d != 1]):
+            value = chosen.draws.values.get(name, "any number")
+            guesses.append(f"'{name}' ({value}: --input-value)")
+        elif name not in given and (info.dims is None or None in info.dims):
+            guesses.append(f"'{name}' ({','.join(map(str, chosen.shapes[name]))}: --input-shape)")
+    if not guesses:
+        return error
+    hint = f"it depends on what was guessed of {', '.join(guesses[:4])}: say what the model takes"
+    return ModelError(error.what, where=error.where, hint=hint)
+
+
+def probe_shapes(
+    model: Model, names: Iterable[str], shapes: Mapping[str, Shape], seed: int, draws: Draws = PLAIN
+) -> dict[str, Shape]:
     """Shapes of ``names``, by running the model once with them as outputs; of none where it cannot be run."""
     present = {o.name for o in model.graph.outputs}
     where = str(model.path or "model")
     more = [n for n in names if n not in present and n in model.graph.producer]
     try:
         with session(model, where, outputs=more) as active:
-            results = run(active, seeded_feeds(model.graph.inputs, shapes, seed), where)
+            results = run(active, seeded_feeds(model.graph.inputs, shapes, seed, draws), where)
     except ModelError:  # the proof, if there is one, says why
         return {}
     return {n: tuple(a.shape) for n, a in results.items() if isinstance(a, np.ndarray)}

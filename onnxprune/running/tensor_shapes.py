@@ -25,6 +25,7 @@ from onnxprune.model.dtypes import BITS
 from onnxprune.model.graph import Graph, Naming, Node, Shape
 from onnxprune.model.nested import graphs_of
 from onnxprune.model.onnx_model import Model
+from onnxprune.running.input_shapes import PLAIN, Draws
 
 #: Shape arithmetic works on small tensors; larger ones are data.
 _MAX_INTS, _MAX_FLOATS = 4096, 16
@@ -96,6 +97,7 @@ class Shapes:
     shape: Mapping[str, Shape] = field(repr=False)
     elem_type: Mapping[str, int] = field(repr=False)
     value: Mapping[str, Value] = field(repr=False)
+    draws: Draws = field(default=PLAIN, repr=False)  # how inputs are drawn
 
 
 def resolve(

@@ -83,9 +83,8 @@ def convert(request: Request, target: str, dtype: str, progress: Progress) -> Co
     costs = Cycles.of(find(target), dtype)
     jobs = []
     for model in models:
-        feeds = input_shapes.seeded_feeds(
-            model.graph.inputs, input_shapes.choose_shapes(model, request.input_shapes), request.seed
-        )
+        chosen = input_shapes.choose_inputs(model, request.input_shapes)
+        feeds = input_shapes.seeded_feeds(model.graph.inputs, chosen.shapes, request.seed, chosen.draws)
         output = request.output if model is request.model else None
         jobs.append(Job(_path(model), feeds, output, request.dataset))
     built = build(jobs, target, dtype, request.python, progress)

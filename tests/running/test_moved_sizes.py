@@ -63,7 +63,7 @@ def test_a_product_of_channels_and_a_dynamic_size_says_what_to_do() -> None:
       y = Conv(g, w9) }"""
     proto = build(text)
     assert pruned(proto, ratio=0.5).report.channels.before == 0
-    held = pipeline.inspect(from_proto(proto), Options(input_shapes=SHAPES)).held
+    held = pipeline.inspect(from_proto(proto), input_shapes=SHAPES).held
     (why,) = [h.reasons[0] for h in held if h.node == "Conv:h"]
     assert "'Mul:p' computes its size 'p' from channels and from a dynamic size" in why
     assert "with that size fixed" in why
