@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from onnxprune.model.if_branches import Flat
 from onnxprune.model.mapped_weights import release
 from onnxprune.model.onnx_model import Gate, Model, check
 from onnxprune.progress import Progress, counted, silent
+from onnxprune.proof.picked import cut_behind, picked_from
 from onnxprune.proof.unrounded import Steps, codes_of, steps, unrounded
 from onnxprune.running import input_shapes
 from onnxprune.running import session as runtime
@@ -66,16 +67,23 @@ class Proof:
     pruning: tuple[OutputError, ...]
     engine: str
     steps: Steps | None = None  # of codes, where the rewrite error is measured without the rounding of activations
+    #: Outputs that are picked by rank, and the tensors that they are picked from, which stand for them above.
+    picked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def rewrite_error(self) -> float:
-        """The largest relative rewrite error of an output."""
+        """The largest relative rewrite error of an output, or of what one is picked from."""
         return max((e.relative for e in self.rewrite), default=0.0)
 
     @property
     def inside_error(self) -> float:
         """The largest relative rewrite error inside."""
         return max((e.relative for e in self.inside), default=0.0)
+
+    def with_noise(self, noise: Mapping[str, float]) -> Proof:
+        """The proof, with what rounding alone moves each tensor by."""
+        rewrite, inside = ([replace(e, noise=noise[e.name]) for e in part] for part in (self.rewrite, self.inside))
+        return replace(self, rewrite=tuple(rewrite), inside=tuple(inside))
 
     def failures(self) -> list[OutputError]:
         """Tensors whose rewrite error is more than rounding."""
@@ -126,6 +134,18 @@ def inside(trace: Trace, dead: NDArray[np.int64], pruned: Model) -> list[Inside]
         if size <= left and all(len(layer.axes) == 1 for layer in tensor.layers):
             left -= size
             found.append(Inside(tensor.name, tuple(_kept_along(tensor, a, alive) for a in range(tensor.rank))))
+    return found
+
+
+def _sources(trace: Trace, dead: NDArray[np.int64], part: Model, pruned: Model) -> dict[str, list[Inside]]:
+    """What outputs are picked from, where both models have it and it can be cut."""
+    alive = alive_of(trace, dead)
+    found: dict[str, list[Inside]] = {}
+    for output, names in picked_from(pruned.graph, trace.shapes.elem_type).items():
+        tensors = [trace.tensors.get(n) for n in names if n in part.graph.producer]
+        known = [t for t in tensors if t is not None and all(len(layer.axes) == 1 for layer in t.layers)]
+        if len(known) == len(names):
+            found[output] = [Inside(t.name, tuple(_kept_along(t, a, alive) for a in range(t.rank))) for t in known]
     return found
 
 
@@ -196,15 +216,18 @@ def prove(
     feeds = _feeds(trace, severed, samples, seed)
     reference = severed.again(flat.restore(masked(trace, dead)))
     names, pruned = severed.renamed(pruned), severed.again(pruned)
-    points = inside(trace, dead, pruned)
+    picked = _sources(trace, dead, original, pruned)
+    behind = {p.name: p for points in picked.values() for p in points}
+    points = [*{**behind, **{p.name: p for p in inside(trace, dead, pruned)}}.values()]
     exact, cut = _unrounded(trace, reference, pruned)
     by_zeroing, by_pruning = Differences(), Differences()
     with ExitStack() as sessions:  # weights stay in their files: three sessions at a time hold none of them
-        plain = sessions.enter_context(_running(original, where))
+        plain = sessions.enter_context(_running(original, where, [*behind.values()], True))
         zeroed = sessions.enter_context(_running(exact, f"{where} with the removed channels at zero", points, True))
         with _our_bug():
             new = sessions.enter_context(_running(cut, "the pruned model", points))
-            whole = new if cut is pruned else sessions.enter_context(_running(pruned, "the pruned model"))
+            rounded = _running(pruned, "the pruned model", [*behind.values()])
+            whole = new if cut is pruned else sessions.enter_context(rounded)
         release(trace.model.weights.values())  # of cutting
         for feed in counted(feeds, "prove, inputs", samples, progress):
             with _our_bug():
@@ -214,32 +237,26 @@ def prove(
                 results.update({b: results[a] for a, b in names.items()})
             by_pruning.add(plain.run(feed), given)
             by_zeroing.add(zeroed.run(feed), found)
-    pruning = by_pruning.errors()
+    pruning = tuple(e for e in by_pruning.errors() if e.name not in picked)
     outputs, every = {e.name for e in pruning}, by_zeroing.errors()
+    sources = {o: tuple(p.name for p in own) for o, own in picked.items()}
+    outside = outputs | (picked.keys() - cut_behind(trace, dead, sources))
     proof = Proof(
         samples,
         dict(trace.shapes.inputs),
         default_rtol(trace, rounded=cut is pruned) if rtol is None else rtol,
         atol,
         tuple(e for e in every if e.name in outputs),
-        tuple(e for e in every if e.name not in outputs),
+        tuple(e for e in every if e.name not in outside),
         pruning,
         plain.engine,
         None if cut is pruned else _steps(trace, dead, reference, pruned, feeds, where),
+        sources,
     )
     if rtol is not None or not proof.failures():
         return proof
     progress("measuring how much rounding weighs")
-    return _excusing(proof, _noise(exact, feeds, points, where))
-
-
-def _excusing(proof: Proof, noise: Mapping[str, float]) -> Proof:
-    """The proof, with what rounding alone does to each tensor."""
-    return replace(
-        proof,
-        rewrite=tuple(replace(e, noise=noise[e.name]) for e in proof.rewrite),
-        inside=tuple(replace(e, noise=noise[e.name]) for e in proof.inside),
-    )
+    return proof.with_noise(_noise(exact, feeds, points, where))
 
 
 def _unrounded(trace: Trace, reference: Model, pruned: Model) -> tuple[Model, Model]:

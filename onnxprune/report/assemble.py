@@ -181,6 +181,10 @@ def _notes(choice: Choice, proof: Proof | None, severed: Severed) -> tuple[str, 
         first, more = severed.stood[0].label, len(severed.stood) - 1
         whom = f"'{first}' and {more} more" if more else f"'{first}'"
         notes.append(f"{whom} cannot be run here: compared with their like, which do not round, in their place")
+    for output, sources in (proof.picked if proof else {}).items():
+        names = ", ".join(f"'{n}'" for n in sources)
+        what = f"output '{output}' is picked by rank, which rounding changes"
+        notes.append(f"{what}: compared is what it is picked from, {names}")
     if proof is not None and severed.gone:
         first = severed.gone[0].label
         count = "it was" if len(severed.gone) == 1 else f"{len(severed.gone)} nodes from it on were"
