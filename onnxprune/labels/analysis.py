@@ -55,14 +55,22 @@ def analyse(
     severed = sever(inlined.written)
     part = severed.part
     flat = flatten(inlined.written, wanted=not severed.gone)  # what cannot be run is pinned as a whole
+    given = {n: tuple(s) for n, s in (input_shapes or {}).items()}
+    run_at = choose_inputs(flat.written, given, input_values, part)
+    taken: dict[tuple[str, ...], bool] = {}
+    while True:
+        shapes = tensor_shapes.resolve(
+            flat.written,
+            run_at.shapes,
+            lambda names: probe_shapes(part, names, run_at.shapes, seed, run_at.draws),
+            inlined.written,
+        )
+        found = tensor_shapes.always(flat.written, shapes)
+        if not found:
+            break
+        taken |= found
+        flat = flatten(inlined.written, taken=taken)
     model = flat.written
-    run_at = choose_inputs(model, {n: tuple(s) for n, s in (input_shapes or {}).items()}, input_values, part)
-    shapes = tensor_shapes.resolve(
-        model,
-        run_at.shapes,
-        lambda names: probe_shapes(part, names, run_at.shapes, seed, run_at.draws),
-        inlined.written,
-    )
     trace = lossless.mark(tracing.trace(model, replace(shapes, draws=run_at.draws)))
     pins = _excluded(trace, exclude)
     return Analysis(inlined, flat, trace, sever(inlined.written, shapes), grouping.group(trace, pins), pins)

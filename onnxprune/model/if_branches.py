@@ -5,6 +5,8 @@
 Both branches are part of one graph, so what they capture has its labels in them, and the rule of Branches says that
 their results are the same channels, position by position. This graph is never run: a branch that is not taken may not
 be able to. `Flat.restore` gives it the form that it had.
+
+Of an If that is known to take the same branch always, that branch alone is written out, and stays so.
 """
 
 from __future__ import annotations
@@ -64,11 +66,14 @@ class Flat:
         return Model(_Restored(self, changed.proto).proto(), changed.path, changed.weights)
 
 
-def flatten(model: Model, wanted: bool = True) -> Flat:
-    """Write out every If of the graph, and those in their branches; none where they are not ``wanted``."""
+def flatten(model: Model, wanted: bool = True, taken: Mapping[Outputs, bool] | None = None) -> Flat:
+    """Write out every If of the graph, and those in their branches; none where they are not ``wanted``.
+
+    ``taken``: by outputs in the flat graph, the Ifs whose condition is always the same, and which.
+    """
     if not wanted or not any(_is_if(n) for n in model.proto.graph.node):
         return Flat(model, model)
-    run = _Flattener(model.proto)
+    run = _Flattener(model.proto, taken or {})
     nodes = run.expanded(model.proto.graph.node, 0)
     out = ModelProto()
     out.CopyFrom(model.proto)
@@ -89,7 +94,8 @@ def _is_if(node: NodeProto) -> bool:
 
 
 class _Flattener:
-    def __init__(self, proto: ModelProto) -> None:
+    def __init__(self, proto: ModelProto, taken: Mapping[Outputs, bool]) -> None:
+        self.taken = taken
         self.prefixes = Prefixes([i.name for i in (*proto.graph.input, *proto.graph.initializer)], proto.graph.node)
         self.scopes = 0
         self.choices: dict[Outputs, Choice] = {}
@@ -107,6 +113,9 @@ class _Flattener:
                 found.append(node)
                 continue
             prefix = self.prefixes.free(node.name or f"{node.op_type}:{next(filter(None, outputs), '')}")
+            if outputs in self.taken:
+                found += self._always(node, scope, prefix)
+                continue
             branches = []
             for attr in sorted(node.attribute, key=lambda a: a.name, reverse=True):  # then, else
                 self.scopes += 1
@@ -119,6 +128,17 @@ class _Flattener:
             merge = helper.make_node(MERGE, [*node.input, *results], outputs, node.name, domain=DOMAIN)
             found.append(merge)
         return found
+
+    def _always(self, node: NodeProto, scope: int, prefix: str) -> list[NodeProto]:
+        """The nodes of the branch that an If always takes, in its own place."""
+        name = "then_branch" if self.taken[tuple(node.output)] else "else_branch"
+        graph = next(a.g for a in node.attribute if a.name == name)
+        branch, body = self._branch(name, graph, f"{prefix}/{name.removesuffix('_branch')}")
+        nodes = self.expanded(body, scope)
+        for result, output in zip(branch.results, node.output, strict=True):
+            nodes.append(helper.make_node("Identity", [result], [output], f"{prefix}/{output}"))
+            self.scope[output,] = scope
+        return nodes
 
     def _branch(self, attribute: str, graph: GraphProto, prefix: str) -> tuple[Branch, list[NodeProto]]:
         outer = {"", *free_names(graph)}

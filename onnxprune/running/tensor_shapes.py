@@ -23,6 +23,7 @@ from onnxprune.errors import ModelError
 from onnxprune.memory import size_text, total_memory
 from onnxprune.model.dtypes import BITS
 from onnxprune.model.graph import Graph, Naming, Node, Shape
+from onnxprune.model.if_branches import DOMAIN, MERGE
 from onnxprune.model.nested import graphs_of
 from onnxprune.model.onnx_model import Model
 from onnxprune.running.input_shapes import PLAIN, Draws
@@ -223,6 +224,26 @@ def _dynamic_of(
     return np.ones(result.shape, np.bool_)
 
 
+def always(model: Model, shapes: Shapes) -> dict[tuple[str, ...], bool]:
+    """The Ifs, written out, whose condition does not depend on what is fed, by their outputs; and the condition."""
+    found = {}
+    for node in model.graph.nodes:
+        condition = _condition(model, shapes.value, node)
+        if condition is not None:
+            found[node.outputs] = condition
+    return found
+
+
+def _condition(model: Model, values: Mapping[str, Value], node: Node) -> bool | None:
+    if (node.domain, node.op) != (DOMAIN, MERGE):
+        return None
+    name = node.inputs[0]
+    if name in model.graph.constants:
+        return bool(model.array(name).reshape(-1)[0])
+    value = values.get(name)
+    return None if value is None or value.dynamic.any() else bool(value.array.reshape(-1)[0])
+
+
 def shape_value(node: Node, shape: Shape, dynamic: tuple[bool, ...]) -> Value:
     """What a Shape or Size node gives for a tensor of ``shape``."""
     if node.op == "Size":
@@ -319,6 +340,12 @@ class _Walk:
         for name in node.outputs:
             if name in self.known:
                 self._learn(name, *self.known[name])
+        condition = _condition(self.model, self.value, node)
+        if condition is not None:
+            start = 1 if condition else 1 + len(node.outputs)
+            for name, result in zip(node.outputs, node.inputs[start:], strict=False):
+                if result in self.shape:
+                    self._learn(name, self.elem_type[result], self.shape[result])
         if any(o and o not in self.shape for o in node.outputs):
             self._infer_node(node)
 
