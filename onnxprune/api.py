@@ -107,7 +107,8 @@ def _signed(called: F, function: Callable[..., Any], make: Callable[..., Any]) -
 def prune(model: Source, options: Options) -> Result:
     """Remove channels of ``model``, and prove that nothing else changed. Arguments are the command line's options.
 
-    They are the fields of `onnxprune.options.Options`, by keyword.
+    They are the fields of `onnxprune.options.Options`, by keyword. Without ``data`` the weights that stay are solved
+    anew on inputs that are drawn; with ``data="none"`` they are left as they are.
 
         >>> result = onnxprune.prune("model.onnx", ratio=0.5, align=8)
         >>> result.report.parameters.ratio < 0.4
@@ -180,7 +181,8 @@ def diff(
     Raises OnnxPruneError.
     """
     asked = ApplyOptions(input_shapes=input_shapes or {}, data=data, check_n=check_n, seed=seed)
-    on = On({n: tuple(s) for n, s in asked.input_shapes.items()}, asked.reading, check_n, seed)
+    reading = None if data is None else asked.reading
+    on = On({n: tuple(s) for n, s in asked.input_shapes.items()}, reading, check_n, seed)
     return compare(opened(before), opened(after), on, progress)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from onnxprune.calibration.data import Data
+from onnxprune.calibration.data import NO_DATA, Data
 from onnxprune.errors import OptionError
 from onnxprune.option_fields import option
 from onnxprune.progress import Progress, silent
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from onnxprune.widths.budget import Budget
     from onnxprune.widths.request import Request
 
-#: Where calibration data is (see README.md), arrays in memory, {input: [N, ...]}, or `Data`, which says how to read it.
+#: Where calibration data is (see README.md), arrays in memory, {input: [N, ...]}, or `Data`, which says how to read it;
+#: "none" for none at all. Without any, inputs are drawn.
 DataSource: TypeAlias = "str | os.PathLike[str] | Mapping[str, NDArray[Any]] | Data"
 
 
@@ -91,7 +92,7 @@ class ApplyOptions:
         True,
         "--compensate/--no-compensate",
         kind=bool,
-        help="With --data: solve the weights behind removed channels anew. [default: do]",
+        help="Solve the weights behind removed channels anew, on calibration data or drawn inputs. [default: do]",
     )
     recover: int = option(
         0,
@@ -130,17 +131,22 @@ class ApplyOptions:
         """Raise OptionError for values out of range."""
         shapes = {name: tuple(shape) for name, shape in self.input_shapes.items()}
         object.__setattr__(self, "input_shapes", shapes)
-        object.__setattr__(self, "reading", _reading(self.data))
+        object.__setattr__(self, "reading", reading_of(self.data))
         for name in ("check_n", "recover"):
             if (value := getattr(self, name)) < 0:
                 raise OptionError(f"must not be negative, as {value} is", where=f"--{name.replace('_', '-')}")
-        if self.recover and self.data is None:
+        if self.recover and (self.reading is None or self.reading.drawn):
             raise OptionError("trains on calibration samples", where="--recover", hint="give --data too")
 
 
-def _reading(given: DataSource | None) -> Data | None:
-    if given is None or isinstance(given, Data):
+def reading_of(given: DataSource | None) -> Data | None:
+    """How calibration data is read: drawn where none is given; None where there is to be none."""
+    if isinstance(given, Data):
         return given
+    if given is None:
+        return Data(None)
+    if isinstance(given, str) and given == NO_DATA:
+        return None
     return Data(given if isinstance(given, Mapping) else os.fspath(given))
 
 
@@ -169,15 +175,15 @@ class Options(ApplyOptions):
     importance: str | None = option(
         None,
         "--importance",
-        help="l1, l2, fpgm, bn, random; with --data: auto, output, reconstruction, activation, apoz, variance, taylor; "
-        "or module:function. [default: l2; with --data: auto]",
+        help="auto, output, reconstruction, activation, apoz, variance, taylor; of weights alone: l1, l2, fpgm, bn, "
+        "random; or module:function. [default: auto; with --data none: l2]",
     )
     scope: str | None = option(
         None,
         "--scope",
         kind=("group", "global", "cost"),
         help="The same ratio in every group; one ranking over the network, by score for each channel; or for what it "
-        "saves. [default: group; with --data: what does best]",
+        "saves. [default: cost; of weights alone: group]",
     )
     target: str | Cycles | None = option(
         None,
@@ -249,7 +255,7 @@ class Options(ApplyOptions):
             scope=self.scope,
             ratio_for=pairs,
             max_ratio=self.max_ratio,
-            judged=self.data is not None,
+            judged=reading_of(self.data) is not None,
         )
         object.__setattr__(self, "exclude", tuple(self.exclude))
         object.__setattr__(self, "request", request)

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from onnxprune.calibration import samples
+from onnxprune.calibration.data import NO_DATA
 from onnxprune.calibration.product_statistics import spilling
 from onnxprune.calibration.reference import Lesson, learn
+from onnxprune.calibration.synthetic import drawing
 from onnxprune.errors import CheckError, ModelError, OnnxPruneError, OptionError
 from onnxprune.importance import criteria
 from onnxprune.importance.criterion import Scorer, Subject
@@ -30,6 +34,7 @@ from onnxprune.proof.exact import Proof, check_valid, prove
 from onnxprune.report.assemble import Outcome, report_of
 from onnxprune.report.inspection import Inspection, inspection_of
 from onnxprune.report.run_report import Report
+from onnxprune.running.blas import one_thread
 from onnxprune.widths import plan_contest
 from onnxprune.widths.choose_channels import Choice, choose
 from onnxprune.widths.plan_contest import Judged, Way
@@ -61,7 +66,7 @@ def attempt(
     watch = Stopwatch(progress)
     if plan is None:
         for way in options.request.ways:
-            criteria.resolve(way.importance).check(options.data)
+            criteria.resolve(way.importance).check(options.reading)
     with watch.stage("analyse"):
         analysis = analyse(
             model,
@@ -73,9 +78,30 @@ def attempt(
     if (name := analysis.trace.model.not_a_number()) is not None:
         at = f"{model.path or 'model'}, tensor '{name}'"
         raise ModelError("has NaN weights", where=at, hint="repair or export the model again")
+    if options.reading is None or not options.reading.drawn:
+        return _taught(analysis, options, watch, plan, where)
+    drawing.check(options.reading)
+    weights_only = replace(options, data=NO_DATA)
+    if not len(analysis.groups) or (plan is None and options.request.exact):
+        return _taught(analysis, weights_only, watch, plan, where)
+    try:
+        return _taught(analysis, options, watch, plan, where)
+    except (OnnxPruneError, np.linalg.LinAlgError) as reason:
+        what = reason.what if isinstance(reason, OnnxPruneError) else str(reason)
+        note = f"drawn inputs did not serve, and weights are as they were: {what}; --data gives real samples"
+        return _taught(analysis, weights_only, watch, plan, where, note)
+
+
+def _taught(
+    analysis: Analysis, options: Options, watch: Stopwatch, plan: Plan | None, where: str, *notes: str
+) -> Result:
+    """Prune with what calibration data teaches, where there is some. ``notes``: how it came to this."""
     with ExitStack() as stack:
-        lesson = stack.enter_context(_learning(analysis, options, watch)) if options.data is not None else None
-        return _Run(analysis, options, lesson, watch).result(plan, where)
+        lesson = None
+        if options.reading is not None:
+            stack.enter_context(one_thread())
+            lesson = stack.enter_context(_learning(analysis, options, watch))
+        return _Run(analysis, options, lesson, watch, notes).result(plan, where)
 
 
 def inspect(
@@ -112,9 +138,12 @@ def _learning(analysis: Analysis, options: Options, watch: Stopwatch) -> Iterato
         node = analysis.severed.foreign[0].label
         raise OptionError(f"needs a model that can be run, and '{node}' cannot", where="--data", hint="leave it out")
     assert options.reading is not None
-    trace = analysis.trace
+    trace, reading = analysis.trace, options.reading
     with watch.stage("data"):
-        data = samples.load(options.reading, trace.model, trace.shapes.inputs, watch.announce)
+        if reading.drawn:
+            data = drawing.load(reading, trace.model, trace.shapes, options.seed)
+        else:
+            data = samples.load(reading, trace.model, trace.shapes.inputs, watch.announce)
     with spilling() as spill:
         with watch.stage("observe"):
             steps: list[Pass] = [FuseBatchNorm(analysis.flat.inner())] if options.fuse_bn else []
@@ -131,6 +160,7 @@ class _Run:
     options: Options
     lesson: Lesson | None
     watch: Stopwatch
+    notes: tuple[str, ...] = field(default=())
 
     def result(self, plan: Plan | None, where: str) -> Result:
         """Choose, or apply ``plan`` (``where`` it is from), rewrite, prove, and solve weights anew."""
@@ -169,7 +199,7 @@ class _Run:
             options=self.options.to_json(),
             input_shapes=self.options.input_shapes,
             input_values=self.options.input_values,
-            notes=((*self.lesson.data.notes,) if self.lesson else ()) + judged.missed,
+            notes=((*self.lesson.data.notes,) if self.lesson else ()) + self.notes + judged.missed,
             seconds=watch.seconds,
         )
         return Result(written, made, report_of(outcome))
@@ -185,7 +215,11 @@ class _Run:
         announce = self.watch.announce
         subject = Subject(self.analysis.trace, data, options.seed, options.flops_reg, announce, self.lesson)
         names = dict.fromkeys(w.importance for w in request.ways)
-        found = {n: _scorer(n, subject, alone=len(names) == 1) for n in names}
+        found: dict[str, Scorer | str] = {}
+        for name in names:
+            found[name] = _scorer(name, subject, alone=len(names) == 1)
+            if data is not None and data.drawn and not isinstance(found[name], str):
+                break  # the first that there is: what was drawn does not tell which is best
         scorers = {n: s for n, s in found.items() if not isinstance(s, str)}
         refused = tuple(s for s in found.values() if isinstance(s, str))
 

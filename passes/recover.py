@@ -42,7 +42,7 @@ class Learnt:
 
     ``pruned``: with the channels gone; ``final``: as written. They are the same where compensation did not help.
     ``solved``: layers with new weights, of ``layers`` that could have them. ``steps``: of training, of which
-    ``best_step`` was the best held out, 0 where none was better than before.
+    ``best_step`` was the best held out, 0 where none was better than before. ``drawn``: whether the samples were.
     """
 
     samples: int
@@ -55,6 +55,12 @@ class Learnt:
     steps: int = 0
     best_step: int = 0
     by_sample: tuple[SampleError, ...] = field(default=(), repr=False)
+    drawn: bool = False
+
+    @property
+    def on(self) -> str:
+        """What the errors were measured on."""
+        return f"{self.held_out} held-out of {self.samples} {'drawn inputs' if self.drawn else 'samples'}"
 
 
 @dataclass(frozen=True)
@@ -97,5 +103,16 @@ class Recovery:
         held = self.lesson.data.split()[1].chosen.tolist()
         by_sample = tuple(SampleError(*s) for s in zip(held, before.samples, after.samples, strict=True))
         count = sum(p.samples for p in seen.parts)
-        errors = (before.errors, after.errors)
-        return result, Learnt(count, len(held), *errors, solved, layers, tried, self.steps, best, by_sample)
+        return result, Learnt(
+            count,
+            len(held),
+            before.errors,
+            after.errors,
+            solved,
+            layers,
+            tried,
+            self.steps,
+            best,
+            by_sample,
+            self.lesson.data.drawn,
+        )

@@ -6,8 +6,23 @@ from pathlib import Path
 
 import pytest
 
+from onnxprune import options
+from onnxprune.calibration.data import Data
 from onnxprune.cli import main as cli
 from tests.commands import CHAIN, Outcome, Run, put
+
+
+@pytest.fixture(autouse=True)
+def weights_only(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without data, weights stay as they are, but where a test is marked ``drawn``: most are about structure."""
+    said = options.reading_of
+
+    def reading_of(given: options.DataSource | None) -> Data | None:
+        reading = said(given)
+        return None if reading is not None and reading.drawn else reading
+
+    if request.node.get_closest_marker("drawn") is None:
+        monkeypatch.setattr(options, "reading_of", reading_of)
 
 
 @pytest.fixture

@@ -81,6 +81,7 @@ def test_the_callers_proto_stays_as_it_is(model: Path) -> None:
     assert proto == onnx.load(model)
 
 
+@pytest.mark.drawn
 def test_what_is_saved_is_what_the_command_line_writes(model: Path) -> None:
     result = onnxprune.prune(model, ratio_for={"down*": 0.5}, check_n=1)
     result.save("lib.onnx", plan="lib.json", report="report.json")

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 #: How many samples are used where nothing else is said.
 DEFAULT_SAMPLES = 512
 
-#: What a source that is no place is called.
-IN_MEMORY = "arrays in memory"
+#: What sources that are no place are called, and what stands for no source at all.
+IN_MEMORY, DRAWN, NO_DATA = "arrays in memory", "drawn inputs", "none"
 
 
 def numbers(text: str | None) -> tuple[float, ...]:
@@ -30,17 +30,21 @@ def numbers(text: str | None) -> tuple[float, ...]:
 class Data:
     """Where calibration data is and how to read it: the command line's options; README.md describes them.
 
-    ``source``: also arrays in memory, {input: [N, ...]}.
+    ``source``: also arrays in memory, {input: [N, ...]}; None: inputs are drawn (`onnxprune.calibration.synthetic`).
+    ``samples``: None: 512, or, of what is drawn, as many as help.
     """
 
-    source: str | Mapping[str, NDArray[Any]] = option(
+    source: str | Mapping[str, NDArray[Any]] | None = option(
         MISSING,
         "--data",
         metavar="PATH",
         shared=True,
-        help="Calibration data: a folder, a glob, a file or module:function.",
+        help="Calibration data: a folder, a glob, a file or module:function; none leaves weights as they are. "
+        "[default: inputs are drawn]",
     )
-    samples: int = option(DEFAULT_SAMPLES, "--samples", kind=int, shown=True, help="Calibration samples to use.")
+    samples: int | None = option(
+        None, "--samples", kind=int, help="Calibration samples to use. [default: 512, or as many drawn ones as help]"
+    )
     mean: tuple[float, ...] = option(
         (),
         "--mean",
@@ -60,7 +64,22 @@ class Data:
     )
     color: str = option("RGB", "--color", kind=("RGB", "BGR"), shown=True, help="How the model reads images.")
 
+    input_range: str | None = option(
+        None,
+        "--input-range",
+        metavar="LOW..HIGH",
+        help="Of pictures that are drawn, as -1..1, 0..255 or imagenet. [default: found in the model]",
+    )
+
+    @property
+    def drawn(self) -> bool:
+        """Whether nothing was given."""
+        return self.source is None
+
     def to_json(self) -> dict[str, Any]:
         """As plan and report write them."""
-        given = {**vars(self), "source": self.source if isinstance(self.source, str) else IN_MEMORY}
-        return {n: list(v) if isinstance(v, tuple) else v for n, v in given.items()}
+        source = DRAWN if self.source is None else self.source if isinstance(self.source, str) else IN_MEMORY
+        samples = self.samples if self.drawn else self.samples or DEFAULT_SAMPLES
+        given = {**vars(self), "source": source, "samples": samples}
+        told = {n: v for n, v in given.items() if n != "input_range" or v is not None}
+        return {n: list(v) if isinstance(v, tuple) else v for n, v in told.items()}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.calibration.data import IN_MEMORY, Data
+from onnxprune.calibration.data import DEFAULT_SAMPLES, IN_MEMORY, Data
 from onnxprune.calibration.images import Pixels
 from onnxprune.calibration.inputs import LABELS, Inputs, Sample
 from onnxprune.calibration.sources import Chunk, arrays, find
@@ -39,6 +39,7 @@ class CalibrationSet:
     chosen: NDArray[np.int64] = field(repr=False)  # [count] positions in what is there, ascending
     labelled: bool = False
     notes: tuple[str, ...] = ()  # what a reader must not miss
+    drawn: bool = False  # whether nobody gave them
 
     @property
     def count(self) -> int:
@@ -98,15 +99,22 @@ def load(data: Data, model: Model, shapes: Mapping[str, Shape], progress: Progre
     evenly spread over what is there, or, of what a function yields, the first. ``shapes``: of the model's inputs, as
     analysed. Raises DataError, and OptionError for options that do not fit.
     """
-    if data.samples < 1:
-        raise OptionError(f"must be at least 1, not {data.samples}", where="--samples")
+    wanted = checked_samples(data) or DEFAULT_SAMPLES
     pixels = Pixels(tuple(data.mean), tuple(data.std), data.layout, data.color)
     inputs = Inputs.of(model, shapes, pixels)
+    assert data.source is not None
     if not isinstance(data.source, str):
         held = arrays(data.source, inputs, IN_MEMORY)
-        return _checked(IN_MEMORY, inputs, lambda: [held], held.size, data.samples, progress)
-    found = find(data.source, inputs, data.samples)
-    return _checked(data.source, inputs, found.chunks, found.size, data.samples, progress)
+        return _checked(IN_MEMORY, inputs, lambda: [held], held.size, wanted, progress)
+    found = find(data.source, inputs, wanted)
+    return _checked(data.source, inputs, found.chunks, found.size, wanted, progress)
+
+
+def checked_samples(data: Data) -> int | None:
+    """How many samples were asked for. Raises OptionError."""
+    if data.samples is not None and data.samples < 1:
+        raise OptionError(f"must be at least 1, not {data.samples}", where="--samples")
+    return data.samples
 
 
 def from_arrays(
@@ -117,6 +125,13 @@ def from_arrays(
     held = {**data, **({} if labels is None else {LABELS: labels})}
     chunk = arrays(held, inputs, "calibration data")
     return _checked(IN_MEMORY, inputs, lambda: [chunk], chunk.size, chunk.size, silent)
+
+
+def drawn(data: Mapping[str, NDArray[Any]], inputs: Inputs, source: str, notes: tuple[str, ...]) -> CalibrationSet:
+    """All samples of arrays that were made for ``inputs``, {input: [N, *sample]}, with what is to be said of them."""
+    chunk = arrays(data, inputs, source)
+    found = _checked(source, inputs, lambda: [chunk], chunk.size, chunk.size, silent)
+    return replace(found, notes=notes, drawn=True)
 
 
 def _checked(

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from onnxprune.calibration.data import Data
+from onnxprune.calibration.data import NO_DATA, Data
 from onnxprune.option_fields import Flag, flags
 from onnxprune.options import ApplyOptions, Options
 
@@ -57,19 +57,24 @@ def taken(*names: str, **other: Any) -> Callable[[F], F]:
     return decorate
 
 
-def calibration(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--data`` and how to read it, as one argument ``data``: a `Data`, or None."""
+def calibration(*, drawn: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--data`` and how to read it, as one argument ``data``; ``drawn``: a `Data` even where there is no source."""
 
-    @wraps(function)
-    def collected(*args: Any, source: str | None, **given: Any) -> Any:
-        if source is None and (given["mean"] or given["std"] or given["layout"]):
-            raise click.UsageError("--mean, --std and --layout say how to read calibration images: give --data too")
-        reading = {name: given.pop(name) for name in READING}
-        return function(*args, data=Data(source, **reading) if source else None, **given)
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def collected(*args: Any, source: str | None, **given: Any) -> Any:
+            if source is None and not drawn and (given["mean"] or given["std"] or given["layout"]):
+                raise click.UsageError("--mean, --std and --layout say how to read images: give --data too")
+            reading = {name: given.pop(name) for name in READING if name in given}
+            data = Data(source, **reading) if drawn or source else None
+            return function(*args, data=NO_DATA if drawn and source == NO_DATA else data, **given)
 
-    for name, (flag, default) in reversed([*flags(Data).items()]):
-        collected = _made(name, flag, default)(collected)
-    return collected
+        for name, (flag, default) in reversed([*flags(Data).items()]):
+            if drawn or name != "input_range":
+                collected = _made(name, flag, default)(collected)
+        return collected
+
+    return decorate
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -191,7 +196,7 @@ def of_prune(function: Callable[..., Any]) -> Callable[..., Any]:
     written = checking(proven=True)(function)
     for option in reversed(_WRITTEN):
         written = option(written)
-    return _OUTPUT(own(calibration(taken(*general)(written))))
+    return _OUTPUT(own(calibration(drawn=True)(taken(*general)(written))))
 
 
 def parameters_of_prune() -> list[click.Parameter]:

@@ -71,7 +71,8 @@ class Measured:
         sizes = (report.channels, report.parameters, report.macs, report.file_bytes)
         named = {**dict(zip(SIZES, sizes, strict=False)), **report.costs}
         if learnt is not None:
-            outputs, on = learnt.final, f"{learnt.held_out} held-out samples"
+            outputs = learnt.final
+            on = f"{learnt.held_out} held-out {'drawn inputs' if learnt.drawn else 'samples'}"
         else:
             outputs, on = (proof.pruning, f"{proof.samples} random inputs") if proof else ((), "")
         if proof is None:

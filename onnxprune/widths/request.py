@@ -40,6 +40,11 @@ class Request:
         if self.budget is not None and self.lossless:
             raise OptionError("asks for nothing more than --lossless does", where="--budget", hint="give one of them")
 
+    @property
+    def exact(self) -> bool:
+        """Whether only channels go that nobody misses, so that there is nothing to make up for."""
+        return self.ratio == 0 and self.budget is None and not self.ratio_for
+
     def to_json(self) -> dict[str, Any]:
         """As plan and report write them."""
         alone = self.ways[0] if len(self.ways) == 1 else None

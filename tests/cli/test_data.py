@@ -71,7 +71,7 @@ def test_what_is_odd_about_calibration_data_is_noted(run: Run, chain: Path, tmp_
         (["--data", "nowhere"], "nowhere: no such file"),
         (["--data", "x.npy", "--mean", "1;2"], "'1;2' is not numbers separated by commas"),
         (["--data", "x.npy", "--samples", "0"], "--samples: must be at least 1"),
-        (["--std", "255"], "give --data too"),
+        (["--recover", "3"], "give --data too"),
         (["--importance", "apoz"], "--importance: needs calibration data"),
     ],
     ids=["missing", "mean", "samples", "no-data", "needs-data"],

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
 @shared.taken("input_shapes")
-@shared.calibration
+@shared.calibration(drawn=False)
 @click.option("--check-n", type=int, default=3, show_default=True, help="Without --data: seeded inputs to run both on.")
 @click.option("--seed", type=int, default=0, show_default=True, help="For these inputs.")
 @shared.checking(proven=False)

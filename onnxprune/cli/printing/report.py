@@ -122,7 +122,7 @@ def _learnt(learnt: Learnt) -> Iterator[str]:
     how = " by compensation" if learnt.solved or learnt.best_step else ""
     for before, after in zip(learnt.pruned, learnt.final, strict=True):
         change = f"cosine {before.cosine:.4f} -> {after.cosine:.4f}, SNR {before.snr_db:.1f} -> {after.snr_db:.1f} dB"
-        yield f"output error: '{after.name}' {change}{how}, on {learnt.held_out} held-out of {learnt.samples} samples"
+        yield f"output error: '{after.name}' {change}{how}, on {learnt.on}"
 
 
 def plan_text(plan: Plan, model: Model) -> str:

@@ -1,0 +1,183 @@
+"""Calibration inputs for a model that no samples were given for: drawn by what each input is, seeded.
+
+The same model, shapes, number and seed give the same bytes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.calibration import samples as calibration
+from onnxprune.calibration.data import DEFAULT_SAMPLES, DRAWN, Data
+from onnxprune.calibration.images import Pixels
+from onnxprune.calibration.inputs import Inputs, Slot
+from onnxprune.calibration.product_statistics import LEAST_ROWS, products, samples_for
+from onnxprune.calibration.reference import LEAST_SAMPLES
+from onnxprune.calibration.samples import CalibrationSet
+from onnxprune.calibration.synthetic import arrays, value_range
+from onnxprune.calibration.synthetic import pictures as scenes
+from onnxprune.calibration.synthetic.families import Kind, kind_of
+from onnxprune.calibration.synthetic.value_range import ValueRange
+from onnxprune.errors import DataError
+from onnxprune.model.graph import Shape
+from onnxprune.model.onnx_model import Model
+from onnxprune.running.session import Feeds
+from onnxprune.running.tensor_shapes import Shapes
+
+Array = NDArray[Any]
+
+#: No more bytes of inputs are drawn than this, as long as there are `LEAST_SAMPLES` of them.
+MOST_BYTES = 256 << 20
+
+_WHITE = 255
+
+
+def _said(how: Data) -> ValueRange | None:
+    """What was said of the range. Raises OptionError."""
+    if how.input_range is not None:
+        return ValueRange.parse(how.input_range)
+    if not how.mean and not how.std:
+        return None
+    mean, std = np.broadcast_arrays(how.mean or (0.0,), how.std or (1.0,))
+    return ValueRange("of --mean and --std", tuple(-mean / std), tuple((_WHITE - mean) / std))
+
+
+def check(how: Data) -> None:
+    """Raise OptionError for options that are wrong whatever the model is."""
+    Pixels(how.mean, how.std, how.layout)
+    _said(how)
+    calibration.checked_samples(how)
+
+
+def load(how: Data, model: Model, shapes: Shapes, seed: int) -> CalibrationSet:
+    """Draw samples for ``model``, at ``shapes`` as analysed.
+
+    Raises DataError where an input is of a type that nothing is drawn for, ModelError where the model cannot be run.
+    """
+    pixels = Pixels(how.mean, how.std, how.layout)
+    inputs, known, fixed = Inputs.of(model, shapes.inputs, pixels), shapes.shape, shapes.draws.values
+    kinds = {s.name: _kind(s, model, known) for s in inputs.slots}
+    count = calibration.checked_samples(how) or _enough(inputs, model, known)
+    count = max(1, -(-count // inputs.unit)) * inputs.unit
+    drawn = {
+        s.name: np.full((count, *s.shape), fixed[s.name]) if s.name in fixed else _values(s, kinds[s.name], count, seed)
+        for s in inputs.slots
+    }
+    pictures = [s for s in inputs.slots if s.name not in fixed and _has_range(kinds[s.name], s)]
+    ranged = {s.name: _axis(kinds[s.name], s) for s in pictures}
+    span, notes = _span(how, model, known, inputs, drawn, ranged)
+    for slot in inputs.slots:
+        array = drawn[slot.name]
+        if slot.name in ranged and span is not None:
+            axis = ranged[slot.name]
+            array = span.of(array, None if axis is None else axis + 1)
+        elif kinds[slot.name].family == "picture" and slot.dtype == np.uint8:
+            array = array * _WHITE
+        drawn[slot.name] = array.astype(slot.dtype)
+    told = (
+        f"no data was given: calibrated on {count} drawn inputs; --data with real samples keeps more of the accuracy, "
+        "--data none leaves weights as they are"
+    )
+    return calibration.drawn(drawn, inputs, DRAWN, (told, *notes))
+
+
+def _kind(slot: Slot, model: Model, known: Mapping[str, Shape]) -> Kind:
+    kind = kind_of(slot, model.graph, known)
+    if kind is None or 0 in slot.shape:
+        raise DataError(f"nothing can be drawn for input '{slot.name}' ({slot.dtype})", where=DRAWN)
+    return kind
+
+
+def _enough(inputs: Inputs, model: Model, known: Mapping[str, Shape]) -> int:
+    """As many samples as give every product rows enough, within what is used of real ones."""
+    size = sum(int(np.prod(s.shape)) * 4 for s in inputs.slots)
+    wanted = max(LEAST_SAMPLES, samples_for(LEAST_ROWS, products(model, known), known))
+    return min(wanted, DEFAULT_SAMPLES, max(LEAST_SAMPLES, MOST_BYTES // max(1, size)))
+
+
+def _values(slot: Slot, kind: Kind, count: int, seed: int) -> Array:
+    """[count, *sample]: pictures in 0..1, sounds in -1..1, other numbers of variance 1."""
+    rng = np.random.default_rng([seed, zlib.crc32(slot.name.encode())])
+    core, last = kind.core, kind.last
+    channels_first = (core[-1], *core[:-1]) if last else core
+    if kind.family == "picture":
+        found = _picture(rng, count, channels_first)
+    elif kind.family in ("volume", "features"):
+        found = arrays.features(rng, count, channels_first[0], channels_first[1:])
+    elif kind.family == "points":
+        found = arrays.points(rng, count, max(core), min(core)).transpose(0, 2, 1)
+    elif kind.family == "sequence":
+        found = _sequence(rng, count, channels_first)
+    elif kind.family in ("vector", "number"):
+        found = arrays.vectors(rng, count, int(np.prod(core))).reshape(count, *channels_first)
+    elif kind.family == "mask":
+        found, last = arrays.masks(rng, count, core), False
+    else:
+        found, last = arrays.ids(rng, count, core, kind.table or 2), False
+    if last and len(core) > 1:
+        found = np.moveaxis(found, 1, -1)
+    return np.ascontiguousarray(found).reshape(count, *slot.shape)
+
+
+def _picture(rng: np.random.Generator, count: int, shape: Shape) -> Array:
+    channels, height, width = shape
+    if channels == 1:
+        return scenes.grey(rng, count, height, width)[:, None]
+    found = scenes.colour(rng, count, height, width)
+    if channels == 3:
+        return found
+    return np.concatenate([found, np.ones((count, channels - 3, height, width), np.float32)], axis=1)
+
+
+def _sequence(rng: np.random.Generator, count: int, shape: Shape) -> Array:
+    """A sound, where there is one channel or two; else features in time."""
+    if len(shape) == 1:
+        return arrays.sounds(rng, count, 1, shape[0])[:, 0]
+    channels, length = shape
+    if channels <= 2:
+        return arrays.sounds(rng, count, channels, length)
+    return arrays.features(rng, count, channels, (length,))
+
+
+def _has_range(kind: Kind, slot: Slot) -> bool:
+    return kind.family == "picture" and slot.dtype.kind == "f"
+
+
+def _axis(kind: Kind, slot: Slot) -> int | None:
+    """The axis of a sample along which the channels of a picture lie."""
+    return len(slot.shape) - (1 if kind.last else 3)
+
+
+def _span(
+    how: Data,
+    model: Model,
+    known: Mapping[str, Shape],
+    inputs: Inputs,
+    drawn: Mapping[str, Array],
+    ranged: Mapping[str, int | None],
+) -> tuple[ValueRange | None, tuple[str, ...]]:
+    """The range of the model's pictures, and what is said of it."""
+    if not ranged:
+        return None, ()
+    said = _said(how)
+    if said is not None:
+        return said, ()
+    runs = [_run(inputs, drawn, start) for start in range(0, value_range.PICTURES, inputs.unit)]
+    axes = {n: None if a is None else a + (1 if inputs.stacked else 0) for n, a in ranged.items()}
+    found = value_range.find(model, known, runs, axes)
+    names = ", ".join(f"'{n}'" for n in ranged)
+    note = f"input {names} was taken to be in {found.name}, as its first layers say: --input-range says another"
+    return found, (note,)
+
+
+def _run(inputs: Inputs, drawn: Mapping[str, Array], start: int) -> Feeds:
+    """One run of drawn samples, as the model reads them, pictures in 0..1."""
+    count = len(next(iter(drawn.values())))
+    batch = [{n: a[(start + i) % count] for n, a in drawn.items()} for i in range(inputs.unit)]
+    joined = inputs.joined(batch)
+    return {s.name: joined[s.name].astype(s.dtype) for s in inputs.slots}
