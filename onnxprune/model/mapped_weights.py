@@ -213,7 +213,7 @@ class _Files:
         found = data[place.offset : end]
         bits = BITS[tensor.data_type]
         expected = -(-prod(tensor.dims) * bits // 8)
-        if len(found) < (expected if bits else end - place.offset) or place.offset > len(data):
+        if len(found) < (expected if bits else end - place.offset) or max(place.offset, end) > len(data):
             own = place.location == OWN
             what = "its data is too short" if own else f"external data is too short: {place.location}"
             raise self._error(tensor, what, _HINT)

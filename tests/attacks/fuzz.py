@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import collections
-import json
 import random
 import sys
 import time
-from pathlib import Path
 
-from tests.attacks.judge import LIMITS, Verdict, judged
-from tests.attacks.mutations import spoilt
+from tests.attacks.judge import LIMITS, Verdict, imported, judged
+from tests.attacks.mutations import bytes_changed, spoilt
+from tests.attacks.reproduced import ATTACKS
 
 COMMANDS = (
     ("prune", "m.onnx", "-o", "out.onnx", "--check-n", "1"),
@@ -23,43 +22,35 @@ COMMANDS = (
 )
 
 
-def case(number: int) -> tuple[dict[str, bytes], tuple[str, ...], tuple[str, ...]]:
-    """Files, arguments, and what may be written."""
+def of_models(number: int) -> Verdict:
+    """A spoilt model, and any command on it."""
     rng = random.Random(number ^ 0x5EED)
     args = rng.choices(COMMANDS, (6, 3, 1, 1, 1, 1))[0]
-    return {"m.onnx": spoilt(number)}, (*args, *LIMITS), ("out.onnx",) if args[0] == "prune" else ()
+    writes = ("out.onnx",) if args[0] == "prune" else ()
+    return judged({"m.onnx": spoilt(number)}, (*args, *LIMITS), writes)
 
 
-def run(number: int) -> Verdict:
-    """The verdict on one case."""
-    return judged(*case(number))
-
-
-def _heavy() -> None:
-    """Import what runs need: children are forked with it."""
-    import onnx.reference  # noqa: F401, PLC0415
-    import onnx_graphsurgeon  # noqa: F401, PLC0415
-    import onnxruntime  # noqa: F401, PLC0415
-    import scipy.sparse.csgraph  # noqa: F401, PLC0415
-
-    from onnxprune import pipeline  # noqa: F401, PLC0415
-    from onnxprune.cli.main import cli  # noqa: F401, PLC0415
-    from onnxprune.cli.printing import report  # noqa: F401, PLC0415
+def of_data(number: int) -> Verdict:
+    """An attack by a file beside the model, spoilt once more."""
+    rng = random.Random(number)
+    attack = rng.choice([a for a in ATTACKS if len(a.files) > 1])
+    files = {n: d if n == "m.onnx" and rng.random() < 0.8 else bytes_changed(d, rng) for n, d in attack.files.items()}
+    return judged(files, (*attack.args, *LIMITS), ("out.onnx",), attack.prepare)
 
 
 def main() -> int:
     """Run, and tell the faults by kind."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--kind", choices=["models", "data"], default="models")
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path)
     given = parser.parse_args()
-    _heavy()
+    imported()
+    run = of_models if given.kind == "models" else of_data
     found: dict[str, list[int]] = collections.defaultdict(list)
     codes: collections.Counter[int] = collections.Counter()
     start, slowest, largest = time.monotonic(), (0.0, 0), (0, 0)
-    for index in range(given.cases):
-        number = given.seed * 1_000_000 + index
+    for number in range(given.seed * 1_000_000, given.seed * 1_000_000 + given.cases):
         verdict = run(number)
         codes[verdict.code] += 1
         slowest = max(slowest, (round(verdict.seconds, 1), number))
@@ -68,12 +59,12 @@ def main() -> int:
             if verdict.fault not in found:
                 print(f"{number}: {verdict.fault}", flush=True)
             found[verdict.fault].append(number)
+        if verdict.code == 1 or "died of" in verdict.err or "--timeout)" in verdict.err:
+            print(f"{number}: worth a look: {verdict.err.strip()[:300]}", flush=True)
     seconds = time.monotonic() - start
     print(f"{given.cases} cases in {seconds:.0f} s, exit codes {dict(codes)}, slowest {slowest}, largest {largest} MB")
     for fault, numbers in sorted(found.items(), key=lambda f: -len(f[1])):
         print(f"{len(numbers):5d}  {fault}  {numbers[:4]}")
-    if given.keep:
-        given.keep.write_text(json.dumps(found), encoding="utf-8")
     return bool(found)
 
 

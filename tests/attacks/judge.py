@@ -59,6 +59,18 @@ def judged(
     return Verdict(next(faults, ""), code, err, out, seconds, usage // 1024)
 
 
+def imported() -> None:
+    """Import what runs need: children are forked with it, and start at once."""
+    import onnx.reference  # noqa: F401, PLC0415
+    import onnx_graphsurgeon  # noqa: F401, PLC0415
+    import onnxruntime  # noqa: F401, PLC0415
+    import scipy.sparse.csgraph  # noqa: F401, PLC0415
+
+    from onnxprune import pipeline  # noqa: F401, PLC0415
+    from onnxprune.cli.main import cli  # noqa: F401, PLC0415
+    from onnxprune.cli.printing import report  # noqa: F401, PLC0415
+
+
 def _below(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*")}
 
