@@ -694,7 +694,26 @@ def indexed() -> Iterator[Row]:
     both = 'k = MatMul(x, w1)\ng = Einsum<equation="ni,mi->nm">(h, k)'
     yield Row("Einsum of two activations", mlp(both, "float[6,8] w1", reads=2), 8)
     alone = mlp('s = Einsum<equation="ni->n">(h)\nu = Unsqueeze(s, a)\ng = Mul(h, u)', "int64[1] a = {1}")
-    yield Row("Einsum that sums channels", alone, 0, "is summed over its channels")
+    yield Row("Einsum that sums channels", alone, 8)
+    over = mlp('s = Einsum<equation="io->o">(w1)\ng = Mul(h, s)', "float[4,8] w1")
+    yield Row("Einsum that sums a weight", over, 8)
+    dots = sandwich('g = Einsum<equation="...chw,oc->...ohw">(h, w1)', "float[6,8] w1", reads=6)
+    yield Row("Einsum with an ellipsis", dots, 14)
+    implied = mlp('g = Einsum<equation="ni,io">(h, w1)', "float[8,4] w1", reads=4)
+    yield Row("Einsum without an output", implied, 12)
+    split = "".join(f"{n} = MatMul(x, w{n})\n{n}r = Reshape({n}, split)\n" for n in "qkv")
+    for name, scores, mixed in (
+        ("heads first", "bihd,bjhd->bhij", "bhij,bjhd->bihd"),
+        ("heads last", "bihd,bjhd->bijh", "bijh,bjhd->bihd"),
+        ("sides exchanged", "bjhd,bihd->bhij", "bjhd,bhij->bihd"),
+    ):
+        softmax = "Softmax<axis=2>" if name == "heads last" else "Softmax"
+        sides = ("kr, qr", "vr, p") if name == "sides exchanged" else ("qr, kr", "p, vr")
+        text = f'{split}s = Einsum<equation="{scores}">({sides[0]})\np = {softmax}(s)\n'
+        text += f'o = Einsum<equation="{mixed}">({sides[1]})\nm = Reshape(o, merge)\ny = MatMul(m, w9)'
+        weights = "float[6,8] wq, float[6,8] wk, float[6,8] wv, float[8,5] w9"
+        ints = "int64[4] split = {0,0,2,4}, int64[3] merge = {0,0,8}"
+        yield Row(f"attention by Einsum, {name}", f"(float[2,3,6] x) => (float y) <{weights}, {ints}> {{ {text} }}", 16)
 
 
 Q = ("float s = {0.05}", "uint8 z = {120}", "float ws = {0.01}", "int8 wz = {0}")
@@ -984,8 +1003,30 @@ def foreign() -> Iterator[Row]:
     sizes = ", int64[1] one = {1}, int64[1] two = {2}, int64[1] all = {-1}"
     told = text(f"{sized}\ng = Conv(h, w2)", sizes).replace("] y)", "] y, float[8,?] z)")
     yield Row("number of channels, read beside a foreign operator", told, 16, "has an input of unknown shape")
-    sequence = text("q = SequenceConstruct(h, h)\ng = SequenceAt(q, i)", ", int64 i = {1}")
-    yield Row("sequence", sequence, 8, "SequenceConstruct has no rule")
+    dropped = text("q = SequenceConstruct(h, h)\nn = SequenceLength(q)\nf = Cast<to=1>(n)\ng = Mul(h, f)")
+    yield Row("sequence of which the length is read", dropped, 8, "SequenceConstruct has no rule")
+
+
+def sequences() -> Iterator[Row]:
+    """Sequences that are split, made and joined at constant positions."""
+    parts = "q = SplitToSequence<axis=1>(h, s)\na = SequenceAt(q, i)\nb = SequenceAt(q, j)\n"
+    at = ("int64 i = {1}", "int64 j = {-2}")
+    for name, sizes, reads in (("sizes", "int64[2] s = {3,5}", 8), ("a size", "int64 s = {4}", 8)):
+        text = sandwich(f"{parts}g = Concat<axis=1>(a, b)", sizes, *at, reads=reads)
+        yield Row(f"SplitToSequence by {name}", text, 8)
+    old = sandwich(f"{parts}g = Concat<axis=1>(a, b)", "int64[2] s = {3,5}", *at)
+    yield Row("SplitToSequence at opset 11", old, 8, opset=11, ir=6)
+    joined = "q = SplitToSequence<axis=1>(h, s)\ng = ConcatFromSequence<axis=1>(q)"
+    yield Row("ConcatFromSequence", sandwich(joined, "int64 s = {3}"), 8)
+    made = "q = SequenceConstruct(h, h2)\na = SequenceAt(q, i)\nr = Relu(a)\nq2 = SequenceInsert(q, r)\n"
+    made += "q3 = SequenceErase(q2, z)\ng = ConcatFromSequence<axis=1>(q3)"
+    yield Row("SequenceConstruct", pair(made, "int64 i = {0}", "int64 z = {0}", reads=14, second=6), 14)
+    stacked = "q = SequenceConstruct(h, h2)\nt = ConcatFromSequence<axis=0, new_axis=1>(q)\n"
+    stacked += "g = ReduceMax<axes=[0], keepdims=0>(t)"
+    yield Row("ConcatFromSequence along a new axis", pair(stacked), 8)
+    yield Row("ConcatFromSequence along a new axis at opset 11", pair(stacked), 8, opset=11, ir=6)
+    given = sandwich(f"{parts}g = Concat<axis=1>(a, b)", "int64[2] s = {4,4}", at[1], inputs=", int64 i")
+    yield Row("SequenceAt of a position that is given", given, 0, "SplitToSequence has no rule")
 
 
 def qonnx() -> Iterator[Row]:
@@ -1033,6 +1074,7 @@ ROWS: tuple[Row, ...] = tuple(
         sampling,
         norms,
         recurrent,
+        sequences,
         indexed,
         integers,
         dynamic,

@@ -370,6 +370,23 @@ class Builder:
         names = self.node("Split", inputs, parts, **attrs)
         self.live += [Live(n, (*x.shape[:axis], s, *x.shape[axis + 1 :])) for n, s in zip(names, sizes, strict=True)]
 
+    def sequence(self) -> None:
+        """Split into a sequence, of which some parts are taken, or all joined again."""
+        x = self.pick(lambda t: max(t.shape, default=0) >= 2)
+        axis = self.one([a for a, s in enumerate(x.shape) if s >= 2])
+        size, first = x.shape[axis], self.number(1, x.shape[axis] - 1)
+        sizes = [first, size - first]
+        (parts,) = self.node("SplitToSequence", [x.name, self.const(sizes)], axis=axis)
+        if self.flag():
+            (parts,) = self.node("SequenceInsert", [parts, x.name])
+            sizes.append(size)
+        if self.flag():
+            whole = [*x.shape[:axis], sum(sizes), *x.shape[axis + 1 :]]
+            self.add("ConcatFromSequence", [parts], whole, axis=axis)
+        for at in self.draw(st.sets(st.integers(0, len(sizes) - 1), min_size=1)):
+            shape = [*x.shape[:axis], sizes[at], *x.shape[axis + 1 :]]
+            self.add("SequenceAt", [parts, self.const(at - (len(sizes) if self.flag() else 0))], shape)
+
     def slice(self) -> None:
         x = self.pick(lambda t: max(t.shape, default=0) >= 2)
         axis = self.one([a for a, s in enumerate(x.shape) if s >= 2])
@@ -637,7 +654,11 @@ class Builder:
         across = k.shape == v.shape and self.flag() and self.flag()
         if across:
             q, k, v = (self._transpose(t, [0, 1, 3, 2]) for t in (q, k, v))
-        scores = self.add("MatMul", [q.name, self._transpose(k, [0, 1, 3, 2]).name], [*q.shape[:3], k.shape[2]])
+        shape = [*q.shape[:3], k.shape[2]]
+        if self.opset > 11 and self.rarely():
+            scores = self.add("Einsum", [q.name, k.name], shape, equation="bhid,bhjd->bhij")
+        else:
+            scores = self.add("MatMul", [q.name, self._transpose(k, [0, 1, 3, 2]).name], shape)
         for _ in range(self.number(0, 2)):
             scores = self._biased(scores, x, q)
         p = self.add("Softmax", [scores.name], scores.shape, axis=3)
@@ -799,7 +820,8 @@ STEPS: tuple[Callable[[Builder], None], ...] = (
     Builder.dynamic, Builder.quantizer,
     Builder.matmul,
     Builder.unary, Builder.binary, Builder.binary, Builder.with_constant, Builder.widened_by_constant, Builder.where,
-    Builder.prelu, Builder.concat, Builder.concat, Builder.split, Builder.split, Builder.slice, Builder.gather,
+    Builder.prelu, Builder.concat, Builder.concat, Builder.split, Builder.split, Builder.sequence, Builder.slice,
+    Builder.gather,
     Builder.transpose, Builder.reshape, Builder.reshape, Builder.flatten, Builder.squeeze, Builder.unsqueeze,
     Builder.pad, Builder.resize, Builder.depth_to_space, Builder.space_to_depth, Builder.repeat, Builder.filled,
     Builder.reduce, Builder.along, Builder.pool, Builder.unpool, Builder.sample, Builder.deform_conv, Builder.norm,

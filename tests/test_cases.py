@@ -35,6 +35,7 @@ ROWS = (
     Case("max_unpool", 64, 5_783_552),
     Case("qonnx", 48, 1_290_560),
     Case("qonnx_maps", 96, 4_387_056),
+    Case("sequence", 56, 622_592),
     Case("sparse_weights", 128, 6_656),
 )
 

@@ -47,6 +47,7 @@ PROTO_DOORS = {
     "session.py",
     "unknown_operators.py",
     "unrounded.py",
+    "sequences.py",
     "stand_ins.py",
     "exact.py",
     "tensor_shapes.py",

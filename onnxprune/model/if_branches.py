@@ -20,6 +20,7 @@ from onnxprune.model.edits import free_names
 from onnxprune.model.local_functions import Prefixes
 from onnxprune.model.nested import graphs_of
 from onnxprune.model.onnx_model import Model
+from onnxprune.model.sequences import Spread, spread
 
 #: The operator that stands for an If whose branches are written out: (condition, results of then, results of else).
 DOMAIN, MERGE = "onnxprune", "Branches"
@@ -48,12 +49,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class Flat:
-    """``model`` with the branches of every If written out: ``written``."""
+    """``model`` with the branches of every If written out, and its sequences (`sequences`): ``written``."""
 
     model: Model = field(repr=False)
     written: Model = field(repr=False)
     choices: Mapping[Outputs, Choice] = field(default_factory=dict, repr=False)
     scope: Mapping[Outputs, int] = field(default_factory=dict, repr=False)
+    sequences: Spread | None = field(default=None, repr=False)
 
     def inner(self) -> frozenset[Outputs]:
         """Outputs of the nodes that are in a branch."""
@@ -61,9 +63,9 @@ class Flat:
 
     def restore(self, changed: Model) -> Model:
         """``changed``, which ``written`` became, with its nodes in the branches that they come from."""
-        if not self.choices:
-            return changed
-        return Model(_Restored(self, changed.proto).proto(), changed.path, changed.weights)
+        if self.choices:
+            changed = Model(_Restored(self, changed.proto).proto(), changed.path, changed.weights)
+        return self.sequences.restore(changed) if self.sequences else changed
 
 
 def flatten(model: Model, wanted: bool = True, taken: Mapping[Outputs, bool] | None = None) -> Flat:
@@ -71,8 +73,12 @@ def flatten(model: Model, wanted: bool = True, taken: Mapping[Outputs, bool] | N
 
     ``taken``: by outputs in the flat graph, the Ifs whose condition is always the same, and which.
     """
-    if not wanted or not any(_is_if(n) for n in model.proto.graph.node):
+    if not wanted:
         return Flat(model, model)
+    sequences = spread(model)
+    given, model = model, sequences.written
+    if not any(_is_if(n) for n in model.proto.graph.node):
+        return Flat(given, model, sequences=sequences)
     run = _Flattener(model.proto, taken or {})
     nodes = run.expanded(model.proto.graph.node, 0)
     out = ModelProto()
@@ -82,7 +88,7 @@ def flatten(model: Model, wanted: bool = True, taken: Mapping[Outputs, bool] | N
     out.graph.initializer.extend(run.constants)
     out.graph.value_info.extend(run.declared)
     out.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    return Flat(model, Model(out, model.path, model.weights), run.choices, run.scope)
+    return Flat(given, Model(out, model.path, model.weights), run.choices, run.scope, sequences)
 
 
 def _is_if(node: NodeProto) -> bool:

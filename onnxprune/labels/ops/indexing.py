@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxprune.labels.labels import Layer, Op, Tensor, line, merge
+from onnxprune.labels.ops.contracting import product
 from onnxprune.labels.ops.reduction import hold_axes
 from onnxprune.labels.ops.table import Layers, macs, rule
 from onnxprune.model.graph import Node, Shape
@@ -73,21 +74,67 @@ def gather_nd(op: Op) -> Sequence[Layers]:
 def einsum(op: Op) -> Sequence[Layers]:
     """A letter in both inputs but not in the output is summed, in one alone it is held; all others go through."""
     tensors = [t for t in op.inputs if t is not None]
-    equation = op.attrs["equation"]
-    equation = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
-    left, arrow, output = equation.partition("->")
+    terms, output = _terms(op.node, [t.rank for t in tensors])
+    plain = all(len(set(t)) == len(t) for t in terms)
+    if plain and all(len(la.axes) == 1 for t in tensors for la in t.layers):
+        found = []
+        for letter in dict.fromkeys("".join(terms)):
+            layer = _letter(op, letter, terms, tensors, summed=letter not in output)
+            if layer is not None and letter in output:
+                found.append(line(layer.labels, output.index(letter), len(output)))
+        return [tuple(found)]
+    summed = set("".join(terms)) - set(output)
+    if plain and len(terms) == 2 and len(summed) == 1 and summed <= set(terms[0]) & set(terms[1]):
+        return [_contracted(op, terms, output, summed.pop())]
+    for tensor in tensors:
+        op.keep_all(tensor, "goes through an Einsum that is not a product of plain axes")
+    return [()]
+
+
+def _terms(node: Node, ranks: Sequence[int]) -> tuple[list[str], str]:
+    """The letters of each input and of the output; those that an ellipsis stands for are capitals."""
+    equation = node.attrs["equation"]
+    text = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
+    left, arrow, output = text.partition("->")
     terms = left.split(",")
-    plain = arrow and "." not in equation and all(len(set(t)) == len(t) for t in terms)
-    if not plain or any(len(la.axes) > 1 for t in tensors for la in t.layers):
-        for tensor in tensors:
-            op.keep_all(tensor, "goes through an Einsum that is not a product of plain axes")
-        return [()]
-    found = []
-    for letter in dict.fromkeys("".join(terms)):
-        layer = _letter(op, letter, terms, tensors, summed=letter not in output)
-        if layer is not None and letter in output:
-            found.append(line(layer.labels, output.index(letter), len(output)))
-    return [tuple(found)]
+    hidden = [rank - len(t) + 3 if "." in t else 0 for t, rank in zip(terms, ranks, strict=True)]
+    if not arrow:
+        once = sorted(c for c in set(left) if c.isalpha() and left.count(c) == 1)
+        output = ("..." if "." in left else "") + "".join(once)
+    capitals = next(c for c in ("ABCDEFGH", "STUVWXYZ") if not set(c) & set(left))[: max(hidden)]
+    expanded = [t.replace("...", capitals[len(capitals) - n :]) for t, n in zip(terms, hidden, strict=True)]
+    return expanded, output.replace("...", capitals)
+
+
+def _contracted(op: Op, terms: Sequence[str], output: str, summed: str) -> Layers:
+    """As a matrix product over ``summed`` for each combination of all other letters."""
+    order = [*output]
+    sides = []
+    for tensor, term, ends in zip(op.inputs, terms, (["*", summed], [summed, "*"]), strict=True):
+        assert tensor is not None
+        for letter in set(term) - {summed}:
+            if (layer := tensor.along(term.index(letter))) is not None:
+                op.role(tensor, layer.labels, "out")
+        sides.append(_laid(tensor, term, [*order, *ends]))
+    y = _laid(op.outputs[0], output, [*order, "*", "*"])
+    layers = product(replace(op, inputs=tuple(sides), outputs=(y,)))
+    return tuple(replace(la, labels=la.labels.reshape(la.labels.shape[:-2])) for la in layers)
+
+
+def _laid(tensor: Tensor, term: str, order: Sequence[str]) -> Tensor:
+    """The tensor with its letters in ``order``, and size 1 where it has none."""
+    moved = tensor.transposed([term.index(c) for c in order if c in term])
+    place = [i for i, c in enumerate(order) if c in term]
+
+    def wide(shape: Shape) -> Shape:
+        sizes = dict(zip(place, shape, strict=True))
+        return tuple(sizes.get(i, 1) for i in range(len(order)))
+
+    layers = tuple(
+        Layer(la.labels.reshape(wide(la.labels.shape)), tuple(place[a] for a in la.axes), place[la.columns])
+        for la in moved.layers
+    )
+    return replace(moved, shape=wide(moved.shape), full=wide(moved.full), layers=layers)
 
 
 def _letter(op: Op, letter: str, terms: Sequence[str], tensors: Sequence[Tensor], *, summed: bool) -> Layer | None:
@@ -110,7 +157,7 @@ def _letter(op: Op, letter: str, terms: Sequence[str], tensors: Sequence[Tensor]
                 op.say.read(position)
         elif layer is not None:
             op.role(tensor, layer.labels, "out")
-    if summed and len(places) == 1:
+    if summed and len(places) == 1 and places[0][1].constant:
         op.pin(first, "is summed over its channels")
     return first
 
@@ -118,11 +165,8 @@ def _letter(op: Op, letter: str, terms: Sequence[str], tensors: Sequence[Tensor]
 @macs("Einsum")
 def einsum_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
     """One for each combination of all letters; none where there is but one operand."""
-    equation = node.attrs["equation"]
-    terms = (
-        (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "").partition("->")[0].split(",")
-    )
-    if len(terms) == 1 or "." in equation:
+    terms, _ = _terms(node, [len(shape) for shape in inputs])
+    if len(terms) == 1:
         return 0
     sizes = {
         letter: size
