@@ -502,6 +502,23 @@ def space() -> Iterator[Row]:
     )
 
 
+def zeros() -> Iterator[Row]:
+    """Zeros joined to a map before it is added to a wider one, in a batch of any size."""
+    batch = "n = Shape(h)\nb = Slice(n, zero, one)\nz = Concat<axis=0>(b, rest)\n"
+    ints = ("int64[1] zero = {0}", "int64[1] one = {1}", "int64[3] rest = {4,6,6}")
+    for name, more, made in (
+        ("ConstantOfShape", ints, f"{batch}c = ConstantOfShape(z)"),
+        ("Expand", (*ints, "float[1,4,1,1] e = {0,0,0,0}"), f"{batch}c = Expand(e, z)"),
+        ("ConstantOfShape of the map's own size", (), "n = Shape(h)\nc = ConstantOfShape(n)"),
+    ):
+        width = 8 if name.endswith("size") else 4
+        middle = f"{made}\nk = Concat<axis=1>(h, c)\nh2 = Conv(h, w1)\ng = Add(k, h2)"
+        text = sandwich(middle, f"float[{8 + width},8,1,1] w1", *more, reads=8 + width).replace(
+            "[2,3,8,8] x", "[N,3,8,8] x"
+        )
+        yield Row(f"zeros by {name}", text, 8 + width, shapes={"x": (2, 3, 8, 8)})
+
+
 def repeats() -> Iterator[Row]:
     """Expand, ConstantOfShape, Tile."""
     yield Row(
@@ -1069,6 +1086,7 @@ ROWS: tuple[Row, ...] = tuple(
         slices,
         layouts,
         space,
+        zeros,
         repeats,
         reductions,
         sampling,

@@ -131,6 +131,11 @@ class Sizes:
 
     def _pushed(self, node: Node, at: int, wanted: Wanted) -> Iterator[tuple[int, Wanted]]:
         """What is wanted of an output, of the inputs that it comes from and that would have to change for it."""
+        if is_shape_source(node):
+            what = (
+                f"its size '{node.outputs[at]}' is that of a tensor with other channels, and has a dynamic size in it"
+            )
+            raise UnsettledError(wanted.reader, what)
         inputs = [self.known(n) if n else None for n in node.inputs]
         places = sources(node, self.model, inputs, at)
         if places is None:
