@@ -938,6 +938,14 @@ def carried_sizes() -> Iterator[Row]:
     yield row("a size of data", late, "int64[1] rest = {-1}", prunable=0, because="is not known before")
 
 
+def vectors() -> Iterator[Row]:
+    """Vectors of which parts are taken."""
+    gates = "p = Slice(v, zero, four)\nq = Slice(v, four, eight)\nj = Concat<axis=0>(q, p)\ng = Add(h, j)"
+    ints = ("int64[1] zero = {0}", "int64[1] four = {4}", "int64[1] eight = {8}")
+    yield Row("a vector whose parts are read elsewhere", mlp(gates, "float[8] v", *ints), 8)
+    yield Row("a vector of which a part is read", mlp(gates, "float[99] v", *ints), 8)
+
+
 def branches() -> Iterator[Row]:
     """If, whose branches are one graph with what is around them, and must agree on what they give."""
 
@@ -1101,6 +1109,7 @@ ROWS: tuple[Row, ...] = tuple(
         weights,
         sizes,
         carried_sizes,
+        vectors,
         opaque,
     )
     for row in family()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from onnxprune.labels.attention_heads import Constraint, Heads, find_heads
 from onnxprune.labels.labels import Labels, Layer
-from onnxprune.labels.trace import ROLES, Pinned, Trace, Use
+from onnxprune.labels.trace import ROLES, Pinned, Trace, Use, is_taken_apart
 from onnxprune.model.graph import Node
 
 Units = NDArray[np.int64]
@@ -133,6 +133,7 @@ def group(trace: Trace, extra: Mapping[int, Pinned] | None = None) -> Groups:
     for s in slices:
         made[s.units] |= s.role != "in" and s.constant in trace.model.graph.constants
     free &= made  # a channel that no weight makes has nothing to prune
+    free &= _carried(trace)  # nor has one that nobody reads: the rest of a vector of which a part is taken
     free &= ~trace.heads.place  # these go with their heads
     blocks = _blocks(trace, slices, free, pins)
     lossless = trace.lossless[free[trace.lossless]]
@@ -143,6 +144,16 @@ def group(trace: Trace, extra: Mapping[int, Pinned] | None = None) -> Groups:
     for place in np.flatnonzero(trace.heads.place & ~free):
         pins.setdefault(int(place), (Pinned("", "stands for heads that stay"),))
     return Groups(_groups(trace, slices, blocks, heads, free), _held(trace, slices, free, pins), lossless)
+
+
+def _carried(trace: Trace) -> NDArray[np.bool_]:
+    """Which units are in any tensor that is computed, or in a constant that a node reads whole."""
+    found = np.zeros(trace.units, np.bool_)
+    whole = (t for use, t in trace.uses.items() if not is_taken_apart(trace.model, use))
+    for tensor in (*trace.tensors.values(), *whole):
+        for layer in tensor.layers:
+            found[trace.unit[layer.labels].reshape(-1)] = True
+    return found
 
 
 def _slices(trace: Trace) -> list[Slice]:

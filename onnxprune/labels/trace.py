@@ -26,6 +26,9 @@ from onnxprune.running.tensor_shapes import Shapes
 #: Constants of these types are indices, sizes or text: they carry no channels.
 _UNLABELLED = {TensorProto.INT64, TensorProto.STRING}
 
+#: Operators that take parts of input 0.
+_PARTS = ("Slice", "Split", "Gather")
+
 #: A use of a constant: (name, node index, input position), or (name, -1, -1) for one whose uses share their labels.
 Use = tuple[str, int, int]
 
@@ -131,9 +134,21 @@ def trace(model: Model, shapes: Shapes) -> Trace:
 
 
 def use_of(model: Model, name: str, node: int, position: int) -> Use:
-    """A vector has labels for each of its uses, as exporters merge equal vectors; larger constants are one for all."""
+    """A vector has labels for each of its uses, as exporters merge equal vectors; larger constants are one for all.
+
+    So is a vector whose parts are taken apart, as the gates of a bias are: a copy of all for each would save nothing.
+    """
     vector = sum(s > 1 for s in model.graph.constants.get(name, (0, ()))[1]) <= 1
+    if vector and len(model.graph.consumers.get(name, [])) > 1 and is_taken_apart(model, (name, -1, -1)):
+        vector = False
     return (name, node, position) if vector else (name, -1, -1)
+
+
+def is_taken_apart(model: Model, use: Use) -> bool:
+    """Whether all that reads a constant there takes parts of it."""
+    name, index, _ = use
+    readers = [(r, at) for r, at in model.graph.consumers.get(name, []) if index in (-1, r.index)]
+    return bool(readers) and all(at == 0 and ops.is_one_of(reader, _PARTS) for reader, at in readers)
 
 
 def is_data(shapes: Shapes, name: str) -> bool:
