@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.labels.labels import FIXED, Tensor
+from onnxprune.labels.labels import FIXED, Layer, Tensor
 from onnxprune.model.graph import Node
 
 Array = NDArray[Any]
@@ -128,21 +128,28 @@ def moved(facts: Facts) -> list[Known | None]:
     tensor, known = facts.inputs[0], facts.known(0)
     if tensor is None or known is None:
         return [None for _ in facts.outputs]
-    labels, values, masks = [], [], []
-    for layer in tensor.layers:
-        own, value, mask = np.broadcast_arrays(layer.labels, known.value, known.mask)
-        labels.append(own.reshape(-1))
-        values.append(value.reshape(-1))
-        masks.append(mask.reshape(-1))
-    if not labels:
+    parts = [_extremes(known, layer) for layer in tensor.layers]
+    if not parts:
         return [None for _ in facts.outputs]
-    label = np.concatenate(labels)
+    label, least, most, whole = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     order = np.argsort(label, kind="stable")
     keys, starts = np.unique(label[order], return_index=True)
-    value, mask = np.concatenate(values)[order], np.concatenate(masks)[order]
-    low, high = np.minimum.reduceat(value, starts), np.maximum.reduceat(value, starts)
-    sure = np.logical_and.reduceat(mask, starts) & (low == high) & (keys != FIXED)
+    low, high = np.minimum.reduceat(least[order], starts), np.maximum.reduceat(most[order], starts)
+    sure = np.logical_and.reduceat(whole[order], starts) & (low == high) & (keys != FIXED)
     return [_looked_up(out, keys, low, sure) for out in facts.outputs]
+
+
+def _extremes(known: Known, layer: Layer) -> tuple[Array, Array, Array, Array]:
+    """Each label of a layer, the least and the most that its positions hold, and whether all of them are known.
+
+    Taken along the other axes first: a table of words has millions of elements and few labels.
+    """
+    rank = layer.labels.ndim
+    other = tuple(a for a in range(rank) if layer.labels.shape[a] == 1)
+    value, mask = (a.reshape((1,) * (rank - a.ndim) + a.shape) for a in (known.value, known.mask))
+    found = value.min(other, keepdims=True), value.max(other, keepdims=True), mask.all(other, keepdims=True)
+    low, high, sure = (np.broadcast_to(a, layer.labels.shape).reshape(-1) for a in found)
+    return layer.labels.reshape(-1), low, high, sure
 
 
 def _looked_up(out: Tensor, keys: NDArray[np.int64], values: Array, sure: Mask) -> Known:
