@@ -58,7 +58,7 @@ PROTO_DOORS = {
 }
 
 #: Where the graph is read, run on labels, evaluated, proven or fused; and what a node is called.
-KNOW_OPERATORS = {*PROTO_DOORS, "trace.py", "labels.py", "graph.py", "fuse_batchnorm.py", "id_ranges.py"}
+KNOW_OPERATORS = {*PROTO_DOORS, "trace.py", "labels.py", "graph.py", "fuse_batchnorm.py", "id_ranges.py", "account.py"}
 
 MODULE_LINES, FUNCTION_LINES = 400, 60
 LONG_MODULES = {"onnxprune/pipeline.py": 440, "onnxprune/rewrite.py": 500, "onnxprune/labels/ops/movement.py": 620}

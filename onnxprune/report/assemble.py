@@ -24,6 +24,7 @@ from onnxprune.passes.recover import Learnt
 from onnxprune.proof.exact import Proof
 from onnxprune.proof.unrounded import Steps
 from onnxprune.report import structure
+from onnxprune.report.account import account, first_reasons
 from onnxprune.report.run_report import GroupReport, Report, SizeReport
 from onnxprune.running import input_shapes
 from onnxprune.running.unknown_operators import Severed
@@ -96,7 +97,7 @@ def report_of(outcome: Outcome) -> Report:
             *choice.remarks,
             *(_stayed(choice.groups, gone, outcome.pruned.graph, request.align or 1) if request.lossless else ()),
             *_estimated(request),
-            *_notes(choice, outcome.proof, analysis.severed),
+            *_notes(choice, outcome.proof, analysis.severed, _stays(trace, groups)),
             *_unmoved(trace, choice, outcome.proof),
         ),
         versions=versions(),
@@ -168,9 +169,14 @@ def _unmoved(trace: Trace, choice: Choice, proof: Proof | None) -> Iterator[str]
             yield f"{what}: on these inputs the proof says little of it"
 
 
-def _notes(choice: Choice, proof: Proof | None, severed: Severed) -> tuple[str, ...]:
+def _stays(trace: Trace, groups: Groups) -> list[str]:
+    """Where nothing can be pruned, the first reasons why."""
+    return [] if len(groups) else first_reasons(account(trace, groups))
+
+
+def _notes(choice: Choice, proof: Proof | None, severed: Severed, stays: Sequence[str]) -> tuple[str, ...]:
     """What a reader must not miss."""
-    notes = [] if len(choice.groups) else ["nothing in this model can be pruned: onnxprune inspect says why"]
+    notes = [] if len(choice.groups) else ["nothing in this model can be pruned: onnxprune inspect says why", *stays]
     for error in proof.rewrite if proof else ():
         if error.compared < 1:
             share = f"{100 * (1 - error.compared):.0f} % of output '{error.name}'"

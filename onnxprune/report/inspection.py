@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from onnxprune.cost.measures import Cost, cost, macs_by_node
 from onnxprune.labels.groups import Group, Groups
 from onnxprune.labels.trace import Trace
 from onnxprune.model.onnx_model import Model
+from onnxprune.report.account import Accounted, account
 from onnxprune.report.run_report import VERSION, plain
 
 
@@ -53,6 +54,7 @@ class Inspection:
     lossless: int  # of the channels, those that nobody would miss
     groups: tuple[InspectGroup, ...]
     held: tuple[InspectHeld, ...]
+    nodes: tuple[Accounted, ...] = ()  # every one with weights, or that multiplies
 
     def to_json(self) -> str:
         """The file's text."""
@@ -90,8 +92,18 @@ def inspection_of(trace: Trace, groups: Groups) -> Inspection:
         groups.width,
         len(groups.lossless),
         tuple(_group(g, _parameters(model, g), sum(macs.get(n, 0) for n in g.nodes)) for g in groups),
-        tuple(InspectHeld(h.node, h.constant, h.width, h.held, tuple(map(str, h.reasons))) for h in groups.held),
+        tuple(_held(groups)),
+        account(trace, groups),
     )
+
+
+def _held(groups: Groups) -> Iterator[InspectHeld]:
+    """What is held, each node once: of several weights that make its channels, the first."""
+    seen = set()
+    for h in groups.held:
+        if h.node not in seen:
+            seen.add(h.node)
+            yield InspectHeld(h.node, h.constant, h.width, h.held, tuple(map(str, h.reasons)))
 
 
 def _parameters(model: Model, group: Group) -> int:

@@ -12,6 +12,7 @@ from onnxprune.errors import thousands
 from onnxprune.labels.plan import AxisKept, Plan
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.recover import Learnt
+from onnxprune.report.account import in_words
 from onnxprune.report.inspection import Inspection
 from onnxprune.report.run_report import Check, Report, SizeReport
 
@@ -171,6 +172,15 @@ def inspection_text(found: Inspection, *, verbose: bool) -> list[str]:
         held = [(h.node, f"{h.held} of {h.width}", h.reasons[0] if h.reasons else "") for h in found.held]
         header = ("node", "channels", "because")
         parts.append(table(header, held, right=frozenset({1}), title="cannot be pruned:"))
+    listed = {h.node for h in found.held}
+    others = [
+        (n.node, thousands(n.parameters), n.state, n.because)
+        for n in found.nodes
+        if n.state not in ("prunable", "unread") and n.node not in listed
+    ]
+    if others:
+        columns = ("node", "parameters", "", "because")
+        parts.append(table(columns, others, right=frozenset({1}), title="also stay, with all their weights:"))
     shapes = ", ".join(f"{n}:{','.join(map(str, s))}" for n, s in found.input_shapes.items())
     total = sum(h.held for h in found.held)
     parts.append(
@@ -178,6 +188,7 @@ def inspection_text(found: Inspection, *, verbose: bool) -> list[str]:
         f"them lossless, {thousands(total)} output channels held; "
         f"{thousands(found.cost.parameters)} parameters, {thousands(found.cost.macs)} MACs at {shapes}"
     )
+    parts[-1] = "\n".join([parts[-1], *in_words(found.nodes, found.cost.parameters)])
     return parts
 
 
