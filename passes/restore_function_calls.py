@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from onnxprune.model.local_functions import Inlined, restore
 from onnxprune.model.onnx_model import Model
+from onnxprune.model.written_out.functions import Inlined, restore
 from onnxprune.passes.base import PassResult
 
 

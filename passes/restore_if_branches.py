@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from onnxprune.model.if_branches import Flat
 from onnxprune.model.onnx_model import Model
+from onnxprune.model.written_out.if_branches import Flat
 from onnxprune.passes.base import PassResult
 
 

@@ -34,8 +34,8 @@ from onnxprune.labels.trace import Pinned, Read, Trace, Use, use_of
 from onnxprune.model.dtypes import to_tensor
 from onnxprune.model.files import write
 from onnxprune.model.graph import Node, Shape
-from onnxprune.model.local_functions import restore
 from onnxprune.model.onnx_model import Model, from_proto
+from onnxprune.model.written_out.functions import restore
 from onnxprune.proof import exact as verify
 from onnxprune.running import input_shapes
 from onnxprune.running import session as runtime

@@ -42,7 +42,7 @@ PROTO_DOORS = {
     "mapped_weights.py",
     "protobuf.py",
     "edits.py",
-    "local_functions.py",
+    "functions.py",
     "if_branches.py",
     "session.py",
     "unknown_operators.py",

@@ -15,9 +15,9 @@ from onnxprune.labels import lossless
 from onnxprune.labels import trace as tracing
 from onnxprune.labels.groups import Groups
 from onnxprune.labels.trace import Pinned, Trace
-from onnxprune.model.if_branches import Flat, flatten
-from onnxprune.model.local_functions import Inlined, inline
 from onnxprune.model.onnx_model import Model
+from onnxprune.model.written_out.functions import Inlined, inline
+from onnxprune.model.written_out.if_branches import Flat, flatten
 from onnxprune.running import tensor_shapes
 from onnxprune.running.input_shapes import choose_inputs, probe_shapes
 from onnxprune.running.unknown_operators import Severed, sever

@@ -27,9 +27,9 @@ from onnxprune.labels.labels import Alive, Tensor
 from onnxprune.labels.rewrite import alive_of
 from onnxprune.labels.trace import Read, Trace
 from onnxprune.model.graph import Node
-from onnxprune.model.if_branches import Flat
 from onnxprune.model.mapped_weights import release
 from onnxprune.model.onnx_model import Gate, Model, check
+from onnxprune.model.written_out.if_branches import Flat
 from onnxprune.progress import Progress, counted, silent
 from onnxprune.proof.picked import cut_behind, picked_from
 from onnxprune.proof.unrounded import Steps, codes_of, steps, unrounded
@@ -220,25 +220,10 @@ def prove(
     behind = {p.name: p for points in picked.values() for p in points}
     points = [*{**behind, **{p.name: p for p in inside(trace, dead, pruned)}}.values()]
     exact, cut = _unrounded(trace, reference, pruned)
-    by_zeroing, by_pruning = Differences(), Differences()
-    with ExitStack() as sessions:  # weights stay in their files: three sessions at a time hold none of them
-        plain = sessions.enter_context(_running(original, where, [*behind.values()], True))
-        zeroed = sessions.enter_context(_running(exact, f"{where} with the removed channels at zero", points, True))
-        with _our_bug():
-            new = sessions.enter_context(_running(cut, "the pruned model", points))
-            rounded = _running(pruned, "the pruned model", [*behind.values()])
-            whole = new if cut is pruned else sessions.enter_context(rounded)
-        release(trace.model.weights.values())  # of cutting
-        for feed in counted(feeds, "prove, inputs", samples, progress):
-            with _our_bug():
-                found = new.run(feed)
-                given = found if whole is new else whole.run(feed)
-            for results in (found, given):
-                results.update({b: results[a] for a, b in names.items()})
-            by_pruning.add(plain.run(feed), given)
-            by_zeroing.add(zeroed.run(feed), found)
-    pruning = tuple(e for e in by_pruning.errors() if e.name not in picked)
-    outputs, every = {e.name for e in pruning}, by_zeroing.errors()
+    sides = _Sides(original, exact, cut, pruned, points, [*behind.values()], names, where)
+    every, apart, engine = sides.errors(feeds, trace, progress)
+    pruning = tuple(e for e in apart if e.name not in picked)
+    outputs = {e.name for e in pruning}
     sources = {o: tuple(p.name for p in own) for o, own in picked.items()}
     outside = outputs | (picked.keys() - cut_behind(trace, dead, sources))
     proof = Proof(
@@ -249,7 +234,7 @@ def prove(
         tuple(e for e in every if e.name in outputs),
         tuple(e for e in every if e.name not in outside),
         pruning,
-        plain.engine,
+        engine,
         None if cut is pruned else _steps(trace, dead, reference, pruned, feeds, where),
         sources,
     )
@@ -257,6 +242,48 @@ def prove(
         return proof
     progress("measuring how much rounding weighs")
     return proof.with_noise(_noise(exact, feeds, points, where))
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """The models that are compared, and where they are looked at.
+
+    ``zeroed`` and ``cut``: without the rounding of activations where they can be; else ``cut`` is ``pruned``.
+    ``behind``: what outputs are picked from; ``names``: of the cut model's outputs, those that stand for others.
+    """
+
+    original: Model
+    zeroed: Model
+    cut: Model
+    pruned: Model
+    points: Sequence[Inside]
+    behind: Sequence[Inside]
+    names: Mapping[str, str]
+    where: str
+
+    def errors(
+        self, feeds: Sequence[Feeds], trace: Trace, progress: Progress
+    ) -> tuple[tuple[OutputError, ...], tuple[OutputError, ...], str]:
+        """(of the cut against the zeroed model, of the pruned against the original, what ran them)."""
+        by_zeroing, by_pruning = Differences(), Differences()
+        with ExitStack() as sessions:  # weights stay in their files: three sessions at a time hold none of them
+            plain = sessions.enter_context(_running(self.original, self.where, self.behind, True))
+            zero = f"{self.where} with the removed channels at zero"
+            zeroed = sessions.enter_context(_running(self.zeroed, zero, self.points, True))
+            with _our_bug():
+                new = sessions.enter_context(_running(self.cut, "the pruned model", self.points))
+                rounded = _running(self.pruned, "the pruned model", self.behind)
+                whole = new if self.cut is self.pruned else sessions.enter_context(rounded)
+            release(trace.model.weights.values())  # of cutting
+            for feed in counted(feeds, "prove, inputs", len(feeds), progress):
+                with _our_bug():
+                    found = new.run(feed)
+                    given = found if whole is new else whole.run(feed)
+                for results in (found, given):
+                    results.update({b: results[a] for a, b in self.names.items()})
+                by_pruning.add(plain.run(feed), given)
+                by_zeroing.add(zeroed.run(feed), found)
+        return by_zeroing.errors(), by_pruning.errors(), plain.engine
 
 
 def _unrounded(trace: Trace, reference: Model, pruned: Model) -> tuple[Model, Model]:

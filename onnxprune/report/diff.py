@@ -18,8 +18,8 @@ from onnx import AttributeProto, NodeProto, helper
 
 from onnxprune.cost import measures as cost
 from onnxprune.model.graph import Graph, Node, Shape, TensorInfo
-from onnxprune.model.local_functions import inline
 from onnxprune.model.onnx_model import Model
+from onnxprune.model.written_out.functions import inline
 from onnxprune.progress import Progress, silent
 from onnxprune.proof import side_by_side as sidebyside
 from onnxprune.proof.side_by_side import On, Sample

@@ -23,9 +23,9 @@ from onnxprune.errors import ModelError
 from onnxprune.memory import size_text, total_memory
 from onnxprune.model.dtypes import BITS
 from onnxprune.model.graph import Graph, Naming, Node, Shape
-from onnxprune.model.if_branches import DOMAIN, MERGE
 from onnxprune.model.nested import graphs_of
 from onnxprune.model.onnx_model import Model
+from onnxprune.model.written_out.if_branches import DOMAIN, MERGE
 from onnxprune.running.input_shapes import PLAIN, Draws
 
 #: Shape arithmetic works on small tensors; larger ones are data.

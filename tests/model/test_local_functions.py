@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from onnx import ModelProto
 
-from onnxprune.model import local_functions as functions
 from onnxprune.model.onnx_model import Model
+from onnxprune.model.written_out import functions
 from tests.models import build, sandwich
 from tests.property import Removal, assert_exact
 

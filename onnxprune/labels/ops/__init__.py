@@ -11,7 +11,6 @@ from onnxprune.labels.ops import (
     quantized,
     recurrent,
     reduction,
-    sampling,
 )
 from onnxprune.labels.ops.table import (
     Change,

@@ -167,7 +167,7 @@ def _zero_point(facts: Facts) -> NDArray[Any] | None:
 def branches(op: Op) -> Sequence[Layers]:
     """Y_i = T_i if C else E_i, for each i: inputs are C, then all T, then all E.
 
-    The branches of an If are written out (if_branches.py), and this operator of our own joins them.
+    The branches of an If are written out (`onnxprune.model.written_out`), and this operator of our own joins them.
     """
     found: list[Layers] = []
     count = len(op.node.outputs)

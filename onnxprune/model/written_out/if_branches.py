@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from onnxprune.model.edits import free_names
-from onnxprune.model.local_functions import Prefixes
 from onnxprune.model.nested import graphs_of
 from onnxprune.model.onnx_model import Model
-from onnxprune.model.sequences import Spread, spread
+from onnxprune.model.written_out.functions import Prefixes
+from onnxprune.model.written_out.sequences import Spread, spread
 
 #: The operator that stands for an If whose branches are written out: (condition, results of then, results of else).
 DOMAIN, MERGE = "onnxprune", "Branches"

@@ -1,0 +1,1 @@
+"""What is written out for the analysis, and put back after pruning: function calls, branches, sequences."""
