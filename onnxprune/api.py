@@ -146,6 +146,7 @@ def inspect(
     exclude: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     input_values: Mapping[str, float] | None = None,
+    custom: Sequence[str] = (),
 ) -> Inspection:
     """What of ``model`` can be pruned, and what cannot, by which node and why.
 
@@ -157,7 +158,9 @@ def inspect(
 
     Raises OnnxPruneError.
     """
-    return pipeline.inspect(opened(model), exclude=exclude, input_shapes=input_shapes, input_values=input_values)
+    return pipeline.inspect(
+        opened(model), exclude=exclude, input_shapes=input_shapes, input_values=input_values, operators=custom
+    )
 
 
 def diff(

@@ -78,6 +78,15 @@ class ApplyOptions:
         shared=True,
         help="Shape of a dynamic input, as images:1,3,224,224. Repeatable.",
     )
+    custom: Sequence[str] = option(
+        (),
+        "--custom",
+        multiple=True,
+        metavar="DOMAIN::OP=KIND",
+        shared=True,
+        help="What an operator does that nobody knows: elementwise, channelwise (each channel of axis 1 by itself) or "
+        "opaque. Repeatable.",
+    )
     input_values: Mapping[str, float] = option(
         {},
         "--input-value",
@@ -271,6 +280,7 @@ class Options(ApplyOptions):
             "ratio_for": dict(self.request.ratio_for),
             "max_ratio": self.max_ratio,
             "input_shapes": {n: list(s) for n, s in self.input_shapes.items()},
+            **({"custom": list(self.custom)} if self.custom else {}),
             **({"input_values": dict(self.input_values)} if self.input_values else {}),
             "fuse_bn": self.fuse_bn,
             "seed": self.seed,

@@ -22,6 +22,7 @@ from onnxprune.importance.criterion import Scorer, Subject
 from onnxprune.labels import plan as plans
 from onnxprune.labels.analysis import Analysis, analyse
 from onnxprune.labels.lossless import same_after
+from onnxprune.labels.ops import custom
 from onnxprune.labels.plan import Plan
 from onnxprune.labels.rewrite import alive_of
 from onnxprune.model.onnx_model import Model
@@ -63,7 +64,11 @@ def attempt(
     model: Model, options: Options, plan: Plan | None = None, progress: Progress = silent, where: str = "plan"
 ) -> Result:
     """As `prune`, but a rewrite error over the limit is no exception: `unproven` says so. Raises OnnxPruneError."""
-    watch = Stopwatch(progress)
+    with custom.declared([custom.read(text) for text in options.custom]):
+        return _attempted(model, options, plan, Stopwatch(progress), where)
+
+
+def _attempted(model: Model, options: Options, plan: Plan | None, watch: Stopwatch, where: str) -> Result:
     if plan is None:
         for way in options.request.ways:
             criteria.resolve(way.importance).check(options.reading)
@@ -110,15 +115,17 @@ def inspect(
     exclude: Sequence[str] = (),
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     input_values: Mapping[str, float] | None = None,
+    operators: Sequence[str] = (),
 ) -> Inspection:
-    """What could be pruned, and what could not and why.
+    """What could be pruned, and what could not and why; ``operators``: custom ones, declared.
 
     Nodes that cannot follow are found by a trial at half the width.
     """
-    analysis = analyse(model, exclude=exclude, input_shapes=input_shapes, input_values=input_values)
-    request, subject = Options(ratio=0.5, importance="random").request, Subject(analysis.trace)
-    scorer = criteria.resolve("random")(subject)
-    return inspection_of(analysis.trace, choose(analysis, request, subject, request.ways[0], scorer).groups)
+    with custom.declared([custom.read(text) for text in operators]):
+        analysis = analyse(model, exclude=exclude, input_shapes=input_shapes, input_values=input_values)
+        request, subject = Options(ratio=0.5, importance="random").request, Subject(analysis.trace)
+        scorer = criteria.resolve("random")(subject)
+        return inspection_of(analysis.trace, choose(analysis, request, subject, request.ways[0], scorer).groups)
 
 
 def unproven(report: Report) -> CheckError | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import onnxprune
 from onnxprune.errors import OptionError
 from onnxprune.labels import ops
 from onnxprune.labels.ops import custom
@@ -38,3 +39,11 @@ def test_declared_operator_is_followed(text: str, kind: str, prunable: int) -> N
 def test_declaration_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(OptionError, match="is not DOMAIN::OP="):
         custom.read(text)
+
+
+def test_option_declares_for_one_run() -> None:
+    model = build(FOREIGN)
+    assert onnxprune.inspect(model).channels == 0
+    assert onnxprune.inspect(model, custom=["custom::Act=elementwise"]).channels == 8
+    assert onnxprune.prune(model, ratio=0.5, custom=["custom::Act=elementwise"]).report.channels.after == 4
+    assert onnxprune.inspect(model).channels == 0

@@ -14,7 +14,7 @@ from onnxprune.cli.config_file import informed
 @informed("inspect")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the inspection (JSON).")
-@shared.taken("exclude", "input_shapes", "input_values")
+@shared.taken("exclude", "input_shapes", "input_values", "custom")
 @click.option("-v", "--verbose", is_flag=True, help="Show the nodes of every group.")
 @shared.bounded
 def inspect(model: Path, json_path: Path | None, *, verbose: bool, **given: Any) -> None:
@@ -29,7 +29,7 @@ def inspect(model: Path, json_path: Path | None, *, verbose: bool, **given: Any)
         files.ensure_writable([json_path], keep=model)
     with terminal.status() as announce:
         announce("analyse")
-        found = pipeline.inspect(loaded, **given)
+        found = pipeline.inspect(loaded, operators=given.pop("custom"), **given)
     if json_path is not None:
         files.write({json_path: found.to_json()})
     terminal.show(render.inspection_text(found, verbose=verbose))
