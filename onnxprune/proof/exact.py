@@ -39,7 +39,8 @@ from onnxprune.running.differences import Differences, OutputError
 from onnxprune.running.session import Feeds
 from onnxprune.running.unknown_operators import Severed
 
-_QUANTIZED = {"QuantizeLinear", "DequantizeLinear"}
+#: What rounds activations at run time; weights that are dequantized round nothing.
+_ROUNDS = {"DynamicQuantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul"}
 _HALF = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 #: Rounding of a whole network, relative to the range of its output: in float32; with weights or outputs in float16;
@@ -188,7 +189,8 @@ def _type(trace: Trace, name: str) -> int:
 
 def default_rtol(trace: Trace, *, rounded: bool = True) -> float:
     """The tolerance that fits the model's precision; ``rounded``: activations too, where they are quantized."""
-    if rounded and any(node.op in _QUANTIZED for node in trace.model.graph.nodes):
+    nodes = trace.model.graph.nodes
+    if rounded and (codes_of(trace.model) or any(node.op in _ROUNDS for node in nodes)):
         return RTOL_QUANTIZED
     types = {t for t, _ in trace.model.graph.constants.values()} | {o.elem_type for o in trace.model.graph.outputs}
     return RTOL_HALF if types & _HALF else RTOL
