@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.cost import measures
-from onnxprune.labels.analysis import Analysis
+from onnxprune.labels.analysis import Analysis, matches, units_of
 from onnxprune.labels.groups import Groups
 from onnxprune.labels.plan import Plan
 from onnxprune.labels.rewrite import Rewrite
@@ -96,6 +96,7 @@ def report_of(outcome: Outcome) -> Report:
             *outcome.notes,
             *choice.remarks,
             *(_stayed(choice.groups, gone, outcome.pruned.graph, request.align or 1) if request.lossless else ()),
+            *_idle(trace, groups, request, outcome.options),
             *_estimated(request),
             *_notes(choice, outcome.proof, analysis.severed, _stays(trace, groups)),
             *_unmoved(trace, choice, outcome.proof),
@@ -167,6 +168,22 @@ def _unmoved(trace: Trace, choice: Choice, proof: Proof | None) -> Iterator[str]
         if error.max_abs == 0 and maker is not None and maker.index in behind:
             what = f"output '{error.name}' did not react to what was removed"
             yield f"{what}: on these inputs the proof says little of it"
+
+
+def _idle(trace: Trace, groups: Groups, request: Request, options: Mapping[str, Any]) -> Iterator[str]:
+    """Patterns that have no effect: all that they name stays anyway."""
+    free = np.concatenate([np.zeros(0, np.int64), *(g.units for g in groups)])
+    given = [("--ratio-for", glob) for glob, _ in request.ratio_for]
+    for option, glob in (*given, *(("--exclude", glob) for glob in options.get("exclude", ()))):
+        units = units_of(trace, matches(trace, glob, option))
+        own = [trace.pinned.get(int(u)) for u in units if u]
+        if option == "--ratio-for" and np.isin(units, free).any():
+            continue
+        if option == "--exclude" and not all(own):
+            continue
+        reasons = [str(r) for found in own for r in found or () if r.why]
+        why = reasons[0] if reasons else "it names no channels"
+        yield f"{option} '{glob}' has no effect: {why}"
 
 
 def _stays(trace: Trace, groups: Groups) -> list[str]:

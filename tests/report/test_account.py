@@ -52,3 +52,13 @@ def test_where_nothing_goes_the_first_reasons_are_said() -> None:
     notes = pipeline.prune(from_proto(build(FOREIGN)), Options()).report.notes
     assert any("'Mystery:g' stays: Mystery has no rule" in n for n in notes)
     assert any("'Conv:h' stays: Mystery:g: Mystery has no rule" in n for n in notes)
+
+
+def test_a_pattern_that_has_no_effect_is_said() -> None:
+    text = "(float[2,6] x) => (float[2,5] y) <float[6,8] w0, float[8,5] w9> { h = MatMul(x, w0)\ny = MatMul(h, w9) }"
+    options = Options(ratio_for={"MatMul:y": 0.5, "MatMul:h": 0.5}, exclude=["y"])
+    notes = pipeline.prune(from_proto(build(text)), options).report.notes
+    assert [n for n in notes if "no effect" in n] == [
+        "--ratio-for 'MatMul:y' has no effect: is the graph output 'y'",
+        "--exclude 'y' has no effect: is the graph output 'y'",
+    ]

@@ -13,8 +13,11 @@ from onnxprune.labels.plan import AxisKept, Plan
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.recover import Learnt
 from onnxprune.report.account import in_words
-from onnxprune.report.inspection import Inspection
+from onnxprune.report.inspection import InspectHeld, Inspection
 from onnxprune.report.run_report import Check, Report, SizeReport
+
+#: Letters of a reason in a table; the JSON has all of them.
+_REASON = 120
 
 
 def placed(report: Report, output: str, checks: Sequence[Check], given: Sequence[str]) -> Report:
@@ -33,7 +36,7 @@ def report_text(report: Report, beside: Mapping[str, str]) -> list[str]:
     asked = not report.options.get("budget")  # which says nothing of single groups
     rows = [
         (
-            g.name,
+            _short(g.name),
             str(g.width),
             str(g.kept),
             *([f"{100 * g.asked:.1f} %"] if asked else []),
@@ -146,15 +149,24 @@ def plan_text(plan: Plan, model: Model) -> str:
     return "\n".join([*lines, f"-{thousands(total)} parameters in all"])
 
 
+def _short(text: str, most: int = 64) -> str:
+    """A name or a reason with its middle left out where it is long: tf2onnx's names have hundreds of letters."""
+    return text if len(text) <= most else f"{text[: most // 3]}…{text[-(most - most // 3 - 1) :]}"
+
+
 def _gone(axis: AxisKept) -> str:
     return f"removed {axis.removed or 'none'}" + (" in its first block" if axis.keep.ndim > 1 and axis.removed else "")
+
+
+def _first(held: InspectHeld) -> str:
+    return held.reasons[0] if held.reasons else ""
 
 
 def inspection_text(found: Inspection, *, verbose: bool) -> list[str]:
     """Groups, then what is held and why."""
     rows = [
         (
-            g.name,
+            _short(g.name),
             str(g.width),
             thousands(g.parameters),
             thousands(g.macs),
@@ -169,14 +181,14 @@ def inspection_text(found: Inspection, *, verbose: bool) -> list[str]:
     if verbose:
         parts.extend(f"{g.name}\n" + "\n".join(f"  {n}" for n in g.nodes) for g in found.groups)
     if found.held:
-        held = [(h.node, f"{h.held} of {h.width}", h.reasons[0] if h.reasons else "") for h in found.held]
+        held = [(_short(h.node), f"{h.held} of {h.width}", _short(_first(h), _REASON)) for h in found.held]
         header = ("node", "channels", "because")
         parts.append(table(header, held, right=frozenset({1}), title="cannot be pruned:"))
     listed = {h.node for h in found.held}
     others = [
-        (n.node, thousands(n.parameters), n.state, n.because)
+        (_short(n.node), thousands(n.parameters), n.state, _short(n.because, _REASON))
         for n in found.nodes
-        if n.state not in ("prunable", "unread") and n.node not in listed
+        if n.state not in ("prunable", "unread") and n.node not in listed and (n.parameters > 1 or n.macs != 0)
     ]
     if others:
         columns = ("node", "parameters", "", "because")
