@@ -49,6 +49,11 @@ def declared(model: ModelProto) -> ModelProto:
         if not out.type.tensor_type.shape.dim:
             out.type.tensor_type.ClearField("shape")
     model = shape_inference.infer_shapes(model, data_prop=True)
+    for info in model.graph.value_info:  # onnx gives sizes that it does not know one name in unlike parts of a sequence
+        kind = info.type.sequence_type.elem_type if info.type.HasField("sequence_type") else info.type
+        for dim in kind.tensor_type.shape.dim:
+            if dim.dim_param.startswith("unk__"):
+                dim.ClearField("dim_param")
     for out in model.graph.output:  # operators that onnx does not know, and a checker before 1.17 that wants a rank
         if not out.type.tensor_type.HasField("shape") and (rank := _rank(model, out.name)) is not None:
             out.type.tensor_type.shape.dim.extend(out.type.tensor_type.shape.Dimension() for _ in range(rank))

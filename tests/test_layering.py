@@ -51,6 +51,7 @@ PROTO_DOORS = {
     "stand_ins.py",
     "exact.py",
     "tensor_shapes.py",
+    "shape_arithmetic.py",
     "rewrite.py",
     "gradients.py",
     "extract.py",

@@ -30,7 +30,7 @@ from onnxprune.labels.ops.table import Linear
 from onnxprune.labels.trace import Fold, Read, Trace
 from onnxprune.model.dtypes import dtype_of
 from onnxprune.model.graph import Naming, Node
-from onnxprune.running.tensor_shapes import Value, evaluate
+from onnxprune.running.shape_arithmetic import Value, evaluate
 
 #: Types in which a bias takes a constant.
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}

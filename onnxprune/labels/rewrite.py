@@ -25,7 +25,7 @@ from onnxprune.labels.trace import Fold, Pinned, Trace, Use, is_data, known_valu
 from onnxprune.model.edits import Edits
 from onnxprune.model.graph import Naming, Node, Shape
 from onnxprune.running.moved_sizes import Settled, Sizes, UnsettledError
-from onnxprune.running.tensor_shapes import Value, evaluate, is_shape_source, shape_value
+from onnxprune.running.shape_arithmetic import Value, evaluate, is_shape_source, shape_value
 
 
 class _RefusedError(Exception):
@@ -122,8 +122,7 @@ class _Run:
 
     # --- the run ----------------------------------------------------------------------------------------------------
 
-    def _dies(self, tensor: Tensor | None) -> bool:
-        """Whether anything of a tensor of the first run goes."""
+    def _dies(self, tensor: Tensor | None) -> bool:  # whether anything of a tensor of the first run goes
         return tensor is not None and not all(self.alive(layer.labels).all() for layer in tensor.layers)
 
     def _cut(self, tensor: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from onnxprune.model.graph import Node
 from onnxprune.model.onnx_model import Model
-from onnxprune.running.tensor_shapes import Value, evaluate, is_shape_source, moving, sources
+from onnxprune.running.shape_arithmetic import Value, evaluate, is_shape_source, moving, sources
 
 
 class UnsettledError(Exception):

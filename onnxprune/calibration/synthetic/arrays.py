@@ -47,7 +47,7 @@ def sounds(rng: np.random.Generator, count: int, channels: int, length: int) -> 
     time = np.arange(length, dtype=np.float32)
     for number, sample in enumerate(found):
         if number % 3 == 1:
-            pitch = np.exp(rng.uniform(np.log(2 / max(length, 4)), np.log(0.25), (4, 1))).astype(np.float32)
+            pitch = np.exp(rng.uniform(np.log(2 / max(length, 8)), np.log(0.25), (4, 1))).astype(np.float32)
             tones = np.sin(2 * np.pi * (pitch * time + rng.random((4, 1)).astype(np.float32)))
             sample[:] = (rng.dirichlet(np.ones(4), channels).astype(np.float32) @ tones) * rng.uniform(0.2, 1)
         elif number % 3 == 2:
@@ -75,7 +75,9 @@ def ids(rng: np.random.Generator, count: int, shape: Shape, table: int) -> Whole
 def masks(rng: np.random.Generator, count: int, shape: Shape) -> Whole:
     """[count, *shape]: 1 up to a place along the last axis, at least half of it; in half of the samples everywhere."""
     found = np.ones((count, *shape), np.int64)
-    length = shape[-1] if shape else 1
+    if not shape:
+        return found
+    length = shape[-1]
     for sample in found[1::2]:
         sample[..., int(rng.integers((length + 1) // 2, length + 1)) :] = 0
     return found

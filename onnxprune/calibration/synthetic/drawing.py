@@ -31,8 +31,9 @@ from onnxprune.running.tensor_shapes import Shapes
 
 Array = NDArray[Any]
 
-#: No more bytes of inputs are drawn than this, as long as there are `LEAST_SAMPLES` of them.
-MOST_BYTES = 256 << 20
+#: What drawn samples may take, so that the plain command stays quick: bytes of inputs, and elements of all maps that the
+#: network makes of them. `FEWEST` are drawn all the same.
+FEWEST, MOST_BYTES, MOST_ELEMENTS = 24, 256 << 20, 10**9
 
 _WHITE = 255
 
@@ -96,8 +97,10 @@ def _kind(slot: Slot, model: Model, known: Mapping[str, Shape]) -> Kind:
 def _enough(inputs: Inputs, model: Model, known: Mapping[str, Shape]) -> int:
     """As many samples as give every product rows enough, within what is used of real ones."""
     size = sum(int(np.prod(s.shape)) * 4 for s in inputs.slots)
+    made = sum(float(np.prod(shape)) for shape in known.values()) / inputs.unit
     wanted = max(LEAST_SAMPLES, samples_for(LEAST_ROWS, products(model, known), known))
-    return min(wanted, DEFAULT_SAMPLES, max(LEAST_SAMPLES, MOST_BYTES // max(1, size)))
+    room = min(MOST_BYTES // max(1, size), int(MOST_ELEMENTS // max(1.0, made)))
+    return min(wanted, DEFAULT_SAMPLES, max(FEWEST, room))
 
 
 def _values(slot: Slot, kind: Kind, count: int, seed: int) -> Array:
