@@ -31,8 +31,8 @@ from onnxprune.running.tensor_shapes import Shapes
 
 Array = NDArray[Any]
 
-#: What drawn samples may take, so that the plain command stays quick: bytes of inputs, and elements of all maps that the
-#: network makes of them. `FEWEST` are drawn all the same.
+#: What drawn samples may take, so that the plain command stays quick: bytes of inputs, and elements of all maps that
+#: the network makes of them. `FEWEST` are drawn all the same.
 FEWEST, MOST_BYTES, MOST_ELEMENTS = 24, 256 << 20, 10**9
 
 _WHITE = 255
