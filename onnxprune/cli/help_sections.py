@@ -13,8 +13,11 @@ PRUNE: Mapping[str, Sequence[str]] = {
     ),
     "Which channels": (
         "dtype", "lossless", "importance", "scope", "ratio_for", "max_ratio", "flops_reg", "fuse_bn", "plan_path",
+        "custom",
     ),
-    "Calibration data": ("samples", "mean", "std", "layout", "color", "compensate", "recover"),
+    "Calibration data": (
+        "samples", "mean", "std", "layout", "color", "input_range", "compensate", "recover", "input_values",
+    ),
     "The proof": ("check_n", "rtol", "atol", "seed"),
     "Files": ("save_plan", "json_path", "lang", "save_as_external_data", "config", "trust_config"),
     "Pipelines": ("require", "max_rewrite_error", "min_cosine", "min_snr", "junit", "summary", "max_memory", "timeout"),

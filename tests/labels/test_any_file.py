@@ -48,7 +48,7 @@ def beside(
 
 
 def sparse(proto: ModelProto) -> None:
-    """r = Add(h, a sparse constant): h stays."""
+    """r = Add(h, a sparse constant), which is cut with h."""
     values = numpy_helper.from_array(np.array([1.5, -2], np.float32), "s")
     indices = numpy_helper.from_array(np.array([1, 3], np.int64), "s_indices")
     proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [8, 1, 1]))
@@ -145,7 +145,7 @@ CASES: dict[str, tuple[str, Change, int, str]] = {
         8,
         "",
     ),
-    "sparse constant": (CHAIN, sparse, 0, "nothing in this model"),
+    "sparse constant": (CHAIN, sparse, 8, ""),
     "weights that are inputs, IR 3": (CHAIN, weights_are_inputs, 8, ""),
     "a vector to copy, IR 3": (CHAIN, shared_bias_before_ir_4, 16, ""),
     "custom operator at the end": (CHAIN, foreign_end, 8, "'Detect:y' cannot be run here"),

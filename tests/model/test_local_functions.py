@@ -73,7 +73,8 @@ def test_operator_sets_that_only_a_function_needs_come_with_its_nodes() -> None:
     model.opset_import.extend(kept)
     removal = assert_exact(model)
     assert called(removal.written) == ["Conv", "Conv", "QuickGelu", "Conv"]
-    assert [o.domain for o in removal.written.opset_import] == ["", "custom", "com.microsoft"]
+    given = [o.domain for o in model.opset_import]
+    assert [o.domain for o in removal.written.opset_import] == [*given, "com.microsoft"]
 
 
 @pytest.mark.parametrize("condition", [0, 1])
@@ -82,8 +83,9 @@ def test_subgraph_inside_a_function_reads_what_the_call_gives(condition: int) ->
     body = HEAD + "Choose (X, C) => (Y) { Y = If (C) "
     body += "<then_branch = t () => (float[2,8,6,6] T) { R = Relu(X)\nT = Neg(R) }, "
     body += "else_branch = e () => (float[2,8,6,6] E) { E = Identity(X) }> }"
-    removal = pruned(sandwich("g = custom.Choose(h, c)", f"bool c = {{{condition}}}") + body)
-    assert called(removal.written) == ["Conv", "If", "Conv"]
+    chosen = "s = ReduceMax<keepdims = 0>(h)\nc = Less(s, z)\ng = custom.Choose(h, c)"
+    removal = pruned(sandwich(chosen, f"float z = {{{1e9 if condition else -1e9}}}") + body)
+    assert called(removal.written) == ["Conv", "ReduceMax", "Less", "If", "Conv"]
 
 
 def test_model_without_calls_is_the_same_object() -> None:

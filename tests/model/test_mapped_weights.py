@@ -44,7 +44,7 @@ source, target, ratio, samples = sys.argv[1:]
 before = anonymous()
 peak = [before]
 threading.Thread(target=watch, daemon=True).start()
-result = pipeline.prune(files.load(source), Options(ratio=float(ratio), check_n=int(samples)))
+result = pipeline.prune(files.load(source), Options(ratio=float(ratio), check_n=int(samples), data="none"))
 files.write({Path(target): result.model})
 report = result.report
 bytes_ = [report.file_bytes.before, report.file_bytes.after]
