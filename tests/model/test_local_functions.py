@@ -83,7 +83,7 @@ def test_subgraph_inside_a_function_reads_what_the_call_gives(condition: int) ->
     body = HEAD + "Choose (X, C) => (Y) { Y = If (C) "
     body += "<then_branch = t () => (float[2,8,6,6] T) { R = Relu(X)\nT = Neg(R) }, "
     body += "else_branch = e () => (float[2,8,6,6] E) { E = Identity(X) }> }"
-    chosen = "s = ReduceMax<keepdims = 0>(h)\nc = Less(s, z)\ng = custom.Choose(h, c)"
+    chosen = "s = ReduceMax<keepdims = 0>(x)\nc = Less(s, z)\ng = custom.Choose(h, c)"
     removal = pruned(sandwich(chosen, f"float z = {{{1e9 if condition else -1e9}}}") + body)
     assert called(removal.written) == ["Conv", "ReduceMax", "Less", "If", "Conv"]
 
