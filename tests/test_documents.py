@@ -49,7 +49,7 @@ def test_every_command_is_run_by_something() -> None:
 
 
 def test_commands_on_a_model(tmp_path: Path) -> None:
-    onnx.save(build.unet(fold_bn=False, size=32, base=8), tmp_path / "model.onnx")
+    onnx.save(build.unet(fold_bn=False, size=32, base=16), tmp_path / "model.onnx")
     (tmp_path / "calib").mkdir()
     for index, sample in enumerate(np.random.default_rng(0).standard_normal((10, 1, 1, 32, 32))):
         np.save(tmp_path / "calib" / f"{index}.npy", sample.astype(np.float32))

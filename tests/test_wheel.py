@@ -66,7 +66,7 @@ def test_it_is_typed_and_licensed_and_holds_nothing_else(wheel: zipfile.Path) ->
 
 def test_its_metadata_names_the_command_and_the_licence(wheel: zipfile.Path) -> None:
     (info,) = (p for p in wheel.iterdir() if p.name.endswith(".dist-info"))
-    assert "onnxprune = onnxprune.cli.main:main" in (info / "entry_points.txt").read_text()
+    assert "onnxprune = onnxprune.cli.wall:main" in (info / "entry_points.txt").read_text()
     assert (info / "top_level.txt").read_text().split() == ["onnxprune"]
     assert "License-Expression: Apache-2.0" in (info / "METADATA").read_text()
 

@@ -278,12 +278,13 @@ class _Sides:
                 whole = new if self.cut is self.pruned else sessions.enter_context(rounded)
             release(trace.model.weights.values())  # of cutting
             for feed in counted(feeds, "prove, inputs", len(feeds), progress):
+                before = plain.run(feed)  # first: a model that does not run is no fault of ours
                 with _our_bug():
                     found = new.run(feed)
                     given = found if whole is new else whole.run(feed)
                 for results in (found, given):
                     results.update({b: results[a] for a, b in self.names.items()})
-                by_pruning.add(plain.run(feed), given)
+                by_pruning.add(before, given)
                 by_zeroing.add(zeroed.run(feed), found)
         return by_zeroing.errors(), by_pruning.errors(), plain.engine
 
