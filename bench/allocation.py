@@ -14,12 +14,12 @@ import numpy as np
 
 from fixtures import build
 from onnxprune.cost.chips import Cycles, find
-from onnxprune.cost.measures import CostModel, Macs
+from onnxprune.cost.macs_and_bytes import CostModel, Macs
 from onnxprune.cost.sizes import cost_of
 from onnxprune.labels.analysis import Analysis, analyse
 from onnxprune.model.onnx_model import from_proto
 from onnxprune.widths.budget_strategies import Spending
-from onnxprune.widths.ratio_allocation import allocate
+from onnxprune.widths.ratio_rounding import allocate
 
 SHARE, REPEATS = 0.6, 3
 RK3588 = Cycles.of(find("rk3588"), "fp16")

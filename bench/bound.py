@@ -25,15 +25,15 @@ from scipy.sparse import coo_matrix
 
 from bench.rknn import MODELS
 from onnxprune.cost.chips import Cycles, find
-from onnxprune.cost.measures import Macs
+from onnxprune.cost.macs_and_bytes import Macs
 from onnxprune.cost.sizes import Sizes
 from onnxprune.importance import across_groups as readers
 from onnxprune.importance import criteria as scores
 from onnxprune.importance.criterion import Subject
 from onnxprune.labels.analysis import analyse
 from onnxprune.model import files
-from onnxprune.widths.alignment import Multiple, sizes_of
 from onnxprune.widths.allowed_widths import choices
+from onnxprune.widths.width_multiples import Multiple, sizes_of
 
 SLACK, FLOOR = 0.01, 0.1
 

@@ -31,11 +31,11 @@ from bench import judge, peers, torch_pruning
 from bench.measure import markdown, publish
 from fixtures import trained
 from fixtures.skeleton import load_skeleton
-from onnxprune.cost import measures as cost
+from onnxprune.cost import macs_and_bytes as cost
 from onnxprune.importance import criteria as scores
 from onnxprune.importance.criterion import Subject
 from onnxprune.labels.analysis import analyse
-from onnxprune.labels.trace import Trace
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.model import files
 from onnxprune.model.graph import Graph, Node
 from onnxprune.options import Options

@@ -23,7 +23,7 @@ import onnx
 
 from bench.rknn import MODELS
 from onnxprune import pipeline
-from onnxprune.cost import measures as cost
+from onnxprune.cost import macs_and_bytes as cost
 from onnxprune.cost.chips import Cycles, find
 from onnxprune.cost.rknn import Job, build
 from onnxprune.errors import OptionError

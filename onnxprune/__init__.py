@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from onnxprune.api import diff as diff
     from onnxprune.api import inspect as inspect
     from onnxprune.api import prune as prune
-    from onnxprune.calibration.data import Data as Data
+    from onnxprune.calibration.data_options import Data as Data
     from onnxprune.errors import CheckError as CheckError
     from onnxprune.errors import DataError as DataError
     from onnxprune.errors import ModelError as ModelError

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from onnxprune.calibration.data import NO_DATA, Data
+from onnxprune.calibration.data_options import NO_DATA, Data
 from onnxprune.errors import OptionError
-from onnxprune.option_fields import option
+from onnxprune.option_declarations import option
 from onnxprune.progress import Progress, silent
 
 if TYPE_CHECKING:

@@ -12,16 +12,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from onnxprune.calibration import samples
-from onnxprune.calibration.data import NO_DATA
+from onnxprune.calibration.data_options import NO_DATA
+from onnxprune.calibration.original_observed import Lesson, learn
 from onnxprune.calibration.product_statistics import spilling
-from onnxprune.calibration.reference import Lesson, learn
 from onnxprune.calibration.synthetic import drawing
 from onnxprune.errors import CheckError, ModelError, OnnxPruneError, OptionError
 from onnxprune.importance import criteria
 from onnxprune.importance.criterion import Scorer, Subject
 from onnxprune.labels import plan as plans
 from onnxprune.labels.analysis import Analysis, analyse
-from onnxprune.labels.lossless import same_after
+from onnxprune.labels.lossless_removal import same_after
 from onnxprune.labels.ops import custom
 from onnxprune.labels.plan import Plan
 from onnxprune.labels.rewrite import alive_of

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration.least_squares import Moments
+from onnxprune.calibration.piecewise_replay import Replay
 from onnxprune.calibration.product_statistics import Observations, Product, as_float, products
-from onnxprune.calibration.replay import Replay
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.labels import Alive
 from onnxprune.labels.rewrite import alive_of
-from onnxprune.labels.trace import Trace
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.base import PassResult
 from onnxprune.progress import Progress, silent

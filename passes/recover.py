@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.calibration.original_observed import Lesson
 from onnxprune.calibration.product_statistics import samples_for
-from onnxprune.calibration.reference import Lesson
-from onnxprune.labels.trace import Trace
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes import Compensate, Distill
 from onnxprune.progress import Progress
-from onnxprune.proof import held_out as heldout
+from onnxprune.proof import held_out_distance as heldout
 from onnxprune.running.differences import OutputError
 from onnxprune.widths.plan_contest import Tried
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from onnxprune import options
-from onnxprune.calibration.data import Data
+from onnxprune.calibration.data_options import Data
 from onnxprune.cli import main as cli
 from tests.commands import CHAIN, Outcome, Run, put
 

@@ -2,8 +2,8 @@
 
     pruned(x) == original(x) with zeros in every weight slice that reads a removed channel
 
-but where `onnxprune.labels.lossless` says that the reader does not notice: there the original is left as it is, so that
-a claim that is wrong shows.
+but where `onnxprune.labels.lossless_removal` says that the reader does not notice: there the original is left alone,
+so that a claim that is wrong shows.
 
 The zeros are written into a copy of the original's weights, so that neither a rule nor `onnxprune.proof.exact` has a
 say in the reference. Only where nothing constant does the reading (Q @ K^T) is the activation multiplied with a mask.
@@ -29,8 +29,8 @@ from onnxprune.labels import plan as plans
 from onnxprune.labels.analysis import Analysis, analyse
 from onnxprune.labels.attention_heads import Heads
 from onnxprune.labels.groups import Groups, Slice, group
+from onnxprune.labels.label_propagation import Pinned, Read, Trace, Use, use_of
 from onnxprune.labels.rewrite import Rewrite, rewrite
-from onnxprune.labels.trace import Pinned, Read, Trace, Use, use_of
 from onnxprune.model.dtypes import to_tensor
 from onnxprune.model.files import write
 from onnxprune.model.graph import Node, Shape

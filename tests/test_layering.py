@@ -59,7 +59,15 @@ PROTO_DOORS = {
 }
 
 #: Where the graph is read, run on labels, evaluated, proven or fused; and what a node is called.
-KNOW_OPERATORS = {*PROTO_DOORS, "trace.py", "labels.py", "graph.py", "fuse_batchnorm.py", "id_ranges.py", "account.py"}
+KNOW_OPERATORS = {
+    *PROTO_DOORS,
+    "label_propagation.py",
+    "labels.py",
+    "graph.py",
+    "fuse_batchnorm.py",
+    "id_ranges.py",
+    "account.py",
+}
 
 MODULE_LINES, FUNCTION_LINES = 400, 60
 LONG_MODULES = {"onnxprune/labels/ops/movement.py": 620}

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, shape_inference, version_converter
 
 from onnxprune.errors import OptionError
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.output_parts import ends
-from onnxprune.labels.trace import Trace
 from onnxprune.model.dtypes import dtype_of
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model

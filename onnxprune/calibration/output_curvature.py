@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnxprune.calibration.gradients import Directions, differentiable, gate_gradients, random_directions
 from onnxprune.calibration.product_statistics import Product, samples_for
 from onnxprune.calibration.samples import CalibrationSet
-from onnxprune.labels.trace import Trace
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.progress import Progress, counted
 from onnxprune.running.batch_size import batch_size
 from onnxprune.running.session import Feeds

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.calibration.data import DEFAULT_SAMPLES, IN_MEMORY, Data
+from onnxprune.calibration.data_options import DEFAULT_SAMPLES, IN_MEMORY, Data
 from onnxprune.calibration.images import Pixels
-from onnxprune.calibration.inputs import LABELS, Inputs, Sample
-from onnxprune.calibration.sources import Chunk, arrays, find
+from onnxprune.calibration.model_inputs import LABELS, Inputs, Sample
+from onnxprune.calibration.sample_sources import Chunk, arrays, find
 from onnxprune.errors import DataError, OptionError
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model

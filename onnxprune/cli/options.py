@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from onnxprune.calibration.data import NO_DATA, Data
-from onnxprune.option_fields import Flag, flags
+from onnxprune.calibration.data_options import NO_DATA, Data
+from onnxprune.option_declarations import Flag, flags
 from onnxprune.options import ApplyOptions, Options
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -160,8 +160,8 @@ def checking(*, proven: bool) -> Callable[[Callable[..., Any]], Callable[..., An
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def collected(*args: Any, junit: Path | None, summary: str | None, **given: Any) -> Any:
-            from onnxprune.cli.checks import Checking
-            from onnxprune.report.limits import Gates, Requirement
+            from onnxprune.cli.junit_summary import Checking
+            from onnxprune.report.gates import Gates, Requirement
 
             limits = {name: given.pop(name) for name in ("max_rewrite_error", "min_cosine", "min_snr") if name in given}
             require = tuple(Requirement.parse(text) for text in given.pop("require"))

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.cost.measures import CostModel
+from onnxprune.cost.macs_and_bytes import CostModel
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.labels import Tensor
-from onnxprune.labels.trace import Trace
 from onnxprune.model.graph import Shape
 
 Units = NDArray[np.int64]

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from onnxprune.importance.criterion import Scorer, Scores, Subject
 from onnxprune.importance.tensor_scores import Norm, View, by_group
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.labels import Layer, Tensor
-from onnxprune.labels.trace import Trace
 from onnxprune.progress import counted
 from onnxprune.running import session as runtime
 from onnxprune.running.batch_size import batch_size

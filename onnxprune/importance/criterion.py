@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.calibration.reference import Lesson
+from onnxprune.calibration.original_observed import Lesson
 from onnxprune.calibration.samples import CalibrationSet
 from onnxprune.errors import OptionError
 from onnxprune.importance.group_weights import GroupWeights
 from onnxprune.labels.groups import Group, Groups
-from onnxprune.labels.trace import Trace
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.onnx_model import Model
 from onnxprune.progress import Progress, silent
 

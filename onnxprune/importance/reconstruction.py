@@ -25,7 +25,7 @@ from onnxprune.calibration.product_statistics import Observations, Product, cent
 from onnxprune.importance.criterion import Scorer, Scores, Subject
 from onnxprune.importance.magnitude import l2
 from onnxprune.labels.groups import Group, Groups
-from onnxprune.labels.trace import Trace
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.onnx_model import Model
 
 Float = NDArray[np.float64]

@@ -29,12 +29,12 @@ from onnxprune.calibration.gradients import (
     gate_gradients,
     random_directions,
 )
-from onnxprune.cost import measures as cost
+from onnxprune.cost import macs_and_bytes as cost
 from onnxprune.errors import OptionError
 from onnxprune.importance.criterion import Scorer, Scores, Subject
 from onnxprune.importance.tensor_scores import View, by_group
+from onnxprune.labels.label_propagation import ROLES, Trace
 from onnxprune.labels.labels import Layer
-from onnxprune.labels.trace import ROLES, Trace
 from onnxprune.model.graph import Node, Shape
 from onnxprune.progress import counted
 from onnxprune.running.batch_size import batch_size

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from onnxprune.errors import OptionError, nearest
 from onnxprune.labels import groups as grouping
-from onnxprune.labels import lossless
-from onnxprune.labels import trace as tracing
+from onnxprune.labels import label_propagation as tracing
+from onnxprune.labels import lossless_removal
 from onnxprune.labels.groups import Groups
-from onnxprune.labels.trace import Pinned, Trace
+from onnxprune.labels.label_propagation import Pinned, Trace
 from onnxprune.model.onnx_model import Model
 from onnxprune.model.written_out.functions import Inlined, inline
 from onnxprune.model.written_out.if_branches import Flat, flatten
@@ -71,7 +71,7 @@ def analyse(
         taken |= found
         flat = flatten(inlined.written, taken=taken)
     model = flat.written
-    trace = lossless.mark(tracing.trace(model, replace(shapes, draws=run_at.draws)))
+    trace = lossless_removal.mark(tracing.trace(model, replace(shapes, draws=run_at.draws)))
     pins = _excluded(trace, exclude)
     return Analysis(inlined, flat, trace, sever(inlined.written, shapes), grouping.group(trace, pins), pins)
 

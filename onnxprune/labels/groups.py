@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.labels.attention_heads import Constraint, Heads, find_heads
+from onnxprune.labels.label_propagation import ROLES, Pinned, Trace, Use, is_taken_apart
 from onnxprune.labels.labels import Labels, Layer
-from onnxprune.labels.trace import ROLES, Pinned, Trace, Use, is_taken_apart
 from onnxprune.model.graph import Node
 
 Units = NDArray[np.int64]
@@ -97,7 +97,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Groups:
-    """All groups in execution order, what is held, and which units are lossless (`onnxprune.labels.lossless`)."""
+    """All groups in execution order, what is held, and which units are `lossless` (as in `.lossless_removal`)."""
 
     groups: tuple[Group, ...]
     held: tuple[Held, ...]

@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import PlanError
-from onnxprune.labels.kept_constants import Kept
+from onnxprune.labels.initializer_cuts import Kept
+from onnxprune.labels.label_propagation import Trace, Use
 from onnxprune.labels.rewrite import Rewrite, rewrite
-from onnxprune.labels.trace import Trace, Use
 
 T = TypeVar("T")
 

@@ -23,9 +23,9 @@ from onnx import TensorProto
 
 from onnxprune.errors import CheckError, ModelError
 from onnxprune.labels import ops
+from onnxprune.labels.label_propagation import Read, Trace
 from onnxprune.labels.labels import Alive, Tensor
 from onnxprune.labels.rewrite import alive_of
-from onnxprune.labels.trace import Read, Trace
 from onnxprune.model.graph import Node
 from onnxprune.model.mapped_weights import release
 from onnxprune.model.onnx_model import Gate, Model, check

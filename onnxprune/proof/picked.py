@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxprune.labels import ops
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.rewrite import alive_of
-from onnxprune.labels.trace import Trace
 from onnxprune.model.graph import Graph
 
 _PICKS = ("TopK", "NonMaxSuppression")

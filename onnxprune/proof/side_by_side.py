@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnxprune.calibration import samples as calibration
-from onnxprune.calibration.data import Data
+from onnxprune.calibration.data_options import Data
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model

@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.cost.measures import Params, cost, node_macs
+from onnxprune.cost.macs_and_bytes import Params, cost, node_macs
 from onnxprune.labels import ops
 from onnxprune.labels.groups import Groups
-from onnxprune.labels.trace import Trace
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.graph import Graph, Node
 
 State = Literal["prunable", "held", "not understood", "unknown shape", "unread"]

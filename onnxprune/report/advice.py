@@ -19,8 +19,8 @@ import numpy as np
 from onnxprune.cost.chips import Cycles
 from onnxprune.labels import ops
 from onnxprune.labels.groups import Group, Groups
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.labels import Alive, cut_shape
-from onnxprune.labels.trace import Trace
 from onnxprune.model.graph import Node, Shape
 
 FORMAT, VERSION = "onnxprune-advice", 1

@@ -12,12 +12,12 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.cost import measures
+from onnxprune.cost import macs_and_bytes
 from onnxprune.labels.analysis import Analysis, matches, units_of
 from onnxprune.labels.groups import Groups
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.plan import Plan
 from onnxprune.labels.rewrite import Rewrite
-from onnxprune.labels.trace import Trace
 from onnxprune.model.graph import Graph, Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.recover import Learnt
@@ -69,9 +69,9 @@ def report_of(outcome: Outcome) -> Report:
     free = outcome.planned or request.budget is not None or len(request.ways) > 1  # no group was asked for a ratio
     asked = {g.index: own.get(g.index, removed[g.index] / g.width if free else request.ratio) for g in groups}
     width = groups.width
-    before = measures.cost(trace.model.graph, trace.shapes.shape)
+    before = macs_and_bytes.cost(trace.model.graph, trace.shapes.shape)
     later = _shapes_after(trace, choice.rewrite, outcome.pruned)
-    after = measures.cost(outcome.pruned.graph, later)
+    after = macs_and_bytes.cost(outcome.pruned.graph, later)
     total = sum(removed.values())
     return Report(
         model=str(given.path or ""),
@@ -129,12 +129,12 @@ def _stayed(groups: Groups, gone: NDArray[np.bool_], after: Graph, align: int) -
 
 def _costs(trace: Trace, request: Request, pruned: Model, after: Mapping[str, Shape]) -> dict[str, SizeReport]:
     """What a target and a budget make interesting, beside what is always reported; ``after``: shapes of ``pruned``."""
-    models: dict[str, measures.CostModel] = {"cycles": request.target} if request.target else {}
+    models: dict[str, macs_and_bytes.CostModel] = {"cycles": request.target} if request.target else {}
     if request.budget and request.budget.cost.name == "activations":
         models["activations"] = request.budget.cost
 
-    def total(model: measures.CostModel, graph: Graph, shapes: Mapping[str, Shape]) -> int:
-        return round(sum(measures.by_node(model, graph, shapes).values()))
+    def total(model: macs_and_bytes.CostModel, graph: Graph, shapes: Mapping[str, Shape]) -> int:
+        return round(sum(macs_and_bytes.by_node(model, graph, shapes).values()))
 
     return {
         name: SizeReport(total(m, trace.model.graph, trace.shapes.shape), total(m, pruned.graph, after))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from onnx import AttributeProto, NodeProto, helper
 
-from onnxprune.cost import measures as cost
+from onnxprune.cost import macs_and_bytes as cost
 from onnxprune.model.graph import Graph, Node, Shape, TensorInfo
 from onnxprune.model.onnx_model import Model
 from onnxprune.model.written_out.functions import inline

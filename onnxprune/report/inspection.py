@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.cost.measures import Cost, cost, macs_by_node
+from onnxprune.cost.macs_and_bytes import Cost, cost, macs_by_node
 from onnxprune.labels.groups import Group, Groups
-from onnxprune.labels.trace import Trace
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.onnx_model import Model
 from onnxprune.report.account import Accounted, account
 from onnxprune.report.run_report import VERSION, plain

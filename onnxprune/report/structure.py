@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.cost.chips import Cycles
-from onnxprune.cost.measures import Macs, Params
+from onnxprune.cost.macs_and_bytes import Macs, Params
 from onnxprune.labels.groups import Groups
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.labels import Tensor
 from onnxprune.labels.plan import AxisKept, Plan
-from onnxprune.labels.trace import Trace
 from onnxprune.model.graph import Graph, Node, Shape
 from onnxprune.report.run_report import LayerReport, PartReport, SizeReport, SliceReport
 

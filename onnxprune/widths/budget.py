@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from onnxprune.cost.chips import Cycles, Milliseconds
-from onnxprune.cost.measures import COSTS, CostModel
+from onnxprune.cost.macs_and_bytes import COSTS, CostModel
 from onnxprune.cost.sizes import Sizes
 from onnxprune.errors import OptionError, nearest, thousands
 from onnxprune.widths.allowed_widths import Item
 from onnxprune.widths.greedy_descent import Descent
-from onnxprune.widths.ratio_allocation import Allocation, Meet
+from onnxprune.widths.ratio_rounding import Allocation, Meet
 
 #: A uniform ratio is found to this precision: 2 ** -_HALVINGS.
 _HALVINGS = 12

@@ -12,22 +12,22 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from onnxprune.cost.chips import Cycles
-from onnxprune.cost.measures import CostModel
+from onnxprune.cost.macs_and_bytes import CostModel
 from onnxprune.cost.sizes import Sizes
 from onnxprune.errors import OptionError
 from onnxprune.labels.groups import Groups
-from onnxprune.labels.trace import Trace
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.widths import budget as budgets
-from onnxprune.widths.alignment import Alignment, Multiple, TargetBlocks, sizes_of
 from onnxprune.widths.allowed_widths import Choices, Scores, choices
-from onnxprune.widths.ratio_allocation import Allocation, Meet
+from onnxprune.widths.ratio_rounding import Allocation, Meet
+from onnxprune.widths.width_multiples import Alignment, Multiple, TargetBlocks, sizes_of
 
 
 @dataclass(frozen=True)
 class Spending:
     """At most ``limit`` of ``cost``, with widths by ``scope``, multiples of ``align``, or else as ``target`` has them.
 
-    ``allocate``: `onnxprune.widths.ratio_allocation.allocate`, but for what there is to choose from, and how.
+    ``allocate``: `onnxprune.widths.ratio_rounding.allocate`, but for what there is to choose from, and how.
     """
 
     trace: Trace = field(repr=False)

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.cost.measures import Macs
+from onnxprune.cost.macs_and_bytes import Macs
 from onnxprune.cost.sizes import cost_of
 from onnxprune.errors import OptionError, thousands
 from onnxprune.importance import across_groups as readers
@@ -20,15 +20,15 @@ from onnxprune.labels import groups as grouping
 from onnxprune.labels import rewrite as rewriting
 from onnxprune.labels.analysis import Analysis, matches, units_of
 from onnxprune.labels.groups import Groups
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.rewrite import Rewrite
-from onnxprune.labels.trace import Trace
 from onnxprune.widths import budget as budgets
-from onnxprune.widths.alignment import Multiple, TargetBlocks
 from onnxprune.widths.allowed_widths import choices
 from onnxprune.widths.budget_strategies import Spending
 from onnxprune.widths.plan_contest import Way
-from onnxprune.widths.ratio_allocation import Allocation, allocate
+from onnxprune.widths.ratio_rounding import Allocation, allocate
 from onnxprune.widths.request import Request
+from onnxprune.widths.width_multiples import Multiple, TargetBlocks
 
 
 @dataclass(frozen=True)

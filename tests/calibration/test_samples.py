@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxprune.calibration import samples as calibration
-from onnxprune.calibration.data import Data
+from onnxprune.calibration.data_options import Data
 from onnxprune.calibration.samples import CalibrationSet
 from onnxprune.errors import DataError, OptionError
 from onnxprune.model.onnx_model import Model, from_proto

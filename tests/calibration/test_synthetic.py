@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 import onnxprune
-from onnxprune.calibration.data import Data
+from onnxprune.calibration.data_options import Data
 from onnxprune.calibration.samples import CalibrationSet
 from onnxprune.calibration.synthetic import drawing
 from onnxprune.calibration.synthetic.value_range import ValueRange

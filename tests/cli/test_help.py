@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import pytest
 
-from onnxprune.calibration.data import DEFAULT_SAMPLES
+from onnxprune.calibration.data_options import DEFAULT_SAMPLES
 from onnxprune.cli import help_sections as sections
 from onnxprune.cli import main as cli
 from onnxprune.cli.commands.prune import prune

@@ -13,8 +13,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fixtures.build import unet
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.rewrite import Refusal, Rewrite, rewrite
-from onnxprune.labels.trace import Trace
 from onnxprune.model.mapped_weights import value_of
 from onnxprune.running import session as runtime
 from tests.commands import CHAIN, Run, assert_one_line, files_in, widths

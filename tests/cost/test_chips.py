@@ -8,7 +8,7 @@ import pytest
 from onnx import ModelProto, parser
 
 from fixtures import build as built
-from onnxprune.cost import measures as cost
+from onnxprune.cost import macs_and_bytes as cost
 from onnxprune.cost.chips import Cycles, chip, cycles, find, shipped
 from onnxprune.cost.chips.cycles import Around
 from onnxprune.errors import OptionError

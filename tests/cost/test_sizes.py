@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fixtures.skeleton import load_skeleton
-from onnxprune.cost.measures import COSTS, by_node
+from onnxprune.cost.macs_and_bytes import COSTS, by_node
 from onnxprune.cost.sizes import Sizes
 from onnxprune.labels.analysis import analyse
 from onnxprune.labels.rewrite import Rewrite, rewrite

@@ -9,7 +9,7 @@ from onnxprune.calibration.product_statistics import spilling
 from onnxprune.labels.output_parts import ends
 from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import from_proto
-from onnxprune.proof import held_out as heldout
+from onnxprune.proof import held_out_distance as heldout
 from tests.models import build
 from tests.passes.test_compensate import Case, samples
 

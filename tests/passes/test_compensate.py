@@ -17,7 +17,7 @@ from onnxprune.labels.rewrite import Rewrite, rewrite
 from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.passes import RemoveChannels
 from onnxprune.passes.compensate import RIDGES, Compensate
-from onnxprune.proof.held_out import measure
+from onnxprune.proof.held_out_distance import measure
 from onnxprune.running import session as runtime
 from tests.models import build
 

@@ -11,7 +11,7 @@ from onnxprune.errors import OptionError
 from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.passes import Distill
-from onnxprune.proof import held_out as heldout
+from onnxprune.proof import held_out_distance as heldout
 from tests.models import build
 from tests.passes.test_compensate import Case, doubled, output, samples
 

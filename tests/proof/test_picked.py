@@ -6,7 +6,7 @@ from onnxprune import pipeline
 from onnxprune.model.onnx_model import from_proto
 from onnxprune.options import Options
 from onnxprune.proof.picked import picked_from
-from onnxprune.report.limits import Gates, Measured
+from onnxprune.report.gates import Gates, Measured
 from tests.models import build
 
 HEAD = "h = MatMul(x, w0)\nr = Relu(h)\nm = MatMul(r, w9)\ns = Sigmoid(m)"

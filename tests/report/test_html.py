@@ -25,9 +25,9 @@ from onnxprune.cost.chips import Cycles, find
 from onnxprune.model import onnx_model as model
 from onnxprune.options import Options
 from onnxprune.report import html
+from onnxprune.report.gates import Gates, Measured, Requirement
 from onnxprune.report.html import charts, number_format, strings
 from onnxprune.report.html.template import PAGE
-from onnxprune.report.limits import Gates, Measured, Requirement
 from onnxprune.report.run_report import Check, Report
 from tests.commands import CHAIN
 from tests.models import build

@@ -19,7 +19,7 @@ from fixtures import build as models
 from onnxprune import pipeline
 from onnxprune.cost import chips as targets
 from onnxprune.cost.chips import Cycles
-from onnxprune.cost.measures import COSTS, CostModel, Macs
+from onnxprune.cost.macs_and_bytes import COSTS, CostModel, Macs
 from onnxprune.cost.sizes import Sizes, cost_of
 from onnxprune.errors import OptionError
 from onnxprune.labels import ops
@@ -27,11 +27,11 @@ from onnxprune.labels.analysis import Analysis, analyse
 from onnxprune.model.graph import Graph, Node, Shape
 from onnxprune.model.onnx_model import from_proto
 from onnxprune.options import Options
-from onnxprune.widths.alignment import Multiple
 from onnxprune.widths.allowed_widths import choices
 from onnxprune.widths.budget import Budget
 from onnxprune.widths.budget_strategies import Spending
-from onnxprune.widths.ratio_allocation import allocate
+from onnxprune.widths.ratio_rounding import allocate
+from onnxprune.widths.width_multiples import Multiple
 from tests.models import build
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from onnxprune.calibration.inputs import Slot
+from onnxprune.calibration.model_inputs import Slot
 from onnxprune.labels import ops
 from onnxprune.model.graph import Graph, Node, Shape
 

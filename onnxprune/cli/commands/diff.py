@@ -14,7 +14,7 @@ from onnxprune.cli import options as shared
 from onnxprune.cli.config_file import informed
 
 if TYPE_CHECKING:
-    from onnxprune.cli.checks import Checking
+    from onnxprune.cli.junit_summary import Checking
 
 
 @informed("diff")
@@ -52,7 +52,7 @@ def diff(
     from onnxprune.proof import side_by_side as sidebyside
     from onnxprune.report import diff as compare
     from onnxprune.report import html
-    from onnxprune.report.limits import Measured, failure
+    from onnxprune.report.gates import Measured, failure
 
     on = sidebyside.On(count=check_n, **given)
     first, second = files.load(before), files.load(after)

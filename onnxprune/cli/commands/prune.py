@@ -14,7 +14,7 @@ from onnxprune.cli.config_file import Configured, configured, overruled, read
 from onnxprune.options import Options
 
 if TYPE_CHECKING:
-    from onnxprune.cli.checks import Checking
+    from onnxprune.cli.junit_summary import Checking
     from onnxprune.model.onnx_model import Model
 
 
@@ -54,7 +54,7 @@ def prune(
     from onnxprune.model import files
     from onnxprune.progress import silent
     from onnxprune.report import html
-    from onnxprune.report.limits import Measured, failure
+    from onnxprune.report.gates import Measured, failure
 
     settings = _settings(ratio, **given)
     target = output or model.with_name(f"{model.stem}.pruned.onnx")

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET  # written, never read
 
 from onnxprune.errors import CheckError, OutputError, thousands
 from onnxprune.model import files
-from onnxprune.report.limits import Gates, Measured
+from onnxprune.report.gates import Gates, Measured
 from onnxprune.report.run_report import Check, SizeReport
 
 #: What --require calls otherwise than the tables do.

@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.cost.chips import Cycles
-from onnxprune.cost.measures import CostModel
+from onnxprune.cost.macs_and_bytes import CostModel
 from onnxprune.cost.sizes import Sizes
 from onnxprune.labels import ops
 from onnxprune.labels.groups import Block, Group, Groups, reader_of
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.labels import Tensor
-from onnxprune.labels.trace import Trace
 
 Units = NDArray[np.int64]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from onnxprune.errors import OptionError
-from onnxprune.report.limits import Requirement
+from onnxprune.report.gates import Requirement
 from tests.cli.test_proof import corrupted
 from tests.commands import CHAIN, Run, assert_one_line, files_in, put
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration import images
-from onnxprune.calibration.inputs import LABELS, Inputs, Sample, Slot
+from onnxprune.calibration.model_inputs import LABELS, Inputs, Sample, Slot
 from onnxprune.calibration.npz import Member, header, members
 from onnxprune.errors import DataError
 from onnxprune.plugins import is_code, user_function

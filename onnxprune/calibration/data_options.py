@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.option_fields import option
+from onnxprune.option_declarations import option
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

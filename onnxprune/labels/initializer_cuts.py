@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.labels.trace import Use, use_of
+from onnxprune.labels.label_propagation import Use, use_of
 from onnxprune.model.edits import Edits, NodeCopy
 from onnxprune.model.mapped_weights import Value as Constant
 from onnxprune.model.onnx_model import Model

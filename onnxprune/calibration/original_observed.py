@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from onnxprune.calibration.product_statistics import LEAST_ROWS, Observations, Spill, observe, products, samples_for
 from onnxprune.calibration.samples import CalibrationSet
-from onnxprune.labels.trace import Trace
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.onnx_model import Model
 from onnxprune.progress import Progress
 

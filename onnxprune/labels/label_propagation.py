@@ -65,7 +65,7 @@ class Fold:
 class Read:
     """Where channels end: an input of a node that sums over them, and the input that holds its zero point, if any.
 
-    ``silent``: units, sorted, whose removal the node does not notice, given the ``fold`` (`onnxprune.labels.lossless`).
+    ``silent``: units, sorted, whose removal the node does not notice, given the ``fold`` (see `.lossless_removal`).
     """
 
     node: int

@@ -25,9 +25,9 @@ from onnx import TensorProto
 
 from onnxprune.labels import ops
 from onnxprune.labels.constant_channels import Facts, Known, placed, settled, uniform
+from onnxprune.labels.label_propagation import Fold, Read, Trace
 from onnxprune.labels.labels import Alive, Tensor
 from onnxprune.labels.ops.table import Linear
-from onnxprune.labels.trace import Fold, Read, Trace
 from onnxprune.model.dtypes import dtype_of
 from onnxprune.model.graph import Naming, Node
 from onnxprune.running.shape_arithmetic import Value, evaluate

@@ -6,8 +6,8 @@ import pytest
 from onnx import parser
 
 from fixtures import build as models
-from onnxprune.cost import measures as cost
-from onnxprune.cost.measures import COSTS, Bytes, Macs, Params
+from onnxprune.cost import macs_and_bytes as cost
+from onnxprune.cost.macs_and_bytes import COSTS, Bytes, Macs, Params
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.running import input_shapes
