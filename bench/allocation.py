@@ -19,7 +19,7 @@ from onnxprune.cost.sizes import cost_of
 from onnxprune.labels.analysis import Analysis, analyse
 from onnxprune.model.onnx_model import from_proto
 from onnxprune.widths.budget_strategies import Spending
-from onnxprune.widths.ratio_rounding import allocate
+from onnxprune.widths.rounding_to_alignment import allocate
 
 SHARE, REPEATS = 0.6, 3
 RK3588 = Cycles.of(find("rk3588"), "fp16")

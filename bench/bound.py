@@ -32,8 +32,8 @@ from onnxprune.importance import criteria as scores
 from onnxprune.importance.criterion import Subject
 from onnxprune.labels.analysis import analyse
 from onnxprune.model import files
+from onnxprune.widths.alignment_steps import Multiple, sizes_of
 from onnxprune.widths.allowed_widths import choices
-from onnxprune.widths.width_multiples import Multiple, sizes_of
 
 SLACK, FLOOR = 0.01, 0.1
 

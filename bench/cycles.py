@@ -34,7 +34,7 @@ from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.pipeline import Result
-from onnxprune.running import input_shapes
+from onnxprune.running import seeded_inputs, tried_input_shapes
 from onnxprune.running import tensor_shapes as shaping
 from onnxprune.widths.budget import Budget
 
@@ -53,8 +53,10 @@ class Case:
 
 def shapes_of(model: Model, given: Mapping[str, Shape]) -> Mapping[str, Shape]:
     """The shape of every tensor."""
-    inputs = input_shapes.choose_shapes(model, given)
-    return shaping.resolve(model, inputs, lambda names: input_shapes.probe_shapes(model, names, inputs, 0), model).shape
+    inputs = tried_input_shapes.choose_shapes(model, given)
+    return shaping.resolve(
+        model, inputs, lambda names: tried_input_shapes.probe_shapes(model, names, inputs, 0), model
+    ).shape
 
 
 def case(tool: str, path: Path, given: Mapping[str, Shape]) -> Case:
@@ -117,8 +119,8 @@ def charged(
     jobs = []
     for one in cases:
         model = files.load(one.path)
-        inputs = input_shapes.choose_shapes(model, given)
-        jobs.append(Job(one.path, input_shapes.seeded_feeds(model.graph.inputs, inputs, 0), simulate=False))
+        inputs = tried_input_shapes.choose_shapes(model, given)
+        jobs.append(Job(one.path, seeded_inputs.seeded_feeds(model.graph.inputs, inputs, 0), simulate=False))
     return [float(sum(layer.total for layer in built.layers)) for built in build(jobs, TARGET, dtype, python)]
 
 

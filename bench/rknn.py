@@ -23,7 +23,7 @@ from onnxprune.cost.chips import Cycles, find
 from onnxprune.cost.rknn import Job, build
 from onnxprune.cost.rknn.convert import charged
 from onnxprune.model import files
-from onnxprune.running import input_shapes
+from onnxprune.running import seeded_inputs, tried_input_shapes
 from onnxprune.running import tensor_shapes as shaping
 
 ZOO = Path(__file__).parents[1] / "fixtures" / "zoo"
@@ -86,10 +86,10 @@ def row(name: str, target: str, dtype: str, python: Path | None, *, verbose: boo
         path = Path(folder, f"{name}.onnx")
         onnx.save(make(), path)
         model = files.load(path)
-        inputs = input_shapes.choose_shapes(model, given)
-        feeds = input_shapes.seeded_feeds(model.graph.inputs, inputs, 0)
+        inputs = tried_input_shapes.choose_shapes(model, given)
+        feeds = seeded_inputs.seeded_feeds(model.graph.inputs, inputs, 0)
         (compiled,) = build([Job(path, feeds, simulate=False)], target, dtype, python)
-    shapes = shaping.resolve(model, inputs, lambda n: input_shapes.probe_shapes(model, n, inputs, 0), model).shape
+    shapes = shaping.resolve(model, inputs, lambda n: tried_input_shapes.probe_shapes(model, n, inputs, 0), model).shape
     layers = charged(model.graph, compiled.layers, Cycles.of(find(target), dtype), shapes)
     total, predicted = sum(x.cycles for x in layers), sum(x.predicted for x in layers)
     off = [abs(x.cycles - x.predicted) for x in layers]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from onnxprune.errors import OutputError as OutputError
     from onnxprune.errors import PlanError as PlanError
     from onnxprune.errors import ToolError as ToolError
-    from onnxprune.labels.plan import Plan as Plan
+    from onnxprune.labels.plan_file import Plan as Plan
     from onnxprune.report.diff import Comparison as Comparison
     from onnxprune.report.inspection import Inspection as Inspection
     from onnxprune.report.run_report import Report as Report

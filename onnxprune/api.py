@@ -13,8 +13,8 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 from onnx import ModelProto
 
 from onnxprune import pipeline
-from onnxprune.labels import plan as plans
-from onnxprune.labels.plan import Plan
+from onnxprune.labels import plan_file as plans
+from onnxprune.labels.plan_file import Plan
 from onnxprune.model import files
 from onnxprune.model.onnx_model import Model
 from onnxprune.model.opening import Source, opened, to_proto

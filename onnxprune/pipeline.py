@@ -13,18 +13,19 @@ import numpy as np
 
 from onnxprune.calibration import samples
 from onnxprune.calibration.data_options import NO_DATA
+from onnxprune.calibration.gram_matrices import spilling
 from onnxprune.calibration.original_observed import Lesson, learn
-from onnxprune.calibration.product_statistics import spilling
 from onnxprune.calibration.synthetic import drawing
 from onnxprune.errors import CheckError, ModelError, OnnxPruneError, OptionError
 from onnxprune.importance import criteria
 from onnxprune.importance.criterion import Scorer, Subject
-from onnxprune.labels import plan as plans
+from onnxprune.labels import plan_file as plans
 from onnxprune.labels.analysis import Analysis, analyse
 from onnxprune.labels.lossless_removal import same_after
 from onnxprune.labels.ops import custom
-from onnxprune.labels.plan import Plan
+from onnxprune.labels.plan_file import Plan
 from onnxprune.labels.rewrite import alive_of
+from onnxprune.memory_and_threads import one_thread
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.passes import FuseBatchNorm, Pass, RemoveBranches, RemoveChannels, RestoreBranches, RestoreCalls
@@ -35,7 +36,6 @@ from onnxprune.proof.exact import Proof, check_valid, prove
 from onnxprune.report.assemble import Outcome, report_of
 from onnxprune.report.inspection import Inspection, inspection_of
 from onnxprune.report.run_report import Report
-from onnxprune.running.blas import one_thread
 from onnxprune.widths import plan_contest
 from onnxprune.widths.choose_channels import Choice, choose
 from onnxprune.widths.plan_contest import Judged, Way

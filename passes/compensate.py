@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.calibration.gram_matrices import Observations, Product, as_float, products
 from onnxprune.calibration.least_squares import Moments
 from onnxprune.calibration.piecewise_replay import Replay
-from onnxprune.calibration.product_statistics import Observations, Product, as_float, products
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.labels import Alive
 from onnxprune.labels.rewrite import alive_of

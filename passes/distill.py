@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration.gradients import weight_gradients
-from onnxprune.calibration.product_statistics import Observations, Part, products
+from onnxprune.calibration.gram_matrices import Observations, Part, products
 from onnxprune.errors import OptionError
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.base import PassResult
 from onnxprune.progress import Progress, silent
-from onnxprune.proof import held_out_distance as heldout
+from onnxprune.proof import distance_over_outputs as heldout
 
 Weights = dict[str, NDArray[Any]]
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.calibration.gram_matrices import samples_for
 from onnxprune.calibration.original_observed import Lesson
-from onnxprune.calibration.product_statistics import samples_for
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes import Compensate, Distill
 from onnxprune.progress import Progress
-from onnxprune.proof import held_out_distance as heldout
-from onnxprune.running.differences import OutputError
+from onnxprune.proof import distance_over_outputs as heldout
+from onnxprune.running.snr_and_cosine import OutputError
 from onnxprune.widths.plan_contest import Tried
 
 Units = NDArray[np.int64]

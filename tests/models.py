@@ -19,9 +19,9 @@ from onnxprune.errors import ModelError
 from onnxprune.model.dtypes import dtype_of, to_tensor
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model, from_proto
-from onnxprune.running import input_shapes
+from onnxprune.running import seeded_inputs, tried_input_shapes
 from onnxprune.running import session as runtime
-from onnxprune.running.stand_ins import QONNX
+from onnxprune.running.stand_in_nodes import QONNX
 from onnxprune.running.unknown_operators import sever
 
 #: Opset 23 and IR 11 came with this one.
@@ -65,7 +65,7 @@ def _rank(model: ModelProto, name: str) -> int | None:
     shapes = {i.name: tuple(d or 2 for d in i.dims or ()) for i in part.graph.inputs}
     try:
         with runtime.session(part, "test") as active:
-            found = runtime.run(active, input_shapes.seeded_feeds(part.graph.inputs, shapes, 0), "test")
+            found = runtime.run(active, seeded_inputs.seeded_feeds(part.graph.inputs, shapes, 0), "test")
     except ModelError:
         return None
     return int(found[name].ndim) if name in found else None
@@ -77,7 +77,9 @@ def too_new(model: ModelProto, shapes: Mapping[str, Shape] | None = None) -> str
         return None
     try:
         loaded = sever(from_proto(model)).part
-        feeds = input_shapes.seeded_feeds(loaded.graph.inputs, input_shapes.choose_shapes(loaded, shapes or {}), 0)
+        feeds = seeded_inputs.seeded_feeds(
+            loaded.graph.inputs, tried_input_shapes.choose_shapes(loaded, shapes or {}), 0
+        )
         for optimize in (True, False):
             with runtime.session(loaded, "as it is", optimize=optimize) as active:
                 runtime.run(active, feeds, "as it is")

@@ -25,7 +25,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnx.reference import ReferenceEvaluator
 
 from onnxprune.errors import ModelError
-from onnxprune.labels import plan as plans
+from onnxprune.labels import plan_file as plans
 from onnxprune.labels.analysis import Analysis, analyse
 from onnxprune.labels.attention_heads import Heads
 from onnxprune.labels.groups import Groups, Slice, group
@@ -37,7 +37,7 @@ from onnxprune.model.graph import Node, Shape
 from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.model.written_out.functions import restore
 from onnxprune.proof import exact as verify
-from onnxprune.running import input_shapes
+from onnxprune.running import seeded_inputs
 from onnxprune.running import session as runtime
 
 Units = NDArray[np.int64]
@@ -138,7 +138,7 @@ class Removal:
         whole = self.analysis.flat.restore(Model(proto))
         part, renamed = severed.again(whole), severed.renamed(whole)
         shapes = {**self.trace.shapes.inputs, **severed.fed}
-        found = run(part.proto, input_shapes.seeded_feeds(part.graph.inputs, shapes, 0))
+        found = run(part.proto, seeded_inputs.seeded_feeds(part.graph.inputs, shapes, 0))
         return {**found, **{before: found[now] for now, before in renamed.items()}}
 
 

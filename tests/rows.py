@@ -14,7 +14,7 @@ from onnx import ModelProto
 from onnxprune.labels.ops.elementwise import UNARY
 from onnxprune.labels.ops.reduction import REDUCE
 from onnxprune.model.graph import Shape
-from onnxprune.running.stand_ins import QONNX, QUANTIZERS
+from onnxprune.running.stand_in_nodes import QONNX, QUANTIZERS
 from tests.models import build, flat, mlp, pair, sandwich
 
 

@@ -19,7 +19,7 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, 
 
 from onnxprune.model.edits import captured
 from onnxprune.model.graph import Shape
-from onnxprune.running.stand_ins import QONNX
+from onnxprune.running.stand_in_nodes import QONNX
 from tests.models import TAKES_ALL, declared, noise
 
 T = TypeVar("T")

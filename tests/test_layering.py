@@ -37,7 +37,7 @@ PROTO_DOORS = {
     "nested.py",
     "files.py",
     "graph_reader.py",
-    "input_shapes.py",
+    "tried_input_shapes.py",
     "onnx_model.py",
     "mapped_weights.py",
     "protobuf.py",
@@ -46,9 +46,9 @@ PROTO_DOORS = {
     "if_branches.py",
     "session.py",
     "unknown_operators.py",
-    "unrounded.py",
+    "unrounded_quantized.py",
     "sequences.py",
-    "stand_ins.py",
+    "stand_in_nodes.py",
     "exact.py",
     "tensor_shapes.py",
     "shape_arithmetic.py",
@@ -66,7 +66,7 @@ KNOW_OPERATORS = {
     "graph.py",
     "fuse_batchnorm.py",
     "id_ranges.py",
-    "account.py",
+    "weights_accounted.py",
 }
 
 MODULE_LINES, FUNCTION_LINES = 400, 60

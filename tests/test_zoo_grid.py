@@ -20,11 +20,11 @@ from onnxprune.options import Options
 from onnxprune.passes import run as run_passes
 from onnxprune.progress import Stopwatch, silent
 from onnxprune.proof import exact as verify
+from onnxprune.widths.alignment_steps import Multiple, step_of
 from onnxprune.widths.choose_channels import choose
 from onnxprune.widths.plan_contest import Way
-from onnxprune.widths.ratio_rounding import DEFAULT_MAX_RATIO
 from onnxprune.widths.request import Request
-from onnxprune.widths.width_multiples import Multiple, step_of
+from onnxprune.widths.rounding_to_alignment import DEFAULT_MAX_RATIO
 
 ZOO = sorted((Path(__file__).parents[1] / "fixtures" / "zoo").glob("*.onnx"))
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from onnxprune.memory import size_text, total_memory
+from onnxprune.memory_and_threads import size_text, total_memory
 from onnxprune.model.graph import Shape
 
 

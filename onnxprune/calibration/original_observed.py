@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from onnxprune.calibration.product_statistics import LEAST_ROWS, Observations, Spill, observe, products, samples_for
+from onnxprune.calibration.gram_matrices import LEAST_ROWS, Observations, Spill, observe, products, samples_for
 from onnxprune.calibration.samples import CalibrationSet
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.onnx_model import Model

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration.gradients import Directions, differentiable, gate_gradients, random_directions
-from onnxprune.calibration.product_statistics import Product, samples_for
+from onnxprune.calibration.gram_matrices import Product, samples_for
 from onnxprune.calibration.samples import CalibrationSet
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.progress import Progress, counted

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxprune.calibration.product_statistics import Observations, Part
+from onnxprune.calibration.gram_matrices import Observations, Part
 from onnxprune.labels.ops.table import Array
 from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model

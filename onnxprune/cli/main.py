@@ -18,8 +18,8 @@ from onnxprune.cli.commands.inspect import inspect
 from onnxprune.cli.commands.prune import prune
 from onnxprune.cli.commands.rknn import rknn
 from onnxprune.cli.commands.targets import targets
-from onnxprune.cli.wall import out_of_memory
-from onnxprune.errors import ExitCode, OnnxPruneError, OptionError, nearest, one_line
+from onnxprune.cli.error_messages import error_message
+from onnxprune.errors import ExitCode, OnnxPruneError, OptionError, nearest
 
 
 class _DefaultsToPrune(click.Group):
@@ -72,17 +72,8 @@ def main(args: Sequence[str] | None = None) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a strange model's numbers overflow: the figures say so
             result: Any = cli.main(args=given, obj=tuple(given), standalone_mode=False)  # the report names the command
-    except OnnxPruneError as error:
-        click.echo(f"onnxprune: {error}", err=True)
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        place = f" ({error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
-        click.echo(f"onnxprune: {one_line(error.format_message())}{place}", err=True)
-        sys.exit(ExitCode.USAGE)
-    except MemoryError:
-        click.echo(f"onnxprune: {out_of_memory()}", err=True)
-        sys.exit(ExitCode.USAGE)
-    except click.Abort:
-        click.echo("onnxprune: interrupted", err=True)
-        sys.exit(130)
+    except (OnnxPruneError, click.ClickException, click.Abort, MemoryError) as error:
+        text, code = error_message(error)
+        click.echo(f"onnxprune: {text}", err=True)
+        sys.exit(code)
     sys.exit(result if isinstance(result, int) else ExitCode.DONE)

@@ -89,7 +89,7 @@ def limit(memory: int | None, seconds: float | None) -> None:
     if _told < 0:
         return
     from onnxprune import scratch
-    from onnxprune.memory import size_text, total_memory
+    from onnxprune.memory_and_threads import size_text, total_memory
 
     memory = memory or int(total_memory() * SHARE)
     _tell("memory", str(memory), size_text(memory))
@@ -236,7 +236,7 @@ def _anonymous(pid: int) -> int:
 
 def out_of_memory() -> str:
     """What is said where memory could not be had."""
-    from onnxprune.memory import size_text, total_memory
+    from onnxprune.memory_and_threads import size_text, total_memory
 
     return _much(size_text(_allowed() or total_memory()))
 

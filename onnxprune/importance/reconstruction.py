@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.calibration.gram_matrices import Observations, Product, centred
 from onnxprune.calibration.output_curvature import Weighed, felt
-from onnxprune.calibration.product_statistics import Observations, Product, centred
 from onnxprune.importance.criterion import Scorer, Scores, Subject
 from onnxprune.importance.magnitude import l2
 from onnxprune.labels.groups import Group, Groups

@@ -19,7 +19,7 @@ from onnxprune.model.onnx_model import Model
 from onnxprune.model.written_out.functions import Inlined, inline
 from onnxprune.model.written_out.if_branches import Flat, flatten
 from onnxprune.running import tensor_shapes
-from onnxprune.running.input_shapes import choose_inputs, probe_shapes
+from onnxprune.running.tried_input_shapes import choose_inputs, probe_shapes
 from onnxprune.running.unknown_operators import Severed, sever
 
 

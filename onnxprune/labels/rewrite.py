@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnxprune.labels import ops
-from onnxprune.labels.initializer_cuts import Changes, Kept, cut_array, edits_of
+from onnxprune.labels.cut_or_copied_initializers import Changes, Kept, cut_array, edits_of
 from onnxprune.labels.label_propagation import Fold, Pinned, Trace, Use, is_data, known_values, use_of
 from onnxprune.labels.labels import FIXED, Alive, Labels, Layer, Op, Tensor, cut_layer, cut_shape, line, settle
 from onnxprune.labels.ops.table import Change, Cut

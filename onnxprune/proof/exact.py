@@ -31,12 +31,12 @@ from onnxprune.model.mapped_weights import release
 from onnxprune.model.onnx_model import Gate, Model, check
 from onnxprune.model.written_out.if_branches import Flat
 from onnxprune.progress import Progress, counted, silent
-from onnxprune.proof.picked import cut_behind, picked_from
-from onnxprune.proof.unrounded import Steps, codes_of, steps, unrounded
-from onnxprune.running import input_shapes
+from onnxprune.proof.picked_outputs import cut_behind, picked_from
+from onnxprune.proof.unrounded_quantized import Steps, codes_of, steps, unrounded
+from onnxprune.running import seeded_inputs
 from onnxprune.running import session as runtime
-from onnxprune.running.differences import Differences, OutputError
 from onnxprune.running.session import Feeds
+from onnxprune.running.snr_and_cosine import Differences, OutputError
 from onnxprune.running.unknown_operators import Severed
 
 #: What rounds activations at run time; weights that are dequantized round nothing.
@@ -322,7 +322,7 @@ def _steps(
 
 def _feeds(trace: Trace, severed: Severed, samples: int, seed: int) -> list[Feeds]:
     inputs, shapes = severed.part.graph.inputs, {**trace.shapes.inputs, **severed.fed}
-    return [input_shapes.seeded_feeds(inputs, shapes, seed + i, trace.shapes.draws) for i in range(samples)]
+    return [seeded_inputs.seeded_feeds(inputs, shapes, seed + i, trace.shapes.draws) for i in range(samples)]
 
 
 @contextmanager

@@ -13,11 +13,12 @@ from onnxprune.errors import ModelError, OptionError
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.progress import Progress, counted
+from onnxprune.proof.distance_over_outputs import mean_over_outputs
 from onnxprune.running import session as runtime
 from onnxprune.running.batch_size import batch_size
-from onnxprune.running.differences import Differences, OutputError, by_row
-from onnxprune.running.input_shapes import PLAIN, Draws, seeded_feeds
+from onnxprune.running.seeded_inputs import PLAIN, Draws, seeded_feeds
 from onnxprune.running.session import Feeds
+from onnxprune.running.snr_and_cosine import Differences, OutputError, by_row
 
 
 @dataclass(frozen=True)
@@ -123,4 +124,4 @@ def _results(session: Any, feeds: Feeds, model: Model) -> Feeds:
 def _distance(reference: Feeds, result: Feeds) -> float:
     own = Differences()
     own.add(reference, result)
-    return own.distance()
+    return mean_over_outputs(own)

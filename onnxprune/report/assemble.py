@@ -16,17 +16,17 @@ from onnxprune.cost import macs_and_bytes
 from onnxprune.labels.analysis import Analysis, matches, units_of
 from onnxprune.labels.groups import Groups
 from onnxprune.labels.label_propagation import Trace
-from onnxprune.labels.plan import Plan
+from onnxprune.labels.plan_file import Plan
 from onnxprune.labels.rewrite import Rewrite
 from onnxprune.model.graph import Graph, Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.recover import Learnt
 from onnxprune.proof.exact import Proof
-from onnxprune.proof.unrounded import Steps
+from onnxprune.proof.unrounded_quantized import Steps
 from onnxprune.report import structure
-from onnxprune.report.account import account, first_reasons
 from onnxprune.report.run_report import GroupReport, Report, SizeReport
-from onnxprune.running import input_shapes
+from onnxprune.report.weights_accounted import account, first_reasons
+from onnxprune.running import tried_input_shapes
 from onnxprune.running.unknown_operators import Severed
 from onnxprune.widths.choose_channels import Choice, ratio_of
 from onnxprune.widths.request import Request
@@ -90,7 +90,7 @@ def report_of(outcome: Outcome) -> Report:
         proof=outcome.proof,
         changes=outcome.changes,
         notes=(
-            *input_shapes.guessed(
+            *tried_input_shapes.guessed(
                 given.graph.inputs, trace.shapes.inputs, outcome.input_shapes, trace.shapes.draws, outcome.input_values
             ),
             *outcome.notes,

@@ -25,9 +25,9 @@ from onnxprune.proof import side_by_side as sidebyside
 from onnxprune.proof.side_by_side import On, Sample
 from onnxprune.report import structure as anatomy
 from onnxprune.report.run_report import Check, LayerReport, SizeReport, plain
-from onnxprune.running import input_shapes
 from onnxprune.running import tensor_shapes as shaping
-from onnxprune.running.differences import OutputError
+from onnxprune.running import tried_input_shapes
+from onnxprune.running.snr_and_cosine import OutputError
 
 FORMAT, VERSION = "onnxprune-diff", 1
 
@@ -110,11 +110,14 @@ class Comparison:
 def compare(before: Model, after: Model, on: On, progress: Progress = silent) -> Comparison:
     """What differs. Raises ModelError where a model's shapes cannot be told, DataError and OptionError."""
     progress("compare structure")
-    chosen = input_shapes.choose_inputs(before, on.input_shapes, on.draws.values)
+    chosen = tried_input_shapes.choose_inputs(before, on.input_shapes, on.draws.values)
     given = chosen.shapes
     # The second may have other inputs: those that it shares are fed alike.
     fitting = {i.name for i in after.graph.inputs if i.name in given and _fits(i, given[i.name])}
-    sized = [_sized(before, given), _sized(after, input_shapes.choose_shapes(after, {n: given[n] for n in fitting}))]
+    sized = [
+        _sized(before, given),
+        _sized(after, tried_input_shapes.choose_shapes(after, {n: given[n] for n in fitting})),
+    ]
     costs = [cost.cost(s.graph, s.shapes) for s in sized]
     removed, both, added = _matched(before.graph.nodes, after.graph.nodes)
     common = [n for n in before.graph.constants if n in after.graph.constants]
@@ -136,7 +139,7 @@ def compare(before: Model, after: Model, on: On, progress: Progress = silent) ->
         apart.outputs,
         apart.samples,
         apart.inputs,
-        (*input_shapes.guessed(before.graph.inputs, given, on.input_shapes), *apart.notes),
+        (*tried_input_shapes.guessed(before.graph.inputs, given, on.input_shapes), *apart.notes),
     )
 
 
@@ -155,7 +158,7 @@ class _Sized:
 
 def _sized(model: Model, inputs: Mapping[str, Shape]) -> _Sized:
     written = inline(model).written
-    known = shaping.resolve(written, inputs, lambda n: input_shapes.probe_shapes(written, n, inputs, 0), written)
+    known = shaping.resolve(written, inputs, lambda n: tried_input_shapes.probe_shapes(written, n, inputs, 0), written)
     return _Sized(written.graph, known.shape)
 
 

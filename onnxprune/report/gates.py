@@ -14,7 +14,7 @@ from onnxprune.errors import CheckError, OptionError, nearest, thousands
 from onnxprune.proof.exact import Proof
 from onnxprune.report.diff import Comparison
 from onnxprune.report.run_report import Check, Report, SizeReport
-from onnxprune.running.differences import OutputError
+from onnxprune.running.snr_and_cosine import OutputError
 
 #: What --require may limit, by the name that --budget has for it.
 SIZES = ("channels", "params", "macs", "bytes", "cycles")

@@ -14,8 +14,8 @@ from onnxprune.cost.macs_and_bytes import Cost, cost, macs_by_node
 from onnxprune.labels.groups import Group, Groups
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.onnx_model import Model
-from onnxprune.report.account import Accounted, account
 from onnxprune.report.run_report import VERSION, plain
+from onnxprune.report.weights_accounted import Accounted, account
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from onnx import helper, shape_inference
 from onnx import numpy_helper as nph
 
 from onnxprune.errors import ModelError
-from onnxprune.memory import size_text, total_memory
+from onnxprune.memory_and_threads import size_text, total_memory
 from onnxprune.model.dtypes import BITS
 from onnxprune.model.graph import Graph, Naming, Node, Shape
 from onnxprune.model.nested import graphs_of
 from onnxprune.model.onnx_model import Model
 from onnxprune.model.written_out.if_branches import DOMAIN, MERGE
-from onnxprune.running.input_shapes import PLAIN, Draws
+from onnxprune.running.seeded_inputs import PLAIN, Draws
 from onnxprune.running.shape_arithmetic import (
     INTS,
     MAX_FLOATS,

@@ -17,7 +17,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from onnxprune.model.graph import Node, Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.running import session as runtime
-from onnxprune.running.stand_ins import with_stand_ins
+from onnxprune.running.stand_in_nodes import with_stand_ins
 from onnxprune.running.tensor_shapes import Shapes
 
 #: Outputs of a node, which are its identity: pruning renames none.
@@ -28,7 +28,7 @@ Outputs = tuple[str, ...]
 class Severed:
     """``part``: the model without the nodes ``gone``; ``fed``: shapes of the inputs that stand for what they give.
 
-    ``stood``: nodes for which others stand (`onnxprune.running.stand_ins`).
+    ``stood``: nodes for which others stand (`onnxprune.running.stand_in_nodes`).
     """
 
     part: Model = field(repr=False)

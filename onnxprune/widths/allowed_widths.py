@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnxprune.labels.attention_heads import Heads
 from onnxprune.labels.groups import Group, Groups
 from onnxprune.labels.union import Units
-from onnxprune.widths.width_multiples import Alignment, Place, aligns, can_shrink, step, uses
+from onnxprune.widths.alignment_steps import Alignment, Place, aligns, can_shrink, step, uses
 
 Scores = NDArray[np.float64]
 

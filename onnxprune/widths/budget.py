@@ -16,7 +16,7 @@ from onnxprune.cost.sizes import Sizes
 from onnxprune.errors import OptionError, nearest, thousands
 from onnxprune.widths.allowed_widths import Item
 from onnxprune.widths.greedy_descent import Descent
-from onnxprune.widths.ratio_rounding import Allocation, Meet
+from onnxprune.widths.rounding_to_alignment import Allocation, Meet
 
 #: A uniform ratio is found to this precision: 2 ** -_HALVINGS.
 _HALVINGS = 12

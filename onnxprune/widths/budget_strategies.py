@@ -18,16 +18,16 @@ from onnxprune.errors import OptionError
 from onnxprune.labels.groups import Groups
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.widths import budget as budgets
+from onnxprune.widths.alignment_steps import Alignment, Multiple, TargetBlocks, sizes_of
 from onnxprune.widths.allowed_widths import Choices, Scores, choices
-from onnxprune.widths.ratio_rounding import Allocation, Meet
-from onnxprune.widths.width_multiples import Alignment, Multiple, TargetBlocks, sizes_of
+from onnxprune.widths.rounding_to_alignment import Allocation, Meet
 
 
 @dataclass(frozen=True)
 class Spending:
     """At most ``limit`` of ``cost``, with widths by ``scope``, multiples of ``align``, or else as ``target`` has them.
 
-    ``allocate``: `onnxprune.widths.ratio_rounding.allocate`, but for what there is to choose from, and how.
+    ``allocate``: `onnxprune.widths.rounding_to_alignment.allocate`, but for what there is to choose from, and how.
     """
 
     trace: Trace = field(repr=False)

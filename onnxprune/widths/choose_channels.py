@@ -23,12 +23,12 @@ from onnxprune.labels.groups import Groups
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.rewrite import Rewrite
 from onnxprune.widths import budget as budgets
+from onnxprune.widths.alignment_steps import Multiple, TargetBlocks
 from onnxprune.widths.allowed_widths import choices
 from onnxprune.widths.budget_strategies import Spending
 from onnxprune.widths.plan_contest import Way
-from onnxprune.widths.ratio_rounding import Allocation, allocate
 from onnxprune.widths.request import Request
-from onnxprune.widths.width_multiples import Multiple, TargetBlocks
+from onnxprune.widths.rounding_to_alignment import Allocation, allocate
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def imported() -> None:
 
     from onnxprune import pipeline  # noqa: F401, PLC0415
     from onnxprune.cli.main import cli  # noqa: F401, PLC0415
-    from onnxprune.cli.printing import report  # noqa: F401, PLC0415
+    from onnxprune.cli.printing import report_tables  # noqa: F401, PLC0415
 
 
 def _below(folder: Path) -> set[str]:

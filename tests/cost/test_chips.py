@@ -14,8 +14,8 @@ from onnxprune.cost.chips.cycles import Around
 from onnxprune.errors import OptionError
 from onnxprune.labels.ops import Kernel
 from onnxprune.model.onnx_model import Model, from_proto
-from onnxprune.running import input_shapes
 from onnxprune.running import tensor_shapes as shaping
+from onnxprune.running import tried_input_shapes
 from tests.commands import Run, assert_one_line
 
 DENSE, ADDED = Around(), Around(added=True)
@@ -120,8 +120,8 @@ def test_pooling_into_one_position_goes_by_sevens() -> None:
 
 def analysed(proto: ModelProto) -> tuple[Model, shaping.Shapes]:
     model = from_proto(proto)
-    inputs = input_shapes.choose_shapes(model, {})
-    return model, shaping.resolve(model, inputs, lambda n: input_shapes.probe_shapes(model, n, inputs, 0), model)
+    inputs = tried_input_shapes.choose_shapes(model, {})
+    return model, shaping.resolve(model, inputs, lambda n: tried_input_shapes.probe_shapes(model, n, inputs, 0), model)
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ from onnxprune.cost import macs_and_bytes as cost
 from onnxprune.cost.macs_and_bytes import COSTS, Bytes, Macs, Params
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model, from_proto
-from onnxprune.running import input_shapes
 from onnxprune.running import tensor_shapes as shapes
+from onnxprune.running import tried_input_shapes
 
 
 def analysed(model: Model) -> dict[str, Shape]:
-    inputs = input_shapes.choose_shapes(model, {})
-    found = shapes.resolve(model, inputs, lambda names: input_shapes.probe_shapes(model, names, inputs, 0), model)
+    inputs = tried_input_shapes.choose_shapes(model, {})
+    found = shapes.resolve(model, inputs, lambda names: tried_input_shapes.probe_shapes(model, names, inputs, 0), model)
     return dict(found.shape)
 
 

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
-from onnxprune.labels import plan as plans
+from onnxprune.labels import plan_file as plans
 from onnxprune.model.onnx_model import from_proto
 from onnxprune.options import Options
 from onnxprune.pipeline import Result, prune

@@ -8,7 +8,7 @@ import pytest
 from onnxprune.labels import ops
 from onnxprune.labels.labels import Tensor
 from onnxprune.model.onnx_model import from_proto
-from onnxprune.running import input_shapes
+from onnxprune.running import seeded_inputs
 from onnxprune.running import session as runtime
 from tests.models import build
 
@@ -58,7 +58,7 @@ def test_rows_times_columns_is_what_the_operator_gives(case: tuple[str, str, str
     inputs, weights, call = case
     model = from_proto(build(f"({inputs}) => (float y) <{weights}> {{ y = {call} }}"))
     node = model.graph.nodes[0]
-    feeds = input_shapes.seeded_feeds(
+    feeds = seeded_inputs.seeded_feeds(
         model.graph.inputs, {"x": tuple(d or 1 for d in model.graph.inputs[0].dims or ())}, 0
     )
     with runtime.session(model, "test") as active:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.calibration.product_statistics import spilling
+from onnxprune.calibration.gram_matrices import spilling
 from onnxprune.labels.output_parts import ends
 from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import from_proto
-from onnxprune.proof import held_out_distance as heldout
+from onnxprune.proof import distance_over_outputs as heldout
 from tests.models import build
 from tests.passes.test_compensate import Case, samples
 

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
 from onnxprune import prune
-from onnxprune.calibration.product_statistics import Observations, Spill, observe, products, spilling
+from onnxprune.calibration.gram_matrices import Observations, Spill, observe, products, spilling
 from onnxprune.calibration.samples import from_arrays
 from onnxprune.labels.analysis import Analysis, analyse
 from onnxprune.labels.rewrite import Rewrite, rewrite
 from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.passes import RemoveChannels
 from onnxprune.passes.compensate import RIDGES, Compensate
-from onnxprune.proof.held_out_distance import measure
+from onnxprune.proof.distance_over_outputs import measure
 from onnxprune.running import session as runtime
 from tests.models import build
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from onnxprune.calibration.gradients import weight_gradients
-from onnxprune.calibration.product_statistics import spilling
+from onnxprune.calibration.gram_matrices import spilling
 from onnxprune.errors import OptionError
 from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.passes import Distill
-from onnxprune.proof import held_out_distance as heldout
+from onnxprune.proof import distance_over_outputs as heldout
 from tests.models import build
 from tests.passes.test_compensate import Case, doubled, output, samples
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from onnxprune import pipeline
 from onnxprune.model.onnx_model import from_proto
 from onnxprune.options import Options
-from onnxprune.running.differences import Differences, OutputError
+from onnxprune.running.snr_and_cosine import Differences, OutputError
 from tests.models import build
 
 NAN, INF = float("nan"), float("inf")

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from onnxprune.labels.attention_heads import Heads
 from onnxprune.labels.groups import Block, Group, Groups, Slice
+from onnxprune.widths.alignment_steps import Multiple, step_of
 from onnxprune.widths.allowed_widths import Scores, choices
-from onnxprune.widths.ratio_rounding import Allocation, allocate
-from onnxprune.widths.width_multiples import Multiple, step_of
+from onnxprune.widths.rounding_to_alignment import Allocation, allocate
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,11 @@ from onnxprune.labels.analysis import Analysis, analyse
 from onnxprune.model.graph import Graph, Node, Shape
 from onnxprune.model.onnx_model import from_proto
 from onnxprune.options import Options
+from onnxprune.widths.alignment_steps import Multiple
 from onnxprune.widths.allowed_widths import choices
 from onnxprune.widths.budget import Budget
 from onnxprune.widths.budget_strategies import Spending
-from onnxprune.widths.ratio_rounding import allocate
-from onnxprune.widths.width_multiples import Multiple
+from onnxprune.widths.rounding_to_alignment import allocate
 from tests.models import build
 
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from onnxprune.calibration import samples as calibration
 from onnxprune.calibration.data_options import DEFAULT_SAMPLES, DRAWN, Data
+from onnxprune.calibration.gram_matrices import LEAST_ROWS, products, samples_for
 from onnxprune.calibration.images import Pixels
 from onnxprune.calibration.model_inputs import Inputs, Slot
 from onnxprune.calibration.original_observed import LEAST_SAMPLES
-from onnxprune.calibration.product_statistics import LEAST_ROWS, products, samples_for
 from onnxprune.calibration.samples import CalibrationSet
 from onnxprune.calibration.synthetic import arrays, value_range
 from onnxprune.calibration.synthetic import pictures as scenes

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.calibration.product_statistics import as_float, products
+from onnxprune.calibration.gram_matrices import as_float, products
 from onnxprune.errors import OptionError
 from onnxprune.labels import ops
 from onnxprune.model.graph import Shape

@@ -24,8 +24,8 @@ def advise(model: Path, target: str, dtype: str | None, json_path: Path | None, 
     Channels that are computed but do not exist, layers that fall to the CPU, parts of Concat and Split that are
     copied, and widths just above an edge, where few channels cost much.
     """
+    from onnxprune.cli.printing import table_style
     from onnxprune.cli.printing import target as render_target
-    from onnxprune.cli.printing import terminal
     from onnxprune.cost import chips as targets
     from onnxprune.labels.analysis import analyse
     from onnxprune.model import files
@@ -36,11 +36,11 @@ def advise(model: Path, target: str, dtype: str | None, json_path: Path | None, 
     loaded = files.load(model)
     if json_path is not None:
         files.ensure_writable([json_path], keep=model)
-    with terminal.status() as announce:
+    with table_style.status() as announce:
         announce("analyse")
         analysis = analyse(loaded, **given)
         announce("advise")
         found = advising.advise(analysis.trace, analysis.groups, costs)
     if json_path is not None:
         files.write({json_path: found.to_json()})
-    terminal.show(render_target.advice_text(found, verbose=verbose))
+    table_style.show(render_target.advice_text(found, verbose=verbose))

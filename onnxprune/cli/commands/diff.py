@@ -47,7 +47,7 @@ def diff(
     by more than a limit given here.
     """
     from onnxprune.cli.printing import diff as render_diff
-    from onnxprune.cli.printing import terminal
+    from onnxprune.cli.printing import table_style
     from onnxprune.model import files
     from onnxprune.proof import side_by_side as sidebyside
     from onnxprune.report import diff as compare
@@ -58,7 +58,7 @@ def diff(
     first, second = files.load(before), files.load(after)
     for path in (before, after):
         files.ensure_writable([p for p in (json_path, page_path, ci.junit) if p is not None], keep=path)
-    with terminal.status() as announce:
+    with table_style.status() as announce:
         found = compare.compare(first, second, on, announce)
     checks = ci.judge(after, Measured.of_comparison(found), found.notes)
     command = shlex.join(["onnxprune", *click.get_current_context().obj])
@@ -67,6 +67,6 @@ def diff(
     if page_path is not None:
         texts[page_path] = html.comparison(found, lang or html.of_locale(os.environ))
     files.write({path: text for path, text in texts.items() if path is not None})
-    terminal.show(render_diff.comparison_text(found, verbose=verbose))
+    table_style.show(render_diff.comparison_text(found, verbose=verbose))
     if (failed := failure(checks, str(after))) is not None:
         raise failed

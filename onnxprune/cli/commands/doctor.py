@@ -18,7 +18,7 @@ def doctor(python: Path | None, json_path: Path | None) -> None:
     """Show what this installation has: versions, providers, rknn-toolkit2, targets, a file of options."""
     import json
 
-    from onnxprune.cli.printing import terminal
+    from onnxprune.cli.printing import table_style
     from onnxprune.model import files
 
     found = _examined(python)
@@ -36,7 +36,7 @@ def doctor(python: Path | None, json_path: Path | None) -> None:
         f"targets: {len(found['targets'])}, {measured} of them measured (onnxprune targets lists them)",
         f"options: {found['config'] or 'no onnxprune.toml, and no [tool.onnxprune] in pyproject.toml, in this folder'}",
     ]
-    terminal.show([terminal.table(("", "version"), rows), "\n".join(lines)])
+    table_style.show([table_style.table(("", "version"), rows), "\n".join(lines)])
 
 
 def _examined(python: Path | None) -> dict[str, Any]:

@@ -20,16 +20,16 @@ from onnxprune.cli.config_file import informed
 def inspect(model: Path, json_path: Path | None, *, verbose: bool, **given: Any) -> None:
     """Show what of MODEL could be pruned, and what could not, by which node and why."""
     from onnxprune import pipeline
-    from onnxprune.cli.printing import report as render
-    from onnxprune.cli.printing import terminal
+    from onnxprune.cli.printing import report_tables as render
+    from onnxprune.cli.printing import table_style
     from onnxprune.model import files
 
     loaded = files.load(model)
     if json_path is not None:
         files.ensure_writable([json_path], keep=model)
-    with terminal.status() as announce:
+    with table_style.status() as announce:
         announce("analyse")
         found = pipeline.inspect(loaded, operators=given.pop("custom"), **given)
     if json_path is not None:
         files.write({json_path: found.to_json()})
-    terminal.show(render.inspection_text(found, verbose=verbose))
+    table_style.show(render.inspection_text(found, verbose=verbose))

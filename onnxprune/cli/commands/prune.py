@@ -48,9 +48,9 @@ def prune(
     if model is None:
         raise click.UsageError("Missing argument 'MODEL'.")
     from onnxprune import pipeline
-    from onnxprune.cli.printing import report as render
-    from onnxprune.cli.printing import terminal
-    from onnxprune.labels import plan as plans
+    from onnxprune.cli.printing import report_tables as render
+    from onnxprune.cli.printing import table_style
+    from onnxprune.labels import plan_file as plans
     from onnxprune.model import files
     from onnxprune.progress import silent
     from onnxprune.report import html
@@ -62,7 +62,7 @@ def prune(
     wanted = (page_path, ci.junit) if dry_run else (target, save_plan, json_path, page_path, ci.junit)
     files.ensure_writable([p for p in wanted if p is not None], keep=model)
     plan = plans.load(plan_path) if plan_path else None
-    with nullcontext() if quiet else terminal.status() as announce, ci.proving(model):
+    with nullcontext() if quiet else table_style.status() as announce, ci.proving(model):
         result = pipeline.attempt(loaded, settings, plan, announce or silent, str(plan_path))
     told = result.report
     checks = ci.judge(model, Measured.of_report(told), told.notes, sum(told.seconds.values()))
@@ -80,7 +80,7 @@ def prune(
         places = {"plan": save_plan, "report": page_path, "JSON": json_path, "JUnit": ci.junit}
         beside = {what: str(path) for what, path in places.items() if path and path in (*texts, ci.junit)}
         slices = [render.plan_text(result.plan, loaded)] if verbose else []
-        terminal.show([*slices, *render.report_text(report, beside)])
+        table_style.show([*slices, *render.report_text(report, beside)])
     if failed is not None:
         raise failed
 

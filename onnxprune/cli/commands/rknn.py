@@ -44,13 +44,13 @@ def rknn(
     The cycles are the compiler's own estimate, not a measurement on a board. With --calibrate-target no model is
     needed: layers of many widths are compiled, and the target's file is written from what they cost.
     """
+    from onnxprune.cli.printing import table_style
     from onnxprune.cli.printing import target as render_target
-    from onnxprune.cli.printing import terminal
     from onnxprune.cost import rknn as toolkit
     from onnxprune.model import files
 
     if calibrate_target is not None:
-        with terminal.status() as announce:
+        with table_style.status() as announce:
             text = toolkit.measured(target, given["python"], announce)
         files.write({calibrate_target: text})
         click.echo(f"written: {calibrate_target}")
@@ -62,8 +62,8 @@ def rknn(
     other = files.load(against) if against else None
     files.ensure_writable([p for p in (place, json_path) if p is not None], keep=model)
     request = toolkit.Request(loaded, place, other, **given)
-    with terminal.status() as announce:
+    with table_style.status() as announce:
         found = toolkit.convert(request, target, dtype or "fp16", announce)
     if json_path is not None:
         files.write({json_path: found.to_json()})
-    terminal.show(render_target.conversion_text(found, verbose=verbose))
+    table_style.show(render_target.conversion_text(found, verbose=verbose))

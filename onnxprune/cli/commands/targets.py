@@ -13,7 +13,7 @@ def targets(*, name: str | None, verbose: bool) -> None:
 
     Another one is a TOML file of the same keys: --target PATH.toml. The file of NAME is one to start from.
     """
-    from onnxprune.cli.printing import terminal
+    from onnxprune.cli.printing import table_style
     from onnxprune.cost import chips as known
 
     if name is not None:
@@ -33,6 +33,6 @@ def targets(*, name: str | None, verbose: bool) -> None:
         for dtype, precision in chip.precisions.items()
     ]
     header = ("target", "type", "out", "in", "align", "measured with", "")
-    terminal.show([terminal.table(header, rows, right=frozenset({2, 3, 4}))])
+    table_style.show([table_style.table(header, rows, right=frozenset({2, 3, 4}))])
     if verbose:
         click.echo("\n" + "\n".join(f"{chip.name}: {chip.source}" for chip in known.shipped()))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from onnxprune.cli.printing.report import size_row
-from onnxprune.cli.printing.terminal import table
+from onnxprune.cli.printing.report_tables import size_row
+from onnxprune.cli.printing.table_style import table
 from onnxprune.report.diff import Changed, Comparison
 
 _SHOWN = 12

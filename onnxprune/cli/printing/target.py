@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.cli.printing.terminal import Table, table
+from onnxprune.cli.printing.table_style import Table, table
 from onnxprune.cost.rknn.convert import Compiled, Conversion
 from onnxprune.errors import thousands
 from onnxprune.report.advice import Advice

@@ -25,7 +25,7 @@ from onnxprune.errors import OptionError
 from onnxprune.model import files
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
-from onnxprune.running import input_shapes
+from onnxprune.running import seeded_inputs, tried_input_shapes
 from onnxprune.running import tensor_shapes as shaping
 
 #: What a key may be. Keys that are not here stay as they are.
@@ -87,8 +87,8 @@ def measure(
             path = Path(folder, f"{name}.onnx")
             onnx.save(proto, path)
             models.append(files.load(path))
-            inputs = input_shapes.choose_shapes(models[-1], {})
-            jobs.append(Job(path, input_shapes.seeded_feeds(models[-1].graph.inputs, inputs, 0), simulate=False))
+            inputs = tried_input_shapes.choose_shapes(models[-1], {})
+            jobs.append(Job(path, seeded_inputs.seeded_feeds(models[-1].graph.inputs, inputs, 0), simulate=False))
         built = build(jobs, chip.name, dtype, python, progress)
         swept = []
         for model, job, done in zip(models, jobs, built, strict=True):

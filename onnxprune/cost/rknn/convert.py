@@ -17,10 +17,10 @@ from onnxprune.cost.rknn.toolkit import Built, Job, Progress, build
 from onnxprune.labels import ops
 from onnxprune.model.graph import Graph, Shape
 from onnxprune.model.onnx_model import Model
-from onnxprune.running import input_shapes
+from onnxprune.running import seeded_inputs, tried_input_shapes
 from onnxprune.running import session as runtime
 from onnxprune.running import tensor_shapes as shaping
-from onnxprune.running.differences import Differences, OutputError
+from onnxprune.running.snr_and_cosine import Differences, OutputError
 
 FORMAT, VERSION = "onnxprune-rknn", 1
 
@@ -83,8 +83,8 @@ def convert(request: Request, target: str, dtype: str, progress: Progress) -> Co
     costs = Cycles.of(find(target), dtype)
     jobs = []
     for model in models:
-        chosen = input_shapes.choose_inputs(model, request.input_shapes)
-        feeds = input_shapes.seeded_feeds(model.graph.inputs, chosen.shapes, request.seed, chosen.draws)
+        chosen = tried_input_shapes.choose_inputs(model, request.input_shapes)
+        feeds = seeded_inputs.seeded_feeds(model.graph.inputs, chosen.shapes, request.seed, chosen.draws)
         output = request.output if model is request.model else None
         jobs.append(Job(_path(model), feeds, output, request.dataset))
     built = build(jobs, target, dtype, request.python, progress)
@@ -101,7 +101,7 @@ def _path(model: Model) -> Path:
 
 def _compiled(model: Model, job: Job, built: Built, costs: Cycles) -> Compiled:
     inputs = {n: tuple(a.shape) for n, a in job.feeds.items()}
-    shapes = shaping.resolve(model, inputs, lambda n: input_shapes.probe_shapes(model, n, inputs, 0), model).shape
+    shapes = shaping.resolve(model, inputs, lambda n: tried_input_shapes.probe_shapes(model, n, inputs, 0), model).shape
     layers = charged(model.graph, built.layers, costs, shapes)
     wanted = runtime.results(model, dict(job.feeds))
     differences = Differences()

@@ -15,7 +15,7 @@ from onnxprune.labels.labels import Layer, Op, Tensor, line
 from onnxprune.labels.ops.elementwise import elementwise
 from onnxprune.labels.ops.reduction import hold_axes
 from onnxprune.labels.ops.table import Layers, Rule, replaced
-from onnxprune.running import stand_ins
+from onnxprune.running import stand_in_nodes
 
 #: (domain, operator, what it is).
 Declared = tuple[str, str, str]
@@ -53,11 +53,11 @@ _RULES = {"elementwise": Rule(elementwise), "channelwise": Rule(_channelwise), "
 @contextmanager
 def declared(operators: Sequence[Declared]) -> Iterator[None]:
     """Run with these operators declared."""
-    before = dict(stand_ins.DECLARED)
+    before = dict(stand_in_nodes.DECLARED)
     with replaced({(domain, op): _RULES[kind] for domain, op, kind in operators}):
-        stand_ins.DECLARED.update({(domain, op): kind for domain, op, kind in operators})
+        stand_in_nodes.DECLARED.update({(domain, op): kind for domain, op, kind in operators})
         try:
             yield
         finally:
-            stand_ins.DECLARED.clear()
-            stand_ins.DECLARED.update(before)
+            stand_in_nodes.DECLARED.clear()
+            stand_in_nodes.DECLARED.update(before)

@@ -17,7 +17,7 @@ from onnx import TensorProto
 from onnxprune.labels.constant_channels import Facts, Known, placed, pointwise, zeros_moved
 from onnxprune.labels.labels import FIXED, Op, Tensor, merge
 from onnxprune.labels.ops.table import Layers, gathers, known, rule
-from onnxprune.running.stand_ins import QONNX, QUANTIZERS
+from onnxprune.running.stand_in_nodes import QONNX, QUANTIZERS
 
 # fmt: off
 UNARY = (

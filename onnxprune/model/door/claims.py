@@ -27,7 +27,7 @@ from onnx import (
 )
 
 from onnxprune.errors import ModelError
-from onnxprune.memory import size_text, total_memory
+from onnxprune.memory_and_threads import size_text, total_memory
 from onnxprune.model.door.external_data import is_external
 from onnxprune.model.dtypes import BITS
 from onnxprune.model.nested import Key, all_nodes, call_of, key_of, plain_domain

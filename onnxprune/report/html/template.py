@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from onnxprune.report.html import charts, number_format
-from onnxprune.report.html.compressed import packed
+from onnxprune.report.html.packed_json import packed
 from onnxprune.report.html.strings import Say, sayer, translated
 from onnxprune.report.run_report import Check, LayerReport, SizeReport
 

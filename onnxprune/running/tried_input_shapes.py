@@ -1,4 +1,4 @@
-"""The shapes that a model is run at, and seeded inputs of these shapes.
+"""The shapes that a model is run at.
 
 What a file leaves open is guessed, and tried: images of several sizes, audio of a second or less, texts. One name is
 one size, whatever inputs it is in.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -19,7 +19,8 @@ from onnxprune.model.dtypes import dtype_of
 from onnxprune.model.graph import Shape, TensorInfo
 from onnxprune.model.onnx_model import Model
 from onnxprune.running.id_ranges import compared_with, depends_on, id_rows
-from onnxprune.running.session import Feeds, run, session
+from onnxprune.running.seeded_inputs import PLAIN, Draws, seeded_feeds
+from onnxprune.running.session import run, session
 
 #: What open dimensions are tried as, by what they seem to be, in this order. Height and width: divisible by 32, as most
 #: networks ask; samples of audio: a second at 16 kHz, and windows; steps: of texts, and of features over time.
@@ -37,39 +38,11 @@ _VALUES = 4
 
 
 @dataclass(frozen=True)
-class Draws:
-    """How inputs are drawn: integers below ``rows`` (2 where nothing is said); ``values``: all elements are this."""
-
-    rows: Mapping[str, int] = field(default_factory=dict)
-    values: Mapping[str, Any] = field(default_factory=dict)
-
-
-#: Normal floats, and integers that are valid wherever they index two rows.
-PLAIN = Draws()
-
-
-@dataclass(frozen=True)
 class Chosen:
     """A shape for every input, and how they are drawn."""
 
     shapes: dict[str, Shape]
     draws: Draws
-
-
-def seeded_feeds(inputs: Iterable[TensorInfo], shapes: Mapping[str, Shape], seed: int, draws: Draws = PLAIN) -> Feeds:
-    """Random inputs: normal for floats, {0, 1} for booleans, and for integers what ``draws`` says."""
-    rng = np.random.default_rng(seed)
-    feeds: Feeds = {}
-    for info in inputs:
-        dtype = dtype_of(info.elem_type)
-        shape = shapes[info.name]
-        if info.name in draws.values:
-            feeds[info.name] = np.full(shape, draws.values[info.name], dtype)
-        elif dtype.kind in "iub":
-            feeds[info.name] = rng.integers(0, draws.rows.get(info.name, 2), shape).astype(dtype)
-        else:
-            feeds[info.name] = np.asarray(rng.standard_normal(shape)).astype(dtype)
-    return feeds
 
 
 def choose_shapes(model: Model, given: Mapping[str, Shape], part: Model | None = None) -> dict[str, Shape]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,10 +45,6 @@ class Differences:
     def errors(self) -> tuple[OutputError, ...]:
         """In the order of the first reference."""
         return tuple(difference.error(name) for name, difference in self._by_name.items())
-
-    def distance(self) -> float:
-        """Noise over signal, the mean over the outputs; lower is nearer."""
-        return fmean(10 ** (-e.snr_db / 10) for e in self.errors())
 
 
 def by_row(

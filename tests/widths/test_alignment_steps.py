@@ -12,8 +12,8 @@ from onnxprune.cost.chips import Cycles, find
 from onnxprune.labels.analysis import analyse
 from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.options import Options
+from onnxprune.widths.alignment_steps import Place, TargetBlocks, step_of, uses
 from onnxprune.widths.budget import Budget
-from onnxprune.widths.width_multiples import Place, TargetBlocks, step_of, uses
 from tests.models import build
 
 CHAIN = "a = Conv(x, w)\ny = Conv(a, v)"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from statistics import fmean
 
-from onnxprune.calibration.product_statistics import Observations, Part
+from onnxprune.calibration.gram_matrices import Observations, Part
 from onnxprune.model.onnx_model import Model
 from onnxprune.running import session as runtime
-from onnxprune.running.differences import Array, Differences, OutputError, by_row
+from onnxprune.running.snr_and_cosine import Array, Differences, OutputError, by_row
 
 Arrays = Mapping[str, Array]
 
@@ -20,6 +21,11 @@ class Measured:
     errors: tuple[OutputError, ...]
     distance: float
     samples: tuple[float, ...] = field(repr=False)
+
+
+def mean_over_outputs(differences: Differences) -> float:
+    """Noise over signal, the mean over the outputs; lower is nearer."""
+    return fmean(10 ** (-e.snr_db / 10) for e in differences.errors())
 
 
 def measure(model: Model, seen: Observations, where: str) -> Measured:
@@ -36,8 +42,8 @@ def measure(model: Model, seen: Observations, where: str) -> Measured:
         for expected, found in by_row(one[0], one[1], part.samples):
             own = Differences()
             own.add(expected, found)
-            samples.append(own.distance())
-    return Measured(whole.errors(), apart.distance(), tuple(samples))
+            samples.append(mean_over_outputs(own))
+    return Measured(whole.errors(), mean_over_outputs(apart), tuple(samples))
 
 
 def distance(model: Model, seen: Observations, where: str) -> float:
@@ -48,7 +54,7 @@ def distance(model: Model, seen: Observations, where: str) -> float:
     differences = Differences()
     for _, reference, results in _runs(model, seen, where):
         differences.add({n: reference[n] for n in seen.ends}, {n: results[n] for n in seen.ends})
-    return differences.distance()
+    return mean_over_outputs(differences)
 
 
 def _runs(model: Model, seen: Observations, where: str) -> Iterator[tuple[Part, Arrays, Arrays]]:

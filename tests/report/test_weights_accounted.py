@@ -8,7 +8,7 @@ from onnx import ModelProto, helper
 from onnxprune import pipeline
 from onnxprune.model.onnx_model import from_proto
 from onnxprune.options import Options
-from onnxprune.report.account import in_words
+from onnxprune.report.weights_accounted import in_words
 from tests.models import build, too_new
 from tests.rows import ROWS, Row
 

@@ -1,9 +1,10 @@
-"""How much memory there is for a run: of the machine, or of the container that it runs in."""
+"""What a run may take of the machine, or of the container that it runs in: memory, and threads of BLAS."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -58,3 +59,16 @@ def size_text(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.3g} PB"
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for BLAS inside: sums are then the same on any number of cores.
+
+    Products of calibration are small, and threads for them cost more than they earn: on two busy cores four times the
+    seconds, on two free ones the same.
+    """
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415 (only where there is calibration)
+
+    with threadpool_limits(1, user_api="blas"):
+        yield

@@ -7,14 +7,14 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from onnxprune.cli.printing.terminal import table
+from onnxprune.cli.printing.table_style import table
 from onnxprune.errors import thousands
-from onnxprune.labels.plan import AxisKept, Plan
+from onnxprune.labels.plan_file import AxisKept, Plan
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.recover import Learnt
-from onnxprune.report.account import in_words
 from onnxprune.report.inspection import InspectHeld, Inspection
 from onnxprune.report.run_report import Check, Report, SizeReport
+from onnxprune.report.weights_accounted import in_words
 
 #: Letters of a reason in a table; the JSON has all of them.
 _REASON = 120

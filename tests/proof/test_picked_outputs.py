@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxprune import pipeline
 from onnxprune.model.onnx_model import from_proto
 from onnxprune.options import Options
-from onnxprune.proof.picked import picked_from
+from onnxprune.proof.picked_outputs import picked_from
 from onnxprune.report.gates import Gates, Measured
 from tests.models import build
 

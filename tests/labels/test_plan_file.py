@@ -17,8 +17,8 @@ from onnx import ModelProto, numpy_helper
 from fixtures.build import unet
 from onnxprune import pipeline
 from onnxprune.errors import PlanError
-from onnxprune.labels import plan as plans
-from onnxprune.labels.plan import Plan
+from onnxprune.labels import plan_file as plans
+from onnxprune.labels.plan_file import Plan
 from onnxprune.model import files, onnx_model
 from onnxprune.options import Options
 from tests.models import build

@@ -11,7 +11,8 @@ from onnxprune.errors import ModelError, OptionError
 from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.options import Options
 from onnxprune.running.id_ranges import compared_with, id_rows
-from onnxprune.running.input_shapes import Draws, choose_inputs, seeded_feeds
+from onnxprune.running.seeded_inputs import Draws, seeded_feeds
+from onnxprune.running.tried_input_shapes import choose_inputs
 from tests.models import build
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import PlanError
-from onnxprune.labels.initializer_cuts import Kept
+from onnxprune.labels.cut_or_copied_initializers import Kept
 from onnxprune.labels.label_propagation import Trace, Use
 from onnxprune.labels.rewrite import Rewrite, rewrite
 

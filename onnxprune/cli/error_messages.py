@@ -1,0 +1,22 @@
+"""What a user reads of an error: one line, and the exit code that goes with it."""
+
+from __future__ import annotations
+
+import click
+
+from onnxprune.cli.wall import out_of_memory
+from onnxprune.errors import ExitCode, OnnxPruneError, one_line
+
+_INTERRUPTED = 130
+
+
+def error_message(error: BaseException) -> tuple[str, int]:
+    """The line for ``error``, and the exit code. Where usage is wrong, the help that says how it is right."""
+    if isinstance(error, OnnxPruneError):
+        return str(error), error.exit_code
+    if isinstance(error, click.ClickException):
+        place = f" ({error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
+        return f"{one_line(error.format_message())}{place}", ExitCode.USAGE
+    if isinstance(error, MemoryError):
+        return out_of_memory(), ExitCode.USAGE
+    return "interrupted", _INTERRUPTED
