@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
+import pkgutil
 import re
 import resource
 import signal
@@ -13,9 +16,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import onnxprune
+
 #: What any input may take: seconds, and a little more than what the command line is told.
 SECONDS = 60
 LIMITS = ("--timeout", "40", "--max-memory", "2GB")
+
+#: What runs import where they need it.
+_LIBRARIES = ("onnx.reference", "onnx_graphsurgeon", "onnxruntime", "scipy.sparse.csgraph", "threadpoolctl", "onnx_ad")
 
 #: The longest message.
 LINE = 2000
@@ -61,14 +69,12 @@ def judged(
 
 def imported() -> None:
     """Import what runs need: children are forked with it, and start at once."""
-    import onnx.reference  # noqa: F401, PLC0415
-    import onnx_graphsurgeon  # noqa: F401, PLC0415
-    import onnxruntime  # noqa: F401, PLC0415
-    import scipy.sparse.csgraph  # noqa: F401, PLC0415
-
-    from onnxprune import pipeline  # noqa: F401, PLC0415
-    from onnxprune.cli.main import cli  # noqa: F401, PLC0415
-    from onnxprune.cli.printing import report_tables  # noqa: F401, PLC0415
+    for name in _LIBRARIES:
+        importlib.import_module(name)
+    for module in pkgutil.walk_packages(onnxprune.__path__, "onnxprune."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    gc.freeze()  # a collection in a child writes to no page that it shares
 
 
 def _below(folder: Path) -> set[str]:

@@ -174,6 +174,15 @@ def _nesting() -> Iterator[Attack]:
 
         return change
 
+    def called_with_nothing(model: ModelProto) -> None:
+        node = helper.make_node("Clip", ["a"], ["b"])
+        model.functions.append(helper.make_function("f", "F", ["a"], ["b"], [node], [helper.make_opsetid("", 17)]))
+        model.opset_import.append(helper.make_opsetid("f", 1))
+        call = model.graph.node[1]
+        call.op_type, call.domain = "F", "f"
+        del call.input[:], call.attribute[:]
+
+    yield Attack("a call of nothing", _chain(called_with_nothing), ["functions written out", "onnx.checker"])
     yield Attack("a function that calls itself", _chain(calling(1, circle=True)), ["calls itself"])
     yield Attack("functions that call each other", _chain(calling(3, circle=True)), ["calls itself"])
     yield Attack("functions that double", _chain(calling(22, circle=False)), ["functions written out"])
