@@ -147,6 +147,7 @@ def inspect(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     input_values: Mapping[str, float] | None = None,
     custom: Sequence[str] = (),
+    outputs: Sequence[str] = (),
 ) -> Inspection:
     """What of ``model`` can be pruned, and what cannot, by which node and why.
 
@@ -159,7 +160,12 @@ def inspect(
     Raises OnnxPruneError.
     """
     return pipeline.inspect(
-        opened(model), exclude=exclude, input_shapes=input_shapes, input_values=input_values, operators=custom
+        opened(model),
+        exclude=exclude,
+        input_shapes=input_shapes,
+        input_values=input_values,
+        operators=custom,
+        outputs=outputs,
     )
 
 

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 DataSource: TypeAlias = "str | os.PathLike[str] | Mapping[str, NDArray[Any]] | Data"
 
 
+#: Options that give positions by name.
+_NAMED = ("remove", "keep", "keep_outputs")
+
+
 def _shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     found = {}
     for text in texts:
@@ -50,6 +54,19 @@ def _values(texts: Sequence[str]) -> dict[str, float]:
         if not equals:
             raise ValueError(f"'{text}' is not NAME=NUMBER")
     return found
+
+
+def _positions(texts: Sequence[str]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    found = []
+    for text in texts:
+        name, _, numbers = text.rpartition("=")
+        ranges = [part.strip().split("-") for part in numbers.split(",")]
+        if not name or not all(
+            len(r) <= 2 and all(n.isdecimal() for n in r) and int(r[0]) <= int(r[-1]) for r in ranges
+        ):
+            raise ValueError(f"'{text}' is not NAME=0,3,17-21")
+        found.append((name, tuple(n for r in ranges for n in range(int(r[0]), int(r[-1]) + 1))))
+    return tuple(found)
 
 
 def _ratios(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
@@ -148,6 +165,18 @@ class ApplyOptions:
             raise OptionError("trains on calibration samples", where="--recover", hint="give --data too")
 
 
+def _pairs(
+    given: Mapping[str, Sequence[int]] | Sequence[tuple[str, Sequence[int]]], where: str
+) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Positions by name, each once and in order; of a name that is given twice, all of them. Raises OptionError."""
+    found: dict[str, set[int]] = {}
+    for name, positions in given.items() if isinstance(given, Mapping) else given:
+        found.setdefault(name, set()).update(int(p) for p in positions)
+    if any(not positions or min(positions) < 0 for positions in found.values()):
+        raise OptionError("takes positions from 0 on, and one at least", where=where, hint="NAME=0,3,17-21")
+    return tuple((name, tuple(sorted(positions))) for name, positions in found.items())
+
+
 def reading_of(given: DataSource | None) -> Data | None:
     """How calibration data is read: drawn where none is given; None where there is to be none."""
     if isinstance(given, Data):
@@ -231,6 +260,41 @@ class Options(ApplyOptions):
         read=_ratios,
         help="Another ratio for some nodes. Repeatable.",
     )
+    remove: Mapping[str, Sequence[int]] | Sequence[tuple[str, Sequence[int]]] = option(
+        (),
+        "--remove",
+        multiple=True,
+        metavar="NODE=CHANNELS",
+        read=_positions,
+        help="Remove these output channels of a node, as conv1=0,3,17-21, with all that hangs on them: only these, or, "
+        "with --ratio or --budget, these first. Repeatable.",
+    )
+    keep: Mapping[str, Sequence[int]] | Sequence[tuple[str, Sequence[int]]] = option(
+        (),
+        "--keep",
+        multiple=True,
+        metavar="NODE=CHANNELS",
+        read=_positions,
+        help="Leave these output channels of a node. Repeatable.",
+    )
+    outputs: Sequence[str] = option(
+        (),
+        "--outputs",
+        multiple=True,
+        metavar="NAME",
+        shared=True,
+        help="First cut the model here: this tensor, or what this node gives, becomes an output, and what is behind "
+        "goes. Repeatable.",
+    )
+    keep_outputs: Mapping[str, Sequence[int]] | Sequence[tuple[str, Sequence[int]]] = option(
+        (),
+        "--keep-outputs",
+        multiple=True,
+        metavar="NAME=ROWS",
+        read=_positions,
+        help="Leave only these rows of a graph output along its channels, as scores=0,5: its shape changes. "
+        "Repeatable.",
+    )
     max_ratio: float | None = option(
         None,
         "--max-ratio",
@@ -253,8 +317,12 @@ class Options(ApplyOptions):
 
         own = self.ratio_for
         pairs = tuple(own.items() if isinstance(own, Mapping) else own)
+        for name in _NAMED:
+            object.__setattr__(self, name, _pairs(getattr(self, name), f"--{name.replace('_', '-')}"))
+        object.__setattr__(self, "outputs", tuple(self.outputs))
+        named = self.budget is None and (self.remove or self.keep_outputs)
         request = asked(
-            ratio=self.ratio,
+            ratio=0.0 if self.ratio is None and named else self.ratio,
             lossless=self.lossless,
             align=self.align,
             target=self.target,
@@ -264,6 +332,8 @@ class Options(ApplyOptions):
             scope=self.scope,
             ratio_for=pairs,
             max_ratio=self.max_ratio,
+            remove=self.remove,
+            keep=self.keep,
             judged=reading_of(self.data) is not None,
         )
         object.__setattr__(self, "exclude", tuple(self.exclude))
@@ -279,6 +349,8 @@ class Options(ApplyOptions):
             "exclude": list(self.exclude),
             "ratio_for": dict(self.request.ratio_for),
             "max_ratio": self.max_ratio,
+            **{n: {k: list(v) for k, v in getattr(self, n)} for n in _NAMED if getattr(self, n)},
+            **({"outputs": list(self.outputs)} if self.outputs else {}),
             "input_shapes": {n: list(s) for n, s in self.input_shapes.items()},
             **({"custom": list(self.custom)} if self.custom else {}),
             **({"input_values": dict(self.input_values)} if self.input_values else {}),

@@ -16,7 +16,8 @@ from onnxprune.calibration.data_options import NO_DATA
 from onnxprune.calibration.gram_matrices import spilling
 from onnxprune.calibration.original_observed import Lesson, learn
 from onnxprune.calibration.synthetic import drawing
-from onnxprune.errors import CheckError, ModelError, OnnxPruneError, OptionError
+from onnxprune.cost.chips import Cycles
+from onnxprune.errors import CheckError, ModelError, OnnxPruneError, OptionError, nearest
 from onnxprune.importance import criteria
 from onnxprune.importance.criterion import Scorer, Subject
 from onnxprune.labels import plan_file as plans
@@ -26,18 +27,34 @@ from onnxprune.labels.ops import custom
 from onnxprune.labels.plan_file import Plan
 from onnxprune.labels.rewrite import alive_of
 from onnxprune.memory_and_threads import one_thread
+from onnxprune.model import new_outputs
 from onnxprune.model.onnx_model import Model
-from onnxprune.options import Options
-from onnxprune.passes import FuseBatchNorm, Pass, RemoveBranches, RemoveChannels, RestoreBranches, RestoreCalls
+from onnxprune.options import ApplyOptions, Options
+from onnxprune.passes import (
+    CutToOutputs,
+    FuseBatchNorm,
+    JoinRows,
+    KeepRows,
+    Pass,
+    PassResult,
+    RemoveBranches,
+    RemoveChannels,
+    RestoreBranches,
+    RestoreCalls,
+)
 from onnxprune.passes import run as run_passes
 from onnxprune.passes.recover import Recovery
 from onnxprune.progress import Progress, Stopwatch, silent
-from onnxprune.proof.exact import Proof, check_valid, prove
+from onnxprune.proof.exact import Proof, prove
+from onnxprune.proof.still_valid import check_valid
+from onnxprune.report import advice
+from onnxprune.report.advice import Advice
 from onnxprune.report.assemble import Outcome, report_of
 from onnxprune.report.inspection import Inspection, inspection_of
 from onnxprune.report.run_report import Report
-from onnxprune.widths import plan_contest
+from onnxprune.widths import named_channels, plan_contest
 from onnxprune.widths.choose_channels import Choice, choose
+from onnxprune.widths.named_channels import Rows
 from onnxprune.widths.plan_contest import Judged, Way
 
 
@@ -73,32 +90,71 @@ def _attempted(model: Model, options: Options, plan: Plan | None, watch: Stopwat
         for way in options.request.ways:
             criteria.resolve(way.importance).check(options.reading)
     with watch.stage("analyse"):
-        analysis = analyse(
+        made = plan.options if plan else options.to_json()
+        analysis, given = _given(model, options, made.get("outputs", ()), made.get("keep_outputs", {}))
+    if (name := analysis.trace.model.not_a_number()) is not None:
+        at = f"{model.path or 'model'}, tensor '{name}'"
+        raise ModelError("has NaN weights", where=at, hint="repair or export the model again")
+    if options.reading is None or not options.reading.drawn:
+        return _taught(analysis, options, watch, plan, where, given)
+    drawing.check(options.reading)
+    weights_only = replace(options, data=NO_DATA)
+    if not len(analysis.groups) or (plan is None and options.request.exact):
+        return _taught(analysis, weights_only, watch, plan, where, given)
+    try:
+        return _taught(analysis, options, watch, plan, where, given)
+    except (OnnxPruneError, np.linalg.LinAlgError) as reason:
+        what = reason.what if isinstance(reason, OnnxPruneError) else str(reason)
+        note = f"drawn inputs did not serve, and weights are as they were: {what}; --data gives real samples"
+        return _taught(analysis, weights_only, watch, plan, where, given, note)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What was done to the model before it was analysed: ``rows`` that outputs still show, and all in words."""
+
+    rows: Mapping[str, Rows] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def _given(
+    model: Model, options: Options, outputs: Sequence[str], keep: Mapping[str, Sequence[int]]
+) -> tuple[Analysis, _Given]:
+    """The model with the outputs that are asked for, analysed."""
+
+    def analysed(model: Model) -> Analysis:
+        return analyse(
             model,
             exclude=options.exclude,
             input_shapes=options.input_shapes,
             input_values=options.input_values,
             seed=options.seed,
         )
-    if (name := analysis.trace.model.not_a_number()) is not None:
-        at = f"{model.path or 'model'}, tensor '{name}'"
-        raise ModelError("has NaN weights", where=at, hint="repair or export the model again")
-    if options.reading is None or not options.reading.drawn:
-        return _taught(analysis, options, watch, plan, where)
-    drawing.check(options.reading)
-    weights_only = replace(options, data=NO_DATA)
-    if not len(analysis.groups) or (plan is None and options.request.exact):
-        return _taught(analysis, weights_only, watch, plan, where)
-    try:
-        return _taught(analysis, options, watch, plan, where)
-    except (OnnxPruneError, np.linalg.LinAlgError) as reason:
-        what = reason.what if isinstance(reason, OnnxPruneError) else str(reason)
-        note = f"drawn inputs did not serve, and weights are as they were: {what}; --data gives real samples"
-        return _taught(analysis, weights_only, watch, plan, where, note)
+
+    cut = _cut_to(model, outputs, options)
+    if not keep:
+        return analysed(cut.model), _Given(notes=cut.changes)
+    known = {o.name for o in cut.model.graph.outputs}
+    if unknown := [n for n in keep if n not in known]:
+        raise OptionError(
+            f"no output is called '{unknown[0]}'", where="--keep-outputs", hint=nearest(unknown[0], known)
+        )
+    trace = analysed(cut.model).trace
+    rows = {n: named_channels.rows_of(trace, n, at, new_outputs.whole_of(n)) for n, at in keep.items()}
+    taken = KeepRows({n: (r.axis, r.positions) for n, r in rows.items()}).run(cut.model)
+    return analysed(taken.model), _Given(rows, cut.changes + taken.changes)
+
+
+def _cut_to(model: Model, outputs: Sequence[str], options: ApplyOptions) -> PassResult:
+    """``model`` that ends at ``outputs``, where there are any. Raises OptionError."""
+    if not outputs:
+        return PassResult(model)
+    shapes = {n: tuple(s) for n, s in options.input_shapes.items()}
+    return run_passes(model, [CutToOutputs(outputs, shapes, options.input_values)])
 
 
 def _taught(
-    analysis: Analysis, options: Options, watch: Stopwatch, plan: Plan | None, where: str, *notes: str
+    analysis: Analysis, options: Options, watch: Stopwatch, plan: Plan | None, where: str, given: _Given, *notes: str
 ) -> Result:
     """Prune with what calibration data teaches, where there is some. ``notes``: how it came to this."""
     with ExitStack() as stack:
@@ -106,7 +162,7 @@ def _taught(
         if options.reading is not None:
             stack.enter_context(one_thread())
             lesson = stack.enter_context(_learning(analysis, options, watch))
-        return _Run(analysis, options, lesson, watch, notes).result(plan, where)
+        return _Run(analysis, options, lesson, watch, given, notes).result(plan, where)
 
 
 def inspect(
@@ -116,16 +172,40 @@ def inspect(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     input_values: Mapping[str, float] | None = None,
     operators: Sequence[str] = (),
+    outputs: Sequence[str] = (),
 ) -> Inspection:
-    """What could be pruned, and what could not and why; ``operators``: custom ones, declared.
+    """What could be pruned, and what could not and why; ``operators``: custom ones, declared; ``outputs``: to cut at.
 
     Nodes that cannot follow are found by a trial at half the width.
     """
     with custom.declared([custom.read(text) for text in operators]):
+        at = ApplyOptions(input_shapes=input_shapes or {}, input_values=input_values or {})
+        model = _cut_to(model, outputs, at).model
         analysis = analyse(model, exclude=exclude, input_shapes=input_shapes, input_values=input_values)
         request, subject = Options(ratio=0.5, importance="random").request, Subject(analysis.trace)
         scorer = criteria.resolve("random")(subject)
         return inspection_of(analysis.trace, choose(analysis, request, subject, request.ways[0], scorer).groups)
+
+
+def advise(
+    model: Model,
+    costs: Cycles,
+    *,
+    exclude: Sequence[str] = (),
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    input_values: Mapping[str, float] | None = None,
+    operators: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    progress: Progress = silent,
+) -> Advice:
+    """Where the model wastes a target; the arguments are those of `inspect`."""
+    with custom.declared([custom.read(text) for text in operators]):
+        progress("analyse")
+        at = ApplyOptions(input_shapes=input_shapes or {}, input_values=input_values or {})
+        model = _cut_to(model, outputs, at).model
+        analysis = analyse(model, exclude=exclude, input_shapes=input_shapes, input_values=input_values)
+        progress("advise")
+        return advice.advise(analysis.trace, analysis.groups, costs)
 
 
 def unproven(report: Report) -> CheckError | None:
@@ -167,6 +247,7 @@ class _Run:
     options: Options
     lesson: Lesson | None
     watch: Stopwatch
+    given: _Given = _Given()
     notes: tuple[str, ...] = field(default=())
 
     def result(self, plan: Plan | None, where: str) -> Result:
@@ -179,7 +260,7 @@ class _Run:
             lossless = self.options.lossless or bool(plan and plan.options.get("lossless"))
             done = run_passes(analysis.trace.model, self._steps(choice, lossless=lossless))
             whole = run_passes(done.model, [RestoreBranches(analysis.flat)]).model
-            called = run_passes(whole, [RestoreCalls(analysis.inlined)])
+            called = run_passes(whole, self._last(choice))
             written = called.model if len(choice.groups) else analysis.inlined.model
         with watch.stage("prove"):
             # Nodes that cannot be run are known by their own names, which a call hides.
@@ -189,7 +270,7 @@ class _Run:
             with watch.stage("compensate"):
                 solved, learnt = self._recovery(self.lesson).finished(whole, choice.dead, judged.tried)
                 if solved is not whole:
-                    written = run_passes(solved, [RestoreCalls(analysis.inlined)]).model
+                    written = run_passes(solved, self._last(choice)).model
                     check_valid(analysis.inlined.model, written)
         made = plan or plans.make(analysis.trace, choice.rewrite, self.options.to_json())
         outcome = Outcome(
@@ -206,10 +287,22 @@ class _Run:
             options=self.options.to_json(),
             input_shapes=self.options.input_shapes,
             input_values=self.options.input_values,
-            notes=((*self.lesson.data.notes,) if self.lesson else ()) + self.notes + judged.missed,
+            notes=self._notes(choice) + judged.missed,
             seconds=watch.seconds,
         )
         return Result(written, made, report_of(outcome))
+
+    def _notes(self, choice: Choice) -> tuple[str, ...]:
+        """What is to be said of the outputs, of the data, and of what was not tried."""
+        held = named_channels.still_there(self.analysis.trace, choice.groups, choice.dead, self.given.rows)
+        data = self.lesson.data.notes if self.lesson else ()
+        return (*self.given.notes, *held, *data, *self.notes)
+
+    def _last(self, choice: Choice) -> list[Pass]:
+        """What is done once weights are solved: calls are put back, and outputs are made at once that were cut."""
+        shapes, whole = choice.rewrite.shapes, self.given.rows.items()
+        joined = [n for n, r in whole if shapes.get(r.whole, {r.axis: 0})[r.axis] == len(r.positions)]
+        return [RestoreCalls(self.analysis.inlined), *([JoinRows(joined)] if joined else [])]
 
     def _planned(self, plan: Plan, where: str) -> Choice:
         dead, rewrite = plans.apply(self.analysis.trace, plan, where)
@@ -231,7 +324,8 @@ class _Run:
         refused = tuple(s for s in found.values() if isinstance(s, str))
 
         def plan(way: Way) -> Choice:
-            return choose(self.analysis, request, subject, way, scorers[way.importance])
+            rows = [*self.given.rows.values()]
+            return choose(self.analysis, request, subject, way, scorers[way.importance], rows)
 
         ways = [w for w in request.ways if w.importance in scorers]
         return plan_contest.best(ways, plan, self._distance, announce, refused)

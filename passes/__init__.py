@@ -1,6 +1,7 @@
 """Graph passes: model in, model out."""
 
 from onnxprune.passes.base import Pass, PassResult, run
+from onnxprune.passes.choose_outputs import CutToOutputs, JoinRows, KeepRows
 from onnxprune.passes.compensate import Compensate
 from onnxprune.passes.distill import Distill
 from onnxprune.passes.fuse_batchnorm import FuseBatchNorm
@@ -11,8 +12,11 @@ from onnxprune.passes.restore_if_branches import RestoreBranches
 
 __all__ = [
     "Compensate",
+    "CutToOutputs",
     "Distill",
     "FuseBatchNorm",
+    "JoinRows",
+    "KeepRows",
     "Pass",
     "PassResult",
     "RemoveBranches",

@@ -79,4 +79,4 @@ def weights(path: Path) -> dict[str, Any]:
 def widths(path: Path) -> list[int]:
     """Output channels of the weights of CHAIN."""
     held = weights(path)
-    return [held[n].shape[0] for n in ("w0", "w1", "w2")]
+    return [held[n].shape[0] for n in ("w0", "w1", "w2") if n in held]

@@ -33,6 +33,7 @@ ROWS = [*places()]
 #: Fields of ModelProto, GraphProto and AttributeProto that plain values stand for everywhere else.
 PROTO_FIELDS = {"initializer", "value_info", "op_type", "raw_data", "opset_import", "metadata_props", "proto"}
 PROTO_DOORS = {
+    "new_outputs.py",
     "claims.py",
     "nested.py",
     "files.py",

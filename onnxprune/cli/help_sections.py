@@ -13,7 +13,7 @@ PRUNE: Mapping[str, Sequence[str]] = {
     ),
     "Which channels": (
         "dtype", "lossless", "importance", "scope", "ratio_for", "max_ratio", "flops_reg", "fuse_bn", "plan_path",
-        "custom",
+        "custom", "remove", "keep", "outputs", "keep_outputs",
     ),
     "Calibration data": (
         "samples", "mean", "std", "layout", "color", "input_range", "compensate", "recover", "input_values",

@@ -65,8 +65,19 @@ def same_after(trace: Trace, alive: Alive) -> dict[str, NDArray[Any]]:
     return found
 
 
+def missed(trace: Trace) -> NDArray[np.bool_]:
+    """Which units some reader notices."""
+    return _read_and_missed(trace, trace.reads)[1]
+
+
 def _lossless(trace: Trace, reads: Sequence[Read]) -> NDArray[np.int64]:
     """The units that no reader notices, sorted; those that nobody reads are not among them."""
+    read, missed = _read_and_missed(trace, reads)
+    return np.flatnonzero(read & ~missed)
+
+
+def _read_and_missed(trace: Trace, reads: Sequence[Read]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """By unit."""
     read, missed = np.zeros(trace.units, np.bool_), np.zeros(trace.units, np.bool_)
     for place in reads:
         tensor = trace.input(trace.model.graph.nodes[place.node], place.position)
@@ -74,7 +85,7 @@ def _lossless(trace: Trace, reads: Sequence[Read]) -> NDArray[np.int64]:
             units = trace.unit[layer.labels].reshape(-1)
             read[units] = True
             missed[np.setdiff1d(units, place.silent) if len(place.silent) else units] = True
-    return np.flatnonzero(read & ~missed)
+    return read, missed
 
 
 class _Run:

@@ -28,7 +28,7 @@ from onnxprune.labels.labels import Alive, Tensor
 from onnxprune.labels.rewrite import alive_of
 from onnxprune.model.graph import Node
 from onnxprune.model.mapped_weights import release
-from onnxprune.model.onnx_model import Gate, Model, check
+from onnxprune.model.onnx_model import Gate, Model
 from onnxprune.model.written_out.if_branches import Flat
 from onnxprune.progress import Progress, counted, silent
 from onnxprune.proof.picked_outputs import cut_behind, picked_from
@@ -355,25 +355,6 @@ def _nudged(array: NDArray[Any]) -> NDArray[Any]:
     if array.dtype not in (np.float32, np.float64):
         return array
     return np.asarray(np.nextafter(array, np.inf, dtype=array.dtype))  # of an array without axes numpy makes a scalar
-
-
-def check_valid(original: Model, pruned: Model) -> None:
-    """onnx.checker's full check, strict shape inference included, wherever the original passes it.
-
-    Raises CheckError, and ModelError where the original does not pass the plain one: with its functions written out,
-    of which the checker does not ask what their calls leave away.
-    """
-    try:
-        check(original.skeleton(), "original", full=True)
-    except ModelError:
-        full = False
-        check(original.skeleton(), f"{original.path or 'model'}, with its functions written out")
-    else:
-        full = True
-    try:
-        check(pruned.skeleton(), "the pruned model", full=full)
-    except ModelError as error:
-        raise CheckError(error.what, where=error.where, hint="please report this as a bug") from None
 
 
 @dataclass(frozen=True)

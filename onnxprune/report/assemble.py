@@ -16,6 +16,7 @@ from onnxprune.cost import macs_and_bytes
 from onnxprune.labels.analysis import Analysis, matches, units_of
 from onnxprune.labels.groups import Groups
 from onnxprune.labels.label_propagation import Trace
+from onnxprune.labels.lossless_removal import missed
 from onnxprune.labels.plan_file import Plan
 from onnxprune.labels.rewrite import Rewrite
 from onnxprune.model.graph import Graph, Shape
@@ -66,7 +67,8 @@ def report_of(outcome: Outcome) -> Report:
     gone[choice.dead] = True
     groups, removed = choice.groups, {g.index: int(gone[g.units].sum()) for g in choice.groups}
     own = ratio_of(trace, groups, request)
-    free = outcome.planned or request.budget is not None or len(request.ways) > 1  # no group was asked for a ratio
+    # No group was asked for a ratio.
+    free = outcome.planned or request.budget is not None or len(request.ways) > 1 or request.only_named
     asked = {g.index: own.get(g.index, removed[g.index] / g.width if free else request.ratio) for g in groups}
     width = groups.width
     before = macs_and_bytes.cost(trace.model.graph, trace.shapes.shape)
@@ -158,7 +160,7 @@ def _shapes_after(trace: Trace, result: Rewrite, pruned: Model) -> dict[str, Sha
 
 def _unmoved(trace: Trace, choice: Choice, proof: Proof | None) -> Iterator[str]:
     """Which outputs come from what was cut, and give the same as before on all inputs of the proof."""
-    if proof is None or not len(np.setdiff1d(choice.dead, choice.groups.lossless)):
+    if proof is None or not missed(trace)[choice.dead].any():
         return
     graph, shapes = trace.model.graph, trace.shapes.shape
     cut = [graph.producer[n] for n, s in choice.rewrite.shapes.items() if n in graph.producer and s != shapes.get(n)]

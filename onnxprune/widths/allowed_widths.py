@@ -14,10 +14,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.errors import OptionError
 from onnxprune.labels.attention_heads import Heads
 from onnxprune.labels.groups import Group, Groups
 from onnxprune.labels.union import Units
 from onnxprune.widths.alignment_steps import Alignment, Place, aligns, can_shrink, step, uses
+from onnxprune.widths.named_channels import NOBODY, Named
 
 Scores = NDArray[np.float64]
 
@@ -28,7 +30,7 @@ class Ranked:
 
     ``units``: [rows, n], least important first, and ``value``, their scores; ``head``: [rows], the head that a row is
     of, or -1; ``uses``: [places, rows], how often a unit of each row stands in each width that must be a multiple of
-    ``aligns``, [places].
+    ``aligns``, [places]. ``must`` and ``stays``: [rows], how many of a row are named to go, and to stay.
     """
 
     units: NDArray[np.int64] = field(repr=False)
@@ -36,6 +38,8 @@ class Ranked:
     head: NDArray[np.int64] = field(repr=False)
     uses: NDArray[np.int64] = field(repr=False)
     aligns: NDArray[np.int64] = field(repr=False)
+    must: NDArray[np.int64] = field(repr=False)
+    stays: NDArray[np.int64] = field(repr=False)
 
     @property
     def rows(self) -> int:
@@ -61,7 +65,13 @@ class Ranked:
         """The rows that are of none of ``heads``."""
         stays = ~np.isin(self.head, heads)
         return replace(
-            self, units=self.units[stays], value=self.value[stays], head=self.head[stays], uses=self.uses[:, stays]
+            self,
+            units=self.units[stays],
+            value=self.value[stays],
+            head=self.head[stays],
+            uses=self.uses[:, stays],
+            must=self.must[stays],
+            stays=self.stays[stays],
         )
 
 
@@ -114,14 +124,22 @@ class Item:
 
     @cached_property
     def floor(self) -> int:
-        """The least count that may stay in each row: at least a step, and no less than ``least`` over all."""
-        return self._at_least(self.least)
+        """The least count that may stay in each row: at least a step, and no less than ``least`` over all.
+
+        What is named stays too, and goes, whatever else is asked.
+        """
+        stays = math.ceil(int(self.ranked.stays.max(initial=0)) / self.step) * self.step
+        return min(self.most, max(self._at_least(self.least), stays))
 
     @cached_property
     def most(self) -> int:
         """The largest count that may stay in each row."""
         most = math.ceil((self.width - self.spare) / self.step) * self.step
-        return min(self.width, max(most, self._at_least(self.bottom)))
+        most = min(self.width, max(most, self._at_least(self.bottom)))
+        left = self.width - int(self.ranked.must.max(initial=0))
+        if left >= most:
+            return most
+        return int(left // self.step * self.step or left)
 
     def _at_least(self, total: float) -> int:
         least = math.ceil(total / self.rows - 1e-9)
@@ -173,12 +191,17 @@ class Choices:
         return [family_of(heads, self.places, start) for heads in self.heads]
 
 
-def choices(groups: Groups, scores: Sequence[Scores], align: Alignment) -> list[Choices]:
-    """What every group may keep at ``align``, whatever is asked for. ``scores``: by group, [width]."""
+def choices(groups: Groups, scores: Sequence[Scores], align: Alignment, named: Named = NOBODY) -> list[Choices]:
+    """What every group may keep at ``align``, whatever is asked for. ``scores``: by group, [width].
+
+    Raises OptionError where what is ``named`` contradicts itself.
+    """
     found = []
     for group, score in zip(groups, scores, strict=True):
         places = align.places(group)
-        blocks = tuple(ranked(group, index, score, groups.lossless, places) for index in range(len(group.blocks)))
+        blocks = tuple(
+            ranked(group, index, score, groups.lossless, places, named) for index in range(len(group.blocks))
+        )
         if places and not can_shrink([b.width for b in blocks], [b.step for b in blocks]):
             parts = f" in each of its {len(blocks)} parts" if len(blocks) > 1 else ""
             stuck = f"cannot be narrower and {align}{parts}: left as it is"
@@ -188,14 +211,21 @@ def choices(groups: Groups, scores: Sequence[Scores], align: Alignment) -> list[
     return found
 
 
-def ranked(group: Group, index: int, scores: Scores, lossless: Units, places: Sequence[Place]) -> Ranked:
-    """Block ``index`` of a group."""
+def ranked(
+    group: Group, index: int, scores: Scores, lossless: Units, places: Sequence[Place], named: Named = NOBODY
+) -> Ranked:
+    """Block ``index`` of a group. What is named to go comes first, and what is to stay costs more than all else."""
     block = group.blocks[index]
     # Below every score: these come first in their block, and their block first in a ranking over the network.
     first = min(float(scores.min(initial=0.0)), 0.0) - 1.0
     value = scores[np.searchsorted(group.units, block.units)]
     if len(lossless):
         value = np.where(np.isin(block.units, lossless), first, value)
+    must, stays = np.isin(block.units, named.gone), np.isin(block.units, named.kept)
+    value = np.where(must, first - 1.0, np.where(stays, np.inf, value))
+    if (must.sum(axis=1).max() + stays.sum(axis=1).max()) > block.width:
+        what = f"of '{group.name}' more is to go and to stay than equal counts in its {block.rows} rows allow"
+        raise OptionError(what, where="--remove", hint="name the same count in each row")
     order = np.argsort(value, axis=1, kind="stable")
     head = np.full(block.rows, -1)
     for heads in group.heads:
@@ -208,6 +238,8 @@ def ranked(group: Group, index: int, scores: Scores, lossless: Units, places: Se
         head,
         uses(block.units[:, 0], places),
         aligns(places),
+        must.sum(axis=1),
+        stays.sum(axis=1),
     )
 
 

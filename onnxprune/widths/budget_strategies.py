@@ -20,6 +20,7 @@ from onnxprune.labels.label_propagation import Trace
 from onnxprune.widths import budget as budgets
 from onnxprune.widths.alignment_steps import Alignment, Multiple, TargetBlocks, sizes_of
 from onnxprune.widths.allowed_widths import Choices, Scores, choices
+from onnxprune.widths.named_channels import NOBODY, Named
 from onnxprune.widths.rounding_to_alignment import Allocation, Meet
 
 
@@ -39,6 +40,7 @@ class Spending:
     scope: str
     align: int | None
     target: Cycles | None
+    named: Named = field(default=NOBODY, repr=False)
 
     _sizes: dict[int, Sizes] = field(default_factory=dict, init=False, repr=False)
 
@@ -69,7 +71,7 @@ class Spending:
         return self._sizes[id(cost)].whole()
 
     def _choices(self, align: Alignment) -> list[Choices]:
-        return choices(self.groups, self.scores, align)
+        return choices(self.groups, self.scores, align, self.named)
 
     def _aligned(self, align: Alignment) -> Allocation:
         """The best in one alignment."""

@@ -26,6 +26,7 @@ from onnxprune.widths import budget as budgets
 from onnxprune.widths.alignment_steps import Multiple, TargetBlocks
 from onnxprune.widths.allowed_widths import choices
 from onnxprune.widths.budget_strategies import Spending
+from onnxprune.widths.named_channels import NOBODY, Named, Rows, named, refused
 from onnxprune.widths.plan_contest import Way
 from onnxprune.widths.request import Request
 from onnxprune.widths.rounding_to_alignment import Allocation, allocate
@@ -46,16 +47,25 @@ class Choice:
     remarks: tuple[str, ...] = ()  # on the whole of it
 
 
-def choose(analysis: Analysis, request: Request, subject: Subject, way: Way, scorer: Scorer) -> Choice:
-    """Score, allocate and rewrite; what cannot follow is pinned and the choice made again."""
+def choose(
+    analysis: Analysis, request: Request, subject: Subject, way: Way, scorer: Scorer, rows: Sequence[Rows] = ()
+) -> Choice:
+    """Score, allocate and rewrite; what cannot follow is pinned and the choice made again.
+
+    ``rows``: what outputs still show; the rest goes with all that is only there for it. Raises OptionError where what
+    is named cannot go.
+    """
     trace, groups, pins = analysis.trace, analysis.groups, dict(analysis.pins)
     while True:
+        who = named(trace, groups, request.remove, request.keep, rows)
         scored = scores.score(subject, groups, scorer)
-        allocation = _allocate(subject, groups, scored, request, way)
+        allocation = _allocate(subject, groups, scored, request, way, who)
         result = rewriting.rewrite(trace, allocation.dead)
         if isinstance(result, Rewrite):
-            remarks = _wasteful(subject, groups, scored, request, way, allocation)
+            remarks = () if len(who.gone) else _wasteful(subject, groups, scored, request, way, allocation)
             return Choice(allocation.dead, result, groups, allocation.notes, tuple(scored), remarks)
+        if (error := refused(trace, request.remove, result)) is not None:
+            raise error
         new = [int(u) for u in result.units if int(u) not in pins and int(u) not in trace.pinned]
         if not new:
             raise AssertionError(f"{result.reason}, and nothing is left to pin")
@@ -63,8 +73,12 @@ def choose(analysis: Analysis, request: Request, subject: Subject, way: Way, sco
         groups = grouping.group(trace, pins)
 
 
-def _allocate(subject: Subject, groups: Groups, scored: Sequence[Scores], request: Request, way: Way) -> Allocation:
+def _allocate(
+    subject: Subject, groups: Groups, scored: Sequence[Scores], request: Request, way: Way, who: Named = NOBODY
+) -> Allocation:
     trace, plain = subject.trace, Multiple(request.align or 1)
+    if request.only_named:
+        return _only_named(trace, groups, who, request.align or 1)
     allocated = partial(
         allocate,
         max_ratio=request.max_ratio,
@@ -73,18 +87,26 @@ def _allocate(subject: Subject, groups: Groups, scored: Sequence[Scores], reques
     )
     align = TargetBlocks(trace, groups, request.target) if request.target and request.align is None else plain
     if request.budget is None and len(request.ways) == 1 and way.scope != "cost":
-        return allocated(choices(groups, scored, align), ratio=request.ratio, scope=way.scope)
+        return allocated(choices(groups, scored, align, who), ratio=request.ratio, scope=way.scope)
     cost = request.budget.cost if request.budget else request.target or Macs()
     if request.budget is None:  # what the ratio leaves of the cost when each group loses as much
         by_size = scores.score(subject, groups, scores.resolve("l2")(subject))
-        evenly = allocated(choices(groups, by_size, align), ratio=request.ratio, scope="group")
+        evenly = allocated(choices(groups, by_size, align, who), ratio=request.ratio, scope="group")
         limit = cost_of(trace, cost, evenly.dead)
     else:
         limit = request.budget.amount(cost_of(trace, cost, np.zeros(0, np.int64)))
     if way.scope == "cost" and scores.resolve(way.importance).within:
         scored = readers.comparable(groups, scored)
-    spending = Spending(trace, groups, scored, allocated, cost, limit, way.scope, request.align, request.target)
+    spending = Spending(trace, groups, scored, allocated, cost, limit, way.scope, request.align, request.target, who)
     return spending.allocation()
+
+
+def _only_named(trace: Trace, groups: Groups, who: Named, align: int) -> Allocation:
+    """What is named goes, and nothing else; what that makes of widths is told."""
+    dead = trace.heads.completed(who.gone)
+    left = {g.index: g.width - int(np.isin(g.units, dead).sum()) for g in groups}
+    odd = {g.index for g in groups if left[g.index] < g.width and left[g.index] % align}
+    return Allocation(dead, {i: f"{left[i]} is no multiple of {align}: only what is named goes" for i in odd})
 
 
 def _wasteful(

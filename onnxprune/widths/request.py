@@ -25,6 +25,8 @@ class Request:
     max_ratio: float | None
     ways: tuple[Way, ...]
     scope: str | None
+    remove: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    keep: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         """Raise OptionError for values out of range."""
@@ -43,7 +45,12 @@ class Request:
     @property
     def exact(self) -> bool:
         """Whether only channels go that nobody misses, so that there is nothing to make up for."""
-        return self.ratio == 0 and self.budget is None and not self.ratio_for
+        return self.ratio == 0 and self.budget is None and not self.ratio_for and not self.remove
+
+    @property
+    def only_named(self) -> bool:
+        """Whether nothing is asked for but what is named: no width is rounded then."""
+        return self.ratio == 0 and self.budget is None and not self.ratio_for and not self.lossless
 
     def to_json(self) -> dict[str, Any]:
         """As plan and report write them."""

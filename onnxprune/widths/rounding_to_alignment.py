@@ -94,7 +94,7 @@ def _heads_by_ratio(items: list[Item], family: Family) -> NDArray[np.int64]:
     for count in range(len(order)):
         gone = order[:count]
         left = [_left(item, gone) for item in own]
-        if min(i.ratio for i in left) < 0:
+        if min(i.ratio for i in left) < 0 or np.isinf(worth[gone]).any():
             break
         if count and not family.fits(left, [i.width for i in left], gone):
             continue
@@ -279,6 +279,8 @@ def _head_off(items: Sequence[Item], kept: Mapping[int, int], family: Family, go
         return None
     worth = [np.bincount(i.head, i.value[:, i.width - k :].sum(axis=1)) for i, k in zip(own, counts, strict=True)]
     head = int(present[np.argmin(np.sum(worth, axis=0)[present])])
+    if np.isinf(np.sum(worth, axis=0)[head]):  # all hold channels that are named to stay
+        return None
     left = [i.without(np.asarray([head])) for i in own]
     if not family.fits(left, counts, np.asarray([*gone, head])):
         return None

@@ -45,6 +45,11 @@ CHOICES = (
     Choice("align", ["--ratio", 0.5, "--align", 4], [8, 16, 4]),
     Choice("align-rounds-over-the-network", ["--ratio", 0.25, "--align", 16], [16, 16, 4]),
     Choice("align-too-wide", ["--ratio", 0.5, "--align", 32], [16, 32, 4]),
+    Choice("remove", ["--remove", "Conv:a=0,3,8-12"], [9, 32, 4]),
+    Choice("remove-before-ratio", ["--remove", "Conv:a=0-9", "--ratio", 0.25], [6, 24, 4]),
+    Choice("keep", ["--keep", "c=0-20", "--ratio", 0.5], [8, 21, 4]),
+    Choice("outputs", ["--outputs", "c", "--ratio", 0.25], [12, 32]),
+    Choice("keep-outputs", ["--keep-outputs", "y=0,2-3"], [16, 32, 3]),
 )
 
 

@@ -14,7 +14,7 @@ from onnxprune.cli.config_file import informed
 @informed("advise")
 @click.argument("model", type=click.Path(path_type=Path))
 @shared.taken("target", required=True)
-@shared.taken("dtype", "exclude", "input_shapes")
+@shared.taken("dtype", "exclude", "input_shapes", "input_values", "custom", "outputs")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the advice (JSON).")
 @click.option("-v", "--verbose", is_flag=True, help="Show every layer and group, not only the dearest.")
 @shared.bounded
@@ -24,12 +24,11 @@ def advise(model: Path, target: str, dtype: str | None, json_path: Path | None, 
     Channels that are computed but do not exist, layers that fall to the CPU, parts of Concat and Split that are
     copied, and widths just above an edge, where few channels cost much.
     """
+    from onnxprune import pipeline
     from onnxprune.cli.printing import table_style
     from onnxprune.cli.printing import target as render_target
     from onnxprune.cost import chips as targets
-    from onnxprune.labels.analysis import analyse
     from onnxprune.model import files
-    from onnxprune.report import advice as advising
 
     chip = targets.find(target)
     costs = targets.Cycles.of(chip, dtype)
@@ -38,9 +37,7 @@ def advise(model: Path, target: str, dtype: str | None, json_path: Path | None, 
         files.ensure_writable([json_path], keep=model)
     with table_style.status() as announce:
         announce("analyse")
-        analysis = analyse(loaded, **given)
-        announce("advise")
-        found = advising.advise(analysis.trace, analysis.groups, costs)
+        found = pipeline.advise(loaded, costs, operators=given.pop("custom"), progress=announce, **given)
     if json_path is not None:
         files.write({json_path: found.to_json()})
     table_style.show(render_target.advice_text(found, verbose=verbose))

@@ -14,7 +14,7 @@ from onnxprune.cli.config_file import informed
 @informed("inspect")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the inspection (JSON).")
-@shared.taken("exclude", "input_shapes", "input_values", "custom")
+@shared.taken("exclude", "input_shapes", "input_values", "custom", "outputs")
 @click.option("-v", "--verbose", is_flag=True, help="Show the nodes of every group.")
 @shared.bounded
 def inspect(model: Path, json_path: Path | None, *, verbose: bool, **given: Any) -> None:
