@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onnxprune.calibration.data_options import Data as Data
     from onnxprune.errors import CheckError as CheckError
     from onnxprune.errors import DataError as DataError
+    from onnxprune.errors import MetricError as MetricError
     from onnxprune.errors import ModelError as ModelError
     from onnxprune.errors import OnnxPruneError as OnnxPruneError
     from onnxprune.errors import OptionError as OptionError
@@ -34,13 +35,13 @@ if TYPE_CHECKING:
 
     __version__: str
 
-_ERRORS = "CheckError DataError ModelError OnnxPruneError OptionError OutputError PlanError ToolError"
+_ERRORS = "CheckError DataError MetricError ModelError OnnxPruneError OptionError OutputError PlanError ToolError"
 _HOMES = {
     **dict.fromkeys(("Result", "apply", "diff", "inspect", "prune"), "api"),
-    "Data": "calibration.data",
+    "Data": "calibration.data_options",
     "Comparison": "report.diff",
     **dict.fromkeys(_ERRORS.split(), "errors"),
-    "Plan": "labels.plan",
+    "Plan": "labels.plan_file",
     "Inspection": "report.inspection",
     "Report": "report.run_report",
 }

@@ -6,8 +6,10 @@
     ├── DataError      calibration data that cannot be read or does not fit    exit code 2
     ├── PlanError      a plan that does not fit the model                      exit code 2
     ├── OutputError    a result that cannot be written                         exit code 2
+    ├── MetricError    a metric that raises, or gives no number                exit code 2
     ├── ToolError      another tool that is missing or refuses the model       exit code 2
     └── CheckError     a check of the result failed; no model was written      exit code 1
+        └── KeptError  no smaller model keeps what the metric must keep
 
 Anything else that escapes is a bug of onnxprune and keeps its traceback.
 """
@@ -74,6 +76,10 @@ class OutputError(OnnxPruneError):
     """A result that cannot be written."""
 
 
+class MetricError(OnnxPruneError):
+    """A user's metric that raises, or gives what is no number."""
+
+
 class ToolError(OnnxPruneError):
     """Another tool that is not installed, or that refuses the model."""
 
@@ -82,6 +88,10 @@ class CheckError(OnnxPruneError):
     """A check of the result failed; no model was written."""
 
     exit_code = ExitCode.CHECK_FAILED
+
+
+class KeptError(CheckError):
+    """No smaller model keeps what its metric must keep."""
 
 
 def thousands(number: float) -> str:

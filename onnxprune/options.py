@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from onnxprune.calibration.data_options import NO_DATA, Data
 from onnxprune.errors import OptionError
+from onnxprune.metric_options import MetricOptions
 from onnxprune.option_declarations import option
 from onnxprune.progress import Progress, silent
 
@@ -189,7 +190,7 @@ def reading_of(given: DataSource | None) -> Data | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ApplyOptions):
+class Options(MetricOptions, ApplyOptions):
     """How to prune. README.md describes the options; `Request` is what they ask of widths and channels."""
 
     ratio: float | None = option(
@@ -315,6 +316,9 @@ class Options(ApplyOptions):
         """Raise OptionError for values out of range, and for names that nobody knows."""
         from onnxprune.widths.request import asked  # noqa: PLC0415 (--help must not wait for it)
 
+        if self.limit is not None and (self.ratio is not None or self.budget is not None or self.lossless):
+            what = "says how far to go, and so do --ratio, --budget and --lossless"
+            raise OptionError(what, where="--metric", hint="give one of them")
         own = self.ratio_for
         pairs = tuple(own.items() if isinstance(own, Mapping) else own)
         for name in _NAMED:
@@ -356,6 +360,7 @@ class Options(ApplyOptions):
             **({"input_values": dict(self.input_values)} if self.input_values else {}),
             "fuse_bn": self.fuse_bn,
             "seed": self.seed,
+            **self.metric_to_json(),
             **({"flops_reg": self.flops_reg} if self.importance == "taylor" else {}),
             **({"data": self.reading.to_json()} if self.reading else {}),
         }

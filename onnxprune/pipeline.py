@@ -17,15 +17,19 @@ from onnxprune.calibration.gram_matrices import spilling
 from onnxprune.calibration.original_observed import Lesson, learn
 from onnxprune.calibration.synthetic import drawing
 from onnxprune.cost.chips import Cycles
-from onnxprune.errors import CheckError, ModelError, OnnxPruneError, OptionError, nearest
+from onnxprune.errors import (
+    CheckError,
+    ModelError,
+    OnnxPruneError,
+    OptionError,
+    nearest,
+)
 from onnxprune.importance import criteria
-from onnxprune.importance.criterion import Scorer, Subject
+from onnxprune.importance.criterion import Subject
 from onnxprune.labels import plan_file as plans
 from onnxprune.labels.analysis import Analysis, analyse
-from onnxprune.labels.lossless_removal import same_after
 from onnxprune.labels.ops import custom
 from onnxprune.labels.plan_file import Plan
-from onnxprune.labels.rewrite import alive_of
 from onnxprune.memory_and_threads import one_thread
 from onnxprune.model import new_outputs
 from onnxprune.model.onnx_model import Model
@@ -37,13 +41,10 @@ from onnxprune.passes import (
     KeepRows,
     Pass,
     PassResult,
-    RemoveBranches,
-    RemoveChannels,
     RestoreBranches,
     RestoreCalls,
 )
 from onnxprune.passes import run as run_passes
-from onnxprune.passes.recover import Recovery
 from onnxprune.progress import Progress, Stopwatch, silent
 from onnxprune.proof.exact import Proof, prove
 from onnxprune.proof.still_valid import check_valid
@@ -52,10 +53,13 @@ from onnxprune.report.advice import Advice
 from onnxprune.report.assemble import Outcome, report_of
 from onnxprune.report.inspection import Inspection, inspection_of
 from onnxprune.report.run_report import Report
-from onnxprune.widths import named_channels, plan_contest
+from onnxprune.search.planner import Planner
+from onnxprune.search.smallest import Found, smallest
+from onnxprune.widths import named_channels
 from onnxprune.widths.choose_channels import Choice, choose
 from onnxprune.widths.named_channels import Rows
-from onnxprune.widths.plan_contest import Judged, Way
+from onnxprune.widths.plan_contest import Judged
+from onnxprune.widths.request import Request
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ def attempt(
 
 
 def _attempted(model: Model, options: Options, plan: Plan | None, watch: Stopwatch, where: str) -> Result:
+    if plan is not None and options.metric is not None:
+        raise OptionError("says how far to go, and so does the plan", where="--metric", hint="leave one of them out")
     if plan is None:
         for way in options.request.ways:
             criteria.resolve(way.importance).check(options.reading)
@@ -161,7 +167,7 @@ def _taught(
         lesson = None
         if options.reading is not None:
             stack.enter_context(one_thread())
-            lesson = stack.enter_context(_learning(analysis, options, watch))
+            lesson = stack.enter_context(learning(analysis, options, watch))
         return _Run(analysis, options, lesson, watch, given, notes).result(plan, where)
 
 
@@ -219,7 +225,7 @@ def unproven(report: Report) -> CheckError | None:
 
 
 @contextmanager
-def _learning(analysis: Analysis, options: Options, watch: Stopwatch) -> Iterator[Lesson]:
+def learning(analysis: Analysis, options: Options, watch: Stopwatch) -> Iterator[Lesson]:
     """What calibration data teaches, while what was seen lies on disk."""
     if analysis.severed.foreign:
         node = analysis.severed.foreign[0].label
@@ -252,27 +258,32 @@ class _Run:
 
     def result(self, plan: Plan | None, where: str) -> Result:
         """Choose, or apply ``plan`` (``where`` it is from), rewrite, prove, and solve weights anew."""
-        analysis, watch = self.analysis, self.watch
+        analysis, watch, options = self.analysis, self.watch, self.options
+        planner = Planner(analysis, options, self.lesson, watch.announce, [*self.given.rows.values()])
+        found, request = None, options.request
+        if plan is None and options.metric is not None:
+            with watch.stage("search"):
+                found = smallest(planner, watch.announce)
+            request = found.made.request
         with watch.stage("choose"):
-            judged = self._chosen() if plan is None else Judged(self._planned(plan, where))
+            judged = self._judged(planner, request, found, plan, where)
         choice = judged.best
         with watch.stage("rewrite"):
-            lossless = self.options.lossless or bool(plan and plan.options.get("lossless"))
-            done = run_passes(analysis.trace.model, self._steps(choice, lossless=lossless))
-            whole = run_passes(done.model, [RestoreBranches(analysis.flat)]).model
+            done, whole = planner.cut(choice, lossless=options.lossless or bool(plan and plan.options.get("lossless")))
             called = run_passes(whole, self._last(choice))
             written = called.model if len(choice.groups) else analysis.inlined.model
         with watch.stage("prove"):
             # Nodes that cannot be run are known by their own names, which a call hides.
             proof = self._proof(choice, whole if analysis.severed.gone else written)
         learnt, failed = None, proof is not None and bool(proof.failures())
-        if self.lesson is not None and len(choice.groups) and not failed:
+        if not failed:
             with watch.stage("compensate"):
-                solved, learnt = self._recovery(self.lesson).finished(whole, choice.dead, judged.tried)
-                if solved is not whole:
+                solved, learnt = (found.made.model, found.made.learnt) if found else planner.solved(judged, whole)
+                if solved is not whole and learnt is not None:
                     written = run_passes(solved, self._last(choice)).model
                     check_valid(analysis.inlined.model, written)
-        made = plan or plans.make(analysis.trace, choice.rewrite, self.options.to_json())
+        asked = {**options.to_json(), **request.to_json()}
+        made = plan or plans.make(analysis.trace, choice.rewrite, asked)
         outcome = Outcome(
             analysis=analysis,
             choice=choice,
@@ -283,12 +294,13 @@ class _Run:
             learnt=learnt,
             plan=made,
             planned=plan is not None,
-            request=self.options.request,
-            options=self.options.to_json(),
-            input_shapes=self.options.input_shapes,
-            input_values=self.options.input_values,
+            request=request,
+            options=asked,
+            input_shapes=options.input_shapes,
+            input_values=options.input_values,
             notes=self._notes(choice) + judged.missed,
             seconds=watch.seconds,
+            search=found.report if found else None,
         )
         return Result(written, made, report_of(outcome))
 
@@ -304,59 +316,16 @@ class _Run:
         joined = [n for n, r in whole if shapes.get(r.whole, {r.axis: 0})[r.axis] == len(r.positions)]
         return [RestoreCalls(self.analysis.inlined), *([JoinRows(joined)] if joined else [])]
 
+    def _judged(
+        self, planner: Planner, request: Request, found: Found | None, plan: Plan | None, where: str
+    ) -> Judged[Choice]:
+        if found is not None:
+            return found.made.judged
+        return planner.chosen(request) if plan is None else Judged(self._planned(plan, where))
+
     def _planned(self, plan: Plan, where: str) -> Choice:
         dead, rewrite = plans.apply(self.analysis.trace, plan, where)
         return Choice(dead, rewrite, self.analysis.groups, {})
-
-    def _chosen(self) -> Judged[Choice]:
-        """The choice, the nearest to the original where there are several, what was tried, and what could not be."""
-        options, request = self.options, self.options.request
-        data = self.lesson.data if self.lesson else None
-        announce = self.watch.announce
-        subject = Subject(self.analysis.trace, data, options.seed, options.flops_reg, announce, self.lesson)
-        names = dict.fromkeys(w.importance for w in request.ways)
-        found: dict[str, Scorer | str] = {}
-        for name in names:
-            found[name] = _scorer(name, subject, alone=len(names) == 1)
-            if data is not None and data.drawn and not isinstance(found[name], str):
-                break  # the first that there is: what was drawn does not tell which is best
-        scorers = {n: s for n, s in found.items() if not isinstance(s, str)}
-        refused = tuple(s for s in found.values() if isinstance(s, str))
-
-        def plan(way: Way) -> Choice:
-            rows = [*self.given.rows.values()]
-            return choose(self.analysis, request, subject, way, scorers[way.importance], rows)
-
-        ways = [w for w in request.ways if w.importance in scorers]
-        return plan_contest.best(ways, plan, self._distance, announce, refused)
-
-    def _distance(self, choice: Choice) -> float:
-        """How far the outputs of a plan are from the original's, on held-out samples."""
-        assert self.lesson is not None
-        steps = [*self._steps(choice, lossless=self.options.lossless), RestoreBranches(self.analysis.flat)]
-        pruned = run_passes(self.analysis.trace.model, steps).model
-        return self._recovery(self.lesson).distance(pruned, choice.dead)
-
-    def _recovery(self, lesson: Lesson) -> Recovery:
-        options = self.options
-        trace, announce = self.analysis.trace, self.watch.announce
-        return Recovery(trace, lesson, options.compensate, options.recover, options.seed, announce)
-
-    def _steps(self, choice: Choice, *, lossless: bool) -> list[Pass]:
-        """What is done to the model: nothing at all where nothing can be pruned.
-
-        ``lossless``: branches go of which nothing is left.
-        """
-        if not len(choice.groups):
-            return []
-        keep = self.analysis.flat.inner() | {n.outputs for n in self.analysis.severed.gone}
-        fuse = [FuseBatchNorm(keep)] if self.options.fuse_bn else []
-        branches: list[Pass] = []
-        if lossless:
-            trace = self.analysis.trace
-            same = same_after(trace, alive_of(trace, choice.dead))
-            branches = [RemoveBranches(same, trace.shapes.shape, keep)] if same else []
-        return [RemoveChannels(choice.rewrite), *fuse, *branches]
 
     def _proof(self, choice: Choice, pruned: Model) -> Proof | None:
         options, analysis = self.options, self.analysis
@@ -374,13 +343,3 @@ class _Run:
             atol=options.atol,
             progress=self.watch.announce,
         )
-
-
-def _scorer(name: str, subject: Subject, *, alone: bool) -> Scorer | str:
-    """What scores, or, of several, why it cannot (where gradients are needed and there are none)."""
-    try:
-        return criteria.resolve(name)(subject)
-    except OnnxPruneError as reason:
-        if alone:
-            raise
-        return f"importance '{name}' was not tried: {reason.what}"

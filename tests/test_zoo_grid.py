@@ -9,7 +9,6 @@ import pytest
 from numpy.typing import NDArray
 
 from fixtures.skeleton import load_skeleton
-from onnxprune import pipeline
 from onnxprune.importance import criteria as scores
 from onnxprune.importance.criterion import Subject
 from onnxprune.labels.analysis import Analysis, analyse
@@ -17,9 +16,9 @@ from onnxprune.labels.groups import Group
 from onnxprune.model import onnx_model as model
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
-from onnxprune.passes import run as run_passes
-from onnxprune.progress import Stopwatch, silent
+from onnxprune.progress import silent
 from onnxprune.proof import exact as verify
+from onnxprune.search.planner import Planner
 from onnxprune.widths.alignment_steps import Multiple, step_of
 from onnxprune.widths.choose_channels import choose
 from onnxprune.widths.plan_contest import Way
@@ -42,14 +41,12 @@ def analysed(request: pytest.FixtureRequest) -> tuple[Model, Analysis]:
 @pytest.mark.parametrize("align", [1, 8, 16])
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5, 0.9])
 def test_grid(analysed: tuple[Model, Analysis], ratio: float, align: int, scope: str) -> None:
-    loaded, analysis = analysed
+    _, analysis = analysed
     options = Options(ratio=ratio, align=align, scope=scope, check_n=1)
 
     request, subject = options.request, Subject(analysis.trace)
     choice = choose(analysis, request, subject, Way("l2", scope), scores.resolve("l2")(subject))
-    pruned = run_passes(
-        loaded, pipeline._Run(analysis, options, None, Stopwatch(silent))._steps(choice, lossless=False)
-    ).model
+    pruned = Planner(analysis, options, None, silent).cut(choice, lossless=False)[0].model
 
     model.check(pruned.skeleton(), "the pruned model", full=True)
     gone = np.zeros(analysis.trace.units, np.bool_)

@@ -34,11 +34,11 @@ NAMES = ("onnxprune.toml", "pyproject.toml")
 #: Options that a file does not set, or that name what is read.
 _NOT_IN_FILES, _READ = ("config", "trust-config", "help"), ("model", "plan_path", "config")
 
-#: What is given instead of what else.
-_INSTEAD = {"ratio": "budget", "budget": "ratio"}
+#: What says how far to go: one of these is given instead of the others.
+AMOUNTS = (("ratio",), ("budget",), ("metric", "max_drop", "min_metric", "test_metric"))
 
 #: Options that may name code.
-_CODE = ("data", "importance")
+_CODE = ("data", "importance", "metric", "test-metric")
 
 _FILE, _ARGS, _TRUST = "onnxprune.config", "onnxprune.args", "onnxprune.trust"
 
@@ -53,7 +53,7 @@ class Config:
 
     def of(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """The options of a model with options of its ``own``."""
-        general = {n: v for n, v in (self.options or {}).items() if _INSTEAD.get(n) not in own}
+        general = {n: v for n, v in (self.options or {}).items() if not instead(n) & set(own)}
         return {**general, **own}
 
     def about(self, model: str | None) -> dict[str, Any]:
@@ -160,10 +160,19 @@ def configured(callback: Callable[..., Any] | None, text: str) -> Callable[[Call
     return decorate
 
 
-def overruled(ctx: click.Context, name: str, other: str) -> bool:
-    """Whether option ``name`` comes from the file, and ``other``, which is instead of it, from the command line."""
-    sources = [ctx.get_parameter_source(n) for n in (name, other)]
-    return sources == [ParameterSource.DEFAULT_MAP, ParameterSource.COMMANDLINE]
+def overruled(ctx: click.Context, name: str) -> bool:
+    """Whether option ``name`` comes from the file, and one that is instead of it from the command line."""
+    given = ctx.get_parameter_source
+    return given(name) is ParameterSource.DEFAULT_MAP and any(
+        given(other) is ParameterSource.COMMANDLINE for other in instead(name)
+    )
+
+
+def instead(name: str) -> set[str]:
+    """The options that are given instead of ``name``."""
+    own = next((names for names in AMOUNTS if name in names), None)
+    limits = {"max_drop": {"min_metric"}, "min_metric": {"max_drop"}}.get(name, set())
+    return limits | {n for names in AMOUNTS if own is not None and names != own for n in names}
 
 
 class Configured(click.Command):

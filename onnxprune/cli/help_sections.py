@@ -18,6 +18,10 @@ PRUNE: Mapping[str, Sequence[str]] = {
     "Calibration data": (
         "samples", "mean", "std", "layout", "color", "input_range", "compensate", "recover", "input_values",
     ),
+    "As far as a metric lets it go": (
+        "metric", "max_drop", "min_metric", "metric_lower_is_better", "drop", "confidence", "test_metric", "minimise",
+        "evaluations",
+    ),
     "The proof": ("check_n", "rtol", "atol", "seed"),
     "Files": ("save_plan", "json_path", "lang", "save_as_external_data", "config", "trust_config"),
     "Pipelines": ("require", "max_rewrite_error", "min_cosine", "min_snr", "junit", "summary", "max_memory", "timeout"),

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from onnxprune.calibration.data_options import NO_DATA, Data
+from onnxprune.metric_options import MetricOptions
 from onnxprune.option_declarations import Flag, flags
 from onnxprune.options import ApplyOptions, Options
 
@@ -192,7 +193,8 @@ _WRITTEN = (
 def of_prune(function: Callable[..., Any]) -> Callable[..., Any]:
     """All options of `prune` but ``--config``."""
     general = flags(ApplyOptions)
-    own = taken(*(name for name in flags(Options) if name not in general))
+    metric = flags(MetricOptions)
+    own = taken(*(name for name in flags(Options) if name not in (*general, *metric)), *metric)
     written = checking(proven=True)(function)
     for option in reversed(_WRITTEN):
         written = option(written)

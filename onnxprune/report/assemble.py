@@ -29,6 +29,7 @@ from onnxprune.report.run_report import GroupReport, Report, SizeReport
 from onnxprune.report.weights_accounted import account, first_reasons
 from onnxprune.running import tried_input_shapes
 from onnxprune.running.unknown_operators import Severed
+from onnxprune.search.smallest import SearchReport
 from onnxprune.widths.choose_channels import Choice, ratio_of
 from onnxprune.widths.request import Request
 
@@ -57,6 +58,7 @@ class Outcome:
     input_values: Mapping[str, float]
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
+    search: SearchReport | None = None
 
 
 def report_of(outcome: Outcome) -> Report:
@@ -106,6 +108,7 @@ def report_of(outcome: Outcome) -> Report:
         versions=versions(),
         seconds=outcome.seconds,
         learnt=outcome.learnt,
+        search=outcome.search,
         parts=structure.parts(trace, groups, {i: groups.groups[i].width - n for i, n in removed.items()}),
         layers=structure.layers(trace.model.graph, trace.shapes.shape, outcome.pruned.graph, later, request.target),
         slices=structure.slices(trace, groups, outcome.plan),

@@ -11,6 +11,7 @@ from typing import Any
 from onnxprune.model.graph import Shape
 from onnxprune.passes.recover import Learnt
 from onnxprune.proof.exact import Proof
+from onnxprune.search.smallest import SearchReport
 
 FORMAT, VERSION = "onnxprune-report", 1
 
@@ -135,6 +136,7 @@ class Report:
     versions: Mapping[str, str]
     seconds: Mapping[str, float]
     learnt: Learnt | None = None
+    search: SearchReport | None = None
     parts: tuple[PartReport, ...] = field(default=(), repr=False)
     layers: tuple[LayerReport, ...] = field(default=(), repr=False)
     slices: tuple[SliceReport, ...] = field(default=(), repr=False)
@@ -165,7 +167,7 @@ class Report:
                     if value is None
                     else {**asdict(value), "rewrite_error": value.rewrite_error, "inside_error": value.inside_error}
                 )
-            elif name == "learnt":
+            elif name in ("learnt", "search"):
                 value = None if value is None else asdict(value)
             document[name] = value
         return _text(plain(document)) + "\n"

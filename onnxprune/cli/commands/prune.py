@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune.cli import options as shared
-from onnxprune.cli.config_file import Configured, configured, overruled, read
+from onnxprune.cli.config_file import AMOUNTS, Configured, configured, overruled, read
 from onnxprune.options import Options
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ def prune(
     lang: str | None,
     save_as_external_data: bool,
     dry_run: bool,
-    ratio: float | None,
     verbose: bool,
     quiet: bool,
     **given: Any,
@@ -56,7 +55,7 @@ def prune(
     from onnxprune.report import html
     from onnxprune.report.gates import Measured, failure
 
-    settings = _settings(ratio, **given)
+    settings = _settings(**given)
     target = output or model.with_name(f"{model.stem}.pruned.onnx")
     loaded = files.load(model)
     wanted = (page_path, ci.junit) if dry_run else (target, save_plan, json_path, page_path, ci.junit)
@@ -85,11 +84,8 @@ def prune(
         raise failed
 
 
-def _settings(ratio: float | None, *, budget: str | None, **given: Any) -> Options:
+def _settings(**given: Any) -> Options:
     """How to prune: what the command line says of how much is instead of what the file says."""
     context = click.get_current_context()
-    if overruled(context, "ratio", "budget"):
-        ratio = None
-    if overruled(context, "budget", "ratio"):
-        budget = None
-    return Options(ratio=ratio, budget=budget, **given)
+    ruled_out = {name for names in AMOUNTS for name in names if overruled(context, name)}
+    return Options(**{**given, **dict.fromkeys(ruled_out)})

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from onnxprune.cli.printing.search import searched
 from onnxprune.cli.printing.table_style import table
 from onnxprune.errors import thousands
 from onnxprune.labels.plan_file import AxisKept, Plan
@@ -85,6 +86,8 @@ def _verdict(report: Report) -> Iterator[str]:
             yield f"pruning error: '{error.name}' {figures}, on random inputs"
     if report.learnt is not None:
         yield from _learnt(report.learnt)
+    if report.search is not None:
+        yield from searched(report.search)
     yield from (f"note: {note}" for note in report.notes)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from onnxprune.report.html import charts, number_format
 from onnxprune.report.html.strings import Say, sayer
 from onnxprune.report.html.template import PAGE, Size, checked, layer_table, ranked, rendered
 from onnxprune.report.run_report import GroupReport, PartReport, Report
+from onnxprune.search.drop import told
 
 #: How many tensors inside are listed, of the largest errors.
 _MOST_INSIDE = 100
@@ -29,7 +31,7 @@ def page(report: Report, language: str) -> str:
         title="title",
         find="find",
         failed_about="failed_about",
-        contents=["network", "layers", *(["errors"] if report.proof or learnt else []), "plan"],
+        contents=_contents(report),
         told=report,
         report=report,
         sizes=list(_sizes(report, say)),
@@ -44,7 +46,14 @@ def page(report: Report, language: str) -> str:
         inside=sorted(report.proof.inside, key=lambda e: -e.relative)[:_MOST_INSIDE] if report.proof else (),
         shapes=_shapes(report.proof.shapes) if report.proof else "",
         made=list(_made(report, say, language)),
+        lost=partial(told, sign="\u00b1"),
     )
+
+
+def _contents(report: Report) -> list[str]:
+    """The sections of the page, in order."""
+    errors = report.proof is not None or report.learnt is not None
+    return [*(["search"] if report.search else []), "network", "layers", *(["errors"] if errors else []), "plan"]
 
 
 def _sizes(report: Report, say: Say) -> Iterator[Size]:

@@ -1,0 +1,133 @@
+"""The options about a metric: what judges a pruned model, how much of it may go, and what is made small."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from onnxprune.errors import OptionError
+from onnxprune.option_declarations import option
+
+#: One that is ready (``top1@val.npz``), ``module:function``, or the function.
+MetricSource: TypeAlias = "str | Callable[..., Any]"
+
+#: What may be made small: costs of a budget.
+MINIMISED = ("macs", "params", "bytes", "cycles", "ms")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a metric has to keep: one of ``max_drop`` and ``min_metric``.
+
+    ``relative``: a drop is a share of the original's metric; ``lower``: less of the metric is better; ``confidence``:
+    in standard errors.
+    """
+
+    max_drop: float | None
+    min_metric: float | None
+    relative: bool
+    lower: bool
+    confidence: float
+
+    def __post_init__(self) -> None:
+        """Raise OptionError for values out of range."""
+        for name, value in (("--max-drop", self.max_drop), ("--confidence", self.confidence)):
+            if value is not None and not 0 <= value < math.inf:
+                raise OptionError(f"must be at least 0, not {value:g}", where=name)
+        if self.min_metric is not None and not math.isfinite(self.min_metric):
+            raise OptionError(f"must be a number, not {self.min_metric:g}", where="--min-metric")
+
+    def __str__(self) -> str:
+        sign = "<=" if self.lower else ">="
+        if self.min_metric is not None:
+            return f"metric {sign} {self.min_metric:g}"
+        return f"drop <= {self.max_drop:g}{' of the original' if self.relative else ''}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricOptions:
+    """How far to go, by a metric of the user's own."""
+
+    metric: MetricSource | None = option(
+        None,
+        "--metric",
+        metavar="NAME",
+        help="Instead of a ratio: what judges a pruned model. module:function of your own, or agreement, kl, snr, "
+        "cosine (with the original, on --data), top1@FILE.npz, miou@FILE.npz (with labels).",
+    )
+    max_drop: float | None = option(
+        None, "--max-drop", kind=float, metavar="D", help="Find the smallest model that loses no more of --metric."
+    )
+    min_metric: float | None = option(
+        None, "--min-metric", kind=float, metavar="M", help="Find the smallest model whose --metric is as good as this."
+    )
+    metric_lower_is_better: bool = option(
+        False, "--metric-lower-is-better", kind=bool, help="Where --metric is an error or a loss."
+    )
+    drop: str = option(
+        "absolute",
+        "--drop",
+        kind=("absolute", "relative"),
+        shown=True,
+        help="What --max-drop counts in: units of the metric, or shares of the original's.",
+    )
+    confidence: float = option(
+        1.0,
+        "--confidence",
+        kind=float,
+        shown=True,
+        help="By how many standard errors the drop must stay below what is permitted; 0: as measured.",
+    )
+    test_metric: MetricSource | None = option(
+        None,
+        "--test-metric",
+        metavar="NAME",
+        help="As --metric, on samples that steer nothing: told in the report.",
+    )
+    minimise: str | None = option(
+        None, "--minimise", kind=MINIMISED, help="What is made small under --metric. [default: macs, or cycles]"
+    )
+    evaluations: int = option(
+        8, "--evaluations", kind=int, shown=True, help="How many pruned models --metric may judge."
+    )
+
+    @property
+    def limit(self) -> Limit | None:
+        """What the metric has to keep. Raises OptionError for values that contradict each other or are out of range."""
+        if self.metric is None:
+            given = {"--max-drop": self.max_drop, "--min-metric": self.min_metric, "--test-metric": self.test_metric}
+            where = next((name for name, value in given.items() if value is not None), None)
+            if where is not None:
+                raise OptionError("says nothing without a metric", where=where, hint="give --metric")
+            return None
+        if (self.max_drop is None) == (self.min_metric is None):
+            hint = "--max-drop 0.01, or --min-metric 0.9"
+            raise OptionError("needs one limit, of its drop or of itself", where="--metric", hint=hint)
+        if self.evaluations < 1:
+            raise OptionError(f"must be at least 1, not {self.evaluations}", where="--evaluations")
+        if self.drop not in ("absolute", "relative"):
+            raise OptionError(f"must be absolute or relative, not {self.drop}", where="--drop")
+        if self.minimise not in (None, *MINIMISED):
+            raise OptionError(f"must be {', '.join(MINIMISED)}, not {self.minimise}", where="--minimise")
+        return Limit(
+            max_drop=self.max_drop,
+            min_metric=self.min_metric,
+            relative=self.drop == "relative",
+            lower=self.metric_lower_is_better,
+            confidence=self.confidence,
+        )
+
+    def metric_to_json(self) -> dict[str, Any]:
+        """As plan and report write them: nothing without a metric."""
+        if self.metric is None:
+            return {}
+        names = ("max_drop", "min_metric", "drop", "confidence", "minimise", "evaluations")
+        told = {n: v for n in names if (v := getattr(self, n)) is not None}
+        return {"metric": name_of(self.metric), **told, "metric_lower_is_better": self.metric_lower_is_better}
+
+
+def name_of(metric: MetricSource) -> str:
+    """What a metric is called."""
+    return metric if isinstance(metric, str) else f"{metric.__module__}:{getattr(metric, '__qualname__', metric)}"

@@ -1,0 +1,157 @@
+"""One analysis, many plans: what was seen of a model once is asked for any number of plans.
+
+Labels, groups, observations on calibration data and scores are the same whatever the budget. So a plan costs its
+choice, its rewrite and its own compensation, and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import fmean
+
+import numpy as np
+
+from onnxprune.calibration.original_observed import Lesson
+from onnxprune.cost.macs_and_bytes import CostModel
+from onnxprune.cost.sizes import cost_of
+from onnxprune.errors import OnnxPruneError
+from onnxprune.importance import criteria
+from onnxprune.importance.criterion import Scorer, Subject
+from onnxprune.labels.analysis import Analysis
+from onnxprune.labels.lossless_removal import same_after
+from onnxprune.labels.rewrite import alive_of
+from onnxprune.model.onnx_model import Model
+from onnxprune.options import Options
+from onnxprune.passes import FuseBatchNorm, Pass, PassResult, RemoveBranches, RemoveChannels, RestoreBranches
+from onnxprune.passes import run as run_passes
+from onnxprune.passes.recover import Learnt, Recovery
+from onnxprune.progress import Progress
+from onnxprune.widths import plan_contest
+from onnxprune.widths.choose_channels import Choice, choose
+from onnxprune.widths.named_channels import Rows
+from onnxprune.widths.plan_contest import Judged, Way
+from onnxprune.widths.request import Request
+
+
+@dataclass(frozen=True)
+class Made:
+    """A plan for ``request``, and ``model``: without what goes, its weights solved anew where there is data."""
+
+    request: Request
+    judged: Judged[Choice] = field(repr=False)
+    model: Model = field(repr=False)
+    learnt: Learnt | None
+
+    @property
+    def noise(self) -> float | None:
+        """Noise over signal of the outputs, the mean over held-out samples; None where there are none."""
+        each = [s.final for s in self.learnt.by_sample if math.isfinite(s.final)] if self.learnt else []
+        return fmean(each) if each else None
+
+
+@dataclass(frozen=True)
+class Planner:
+    """A model that was analysed.
+
+    ``lesson``: what calibration data taught of it, where there is any; ``rows``: what outputs still show of their own.
+    """
+
+    analysis: Analysis = field(repr=False)
+    options: Options
+    lesson: Lesson | None = field(repr=False)
+    progress: Progress = field(repr=False)
+    rows: Sequence[Rows] = ()
+
+    def chosen(self, request: Request) -> Judged[Choice]:
+        """The choice, the nearest to the original where there are several, what was tried, and what could not be.
+
+        Raises OptionError where what is asked for cannot be had.
+        """
+        scorers, refused = self._scorers
+
+        def plan(way: Way) -> Choice:
+            return choose(self.analysis, request, self._subject, way, scorers[way.importance], self.rows)
+
+        ways = [w for w in request.ways if w.importance in scorers]
+        return plan_contest.best(ways, plan, self._distance, self.progress, refused)
+
+    def made(self, request: Request) -> Made:
+        """A plan, and its model. Raises OptionError where what is asked for cannot be had."""
+        judged = self.chosen(request)
+        _, whole = self.cut(judged.best, lossless=self.options.lossless)
+        return Made(request, judged, *self.solved(judged, whole))
+
+    def left(self, cost: CostModel, choice: Choice) -> float:
+        """The share of ``cost`` that a choice leaves."""
+        trace = self.analysis.trace
+        return cost_of(trace, cost, choice.dead) / cost_of(trace, cost, np.zeros(0, np.int64))
+
+    def cut(self, choice: Choice, *, lossless: bool) -> tuple[PassResult, Model]:
+        """The model without what ``choice`` takes: as it was run on labels, and with its branches.
+
+        ``lossless``: branches go of which nothing is left.
+        """
+        done = run_passes(self.analysis.trace.model, self._steps(choice, lossless=lossless))
+        return done, run_passes(done.model, [RestoreBranches(self.analysis.flat)]).model
+
+    def recovery(self, lesson: Lesson) -> Recovery:
+        """What makes up for what went."""
+        options = self.options
+        return Recovery(self.analysis.trace, lesson, options.compensate, options.recover, options.seed, self.progress)
+
+    def solved(self, judged: Judged[Choice], whole: Model) -> tuple[Model, Learnt | None]:
+        """``whole`` with its weights solved anew where that helps, and what is told of it; None without data."""
+        if self.lesson is None or not len(judged.best.groups):
+            return whole, None
+        return self.recovery(self.lesson).finished(whole, judged.best.dead, judged.tried)
+
+    @cached_property
+    def _subject(self) -> Subject:
+        data = self.lesson.data if self.lesson else None
+        options = self.options
+        return Subject(self.analysis.trace, data, options.seed, options.flops_reg, self.progress, self.lesson)
+
+    @cached_property
+    def _scorers(self) -> tuple[Mapping[str, Scorer], tuple[str, ...]]:
+        """What scores, by criterion, made once; and why others cannot."""
+        data = self._subject.data
+        names = dict.fromkeys(w.importance for w in self.options.request.ways)
+        found: dict[str, Scorer | str] = {}
+        for name in names:
+            found[name] = _scorer(name, self._subject, alone=len(names) == 1)
+            if data is not None and data.drawn and not isinstance(found[name], str):
+                break  # the first that there is: what was drawn does not tell which is best
+        scorers = {n: s for n, s in found.items() if not isinstance(s, str)}
+        return scorers, tuple(s for s in found.values() if isinstance(s, str))
+
+    def _distance(self, choice: Choice) -> float:
+        """How far the outputs of a plan are from the original's, on held-out samples."""
+        assert self.lesson is not None
+        _, whole = self.cut(choice, lossless=self.options.lossless)
+        return self.recovery(self.lesson).distance(whole, choice.dead)
+
+    def _steps(self, choice: Choice, *, lossless: bool) -> list[Pass]:
+        """What is done to the model: nothing at all where nothing can be pruned."""
+        if not len(choice.groups):
+            return []
+        keep = self.analysis.flat.inner() | {n.outputs for n in self.analysis.severed.gone}
+        fuse = [FuseBatchNorm(keep)] if self.options.fuse_bn else []
+        branches: list[Pass] = []
+        if lossless:
+            trace = self.analysis.trace
+            same = same_after(trace, alive_of(trace, choice.dead))
+            branches = [RemoveBranches(same, trace.shapes.shape, keep)] if same else []
+        return [RemoveChannels(choice.rewrite), *fuse, *branches]
+
+
+def _scorer(name: str, subject: Subject, *, alone: bool) -> Scorer | str:
+    """What scores, or, of several, why it cannot (where gradients are needed and there are none)."""
+    try:
+        return criteria.resolve(name)(subject)
+    except OnnxPruneError as reason:
+        if alone:
+            raise
+        return f"importance '{name}' was not tried: {reason.what}"
