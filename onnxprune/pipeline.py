@@ -19,6 +19,8 @@ from onnxprune.calibration.synthetic import drawing
 from onnxprune.cost.chips import Cycles
 from onnxprune.errors import (
     CheckError,
+    KeptError,
+    MetricError,
     ModelError,
     OnnxPruneError,
     OptionError,
@@ -47,7 +49,7 @@ from onnxprune.passes import (
 from onnxprune.passes import run as run_passes
 from onnxprune.progress import Progress, Stopwatch, silent
 from onnxprune.proof.exact import Proof, prove
-from onnxprune.proof.still_valid import check_valid
+from onnxprune.proof.validity import check_original, check_valid
 from onnxprune.report import advice
 from onnxprune.report.advice import Advice
 from onnxprune.report.assemble import Outcome, report_of
@@ -84,9 +86,19 @@ def prune(
 def attempt(
     model: Model, options: Options, plan: Plan | None = None, progress: Progress = silent, where: str = "plan"
 ) -> Result:
-    """As `prune`, but a rewrite error over the limit is no exception: `unproven` says so. Raises OnnxPruneError."""
+    """As `prune`, but a rewrite error over the limit is no exception: `unproven` says so. Raises OnnxPruneError.
+
+    Where a check fails, or other shapes come out, of a model that is refused itself, that is a ModelError.
+    """
     with custom.declared([custom.read(text) for text in options.custom]):
-        return _attempted(model, options, plan, Stopwatch(progress), where)
+        try:
+            result = _attempted(model, options, plan, Stopwatch(progress), where)
+        except CheckError:
+            check_original(model)
+            raise
+        if result.report.proof is not None and any(np.isinf(e.relative) for e in result.report.proof.failures()):
+            check_original(model)
+        return result
 
 
 def _attempted(model: Model, options: Options, plan: Plan | None, watch: Stopwatch, where: str) -> Result:
@@ -109,6 +121,8 @@ def _attempted(model: Model, options: Options, plan: Plan | None, watch: Stopwat
         return _taught(analysis, weights_only, watch, plan, where, given)
     try:
         return _taught(analysis, options, watch, plan, where, given)
+    except (MetricError, KeptError):
+        raise  # other weights are no answer to these
     except (OnnxPruneError, np.linalg.LinAlgError) as reason:
         what = reason.what if isinstance(reason, OnnxPruneError) else str(reason)
         note = f"drawn inputs did not serve, and weights are as they were: {what}; --data gives real samples"

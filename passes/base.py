@@ -8,7 +8,7 @@ from typing import Protocol
 
 from onnxprune.errors import CheckError
 from onnxprune.model.onnx_model import Model
-from onnxprune.proof.still_valid import check_valid
+from onnxprune.proof.validity import check_valid
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,11 @@ def _declared(model: Model, names: list[str]) -> dict[str, tuple[int, Shape]]:
         return {}
     kinds = {v.name: v.type.tensor_type for v in (*model.proto.graph.value_info, *model.proto.graph.output)}
     shapes = {n: tuple(d.dim_value for d in kinds[n].shape.dim) for n in names if n in kinds}
-    return {n: (kinds[n].elem_type, shape) for n, shape in shapes.items() if kinds[n].HasField("shape") and all(shape)}
+    return {
+        n: (kinds[n].elem_type, shape)
+        for n, shape in shapes.items()
+        if kinds[n].HasField("shape") and all(d > 0 for d in shape)
+    }
 
 
 def always(model: Model, shapes: Shapes) -> dict[tuple[str, ...], bool]:
@@ -126,7 +130,7 @@ def _infer(skeleton: onnx.ModelProto, model: Model) -> dict[str, tuple[int, Shap
     for info in (*graph.input, *graph.output, *graph.value_info):
         kind = info.type.tensor_type
         if kind.HasField("shape"):
-            dims = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in kind.shape.dim)
+            dims = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else -1 for d in kind.shape.dim)
             found[info.name] = (kind.elem_type, dims)
     found.update({n: (kind, shape) for n, (kind, shape) in model.graph.constants.items()})
     return found

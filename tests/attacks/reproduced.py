@@ -21,7 +21,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from tests.attacks.judge import LIMITS, imported, judged
 from tests.commands import CHAIN
-from tests.models import build, sandwich
+from tests.models import build, mlp, sandwich
 
 PRUNE = ("prune", "m.onnx", "-o", "out.onnx", "--check-n", "1")
 
@@ -158,6 +158,47 @@ def _nodes() -> Iterator[Attack]:
     yield Attack("a Constant without output", _chain(no_output), [])
 
 
+def _declared(batch: int, c: Sequence[int]) -> Change:
+    """The batch of the input, and the shape of the tensor c."""
+
+    def change(model: ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+        model.graph.value_info.append(helper.make_tensor_value_info("c", TensorProto.FLOAT, c))
+
+    return change
+
+
+def _contradictions() -> Iterator[Attack]:
+    """Types and shapes that the plain checker does not compare."""
+    quantized = (
+        "q = onnx.brevitas.IntQuant(w1, one, zero, bits)\nc = Conv(h, q)\n"
+        "g = onnx.brevitas.IntQuant(c, one, zero, bits)"
+    )
+    weights = ("float[8,8,1,1] w1", "float one = {1}", "float zero = {0}", "float bits = {8}")
+    text = sandwich(quantized, *weights)
+    yield Attack("a negative declared shape", _chain(_declared(2, (2, 8, -(2**63), 6)), text), [], code=0)
+    yield Attack("another declared shape", _chain(_declared(4, (2, 8, 6, 6)), text), ["differ in dimension 0"])
+    swapped = mlp(
+        "q, s, z = DynamicQuantizeLinear(h)\ng = com.microsoft.MatMulIntegerToFloat(q, w1, s, v, z, b)",
+        *("int8[8,4] w1", "float[4] v", "float[4] b", "uint8[2,8] g"),
+        reads=4,
+    )
+    shaped = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 5])
+    yield Attack(
+        "a zero point of floats", _chain(lambda m: m.graph.output[0].CopyFrom(shaped), swapped), ["onnxruntime refuses"]
+    )
+    branch = (
+        "g = If(c)<then_branch = t () => (float[2,8,6,6] a) { a = Relu(h) }, "
+        "else_branch = e () => (float[2,8,6,6] b) { b = Abs(h) }>"
+    )
+
+    def output_of_the_condition(model: ModelProto) -> None:
+        model.graph.output[0].name = "c"
+
+    text = sandwich(branch, inputs=", bool c")
+    yield Attack("an output of another type", _chain(output_of_the_condition, text), ["onnx.checker", "If"])
+
+
 def _nesting() -> Iterator[Attack]:
     def calling(levels: int, circle: bool) -> Change:
         def change(model: ModelProto) -> None:
@@ -182,6 +223,13 @@ def _nesting() -> Iterator[Attack]:
         call.op_type, call.domain = "F", "f"
         del call.input[:], call.attribute[:]
 
+    def without_its_output(model: ModelProto) -> None:
+        node = helper.make_node("Relu", ["a"], ["c"])
+        model.functions.append(helper.make_function("f", "F", ["a"], ["b"], [node], [helper.make_opsetid("", 17)]))
+        model.opset_import.append(helper.make_opsetid("f", 1))
+        model.graph.node[1].op_type, model.graph.node[1].domain = "F", "f"
+
+    yield Attack("a function without its output", _chain(without_its_output), ["functions written out", "onnx.checker"])
     yield Attack("a call of nothing", _chain(called_with_nothing), ["functions written out", "onnx.checker"])
     yield Attack("a function that calls itself", _chain(calling(1, circle=True)), ["calls itself"])
     yield Attack("functions that call each other", _chain(calling(3, circle=True)), ["calls itself"])
@@ -370,7 +418,18 @@ def _tables() -> Iterator[Attack]:
 
 ATTACKS: tuple[Attack, ...] = tuple(
     attack
-    for family in (_tensors, _declarations, _names, _nodes, _nesting, _external, _data, _plans, _tables)
+    for family in (
+        _tensors,
+        _declarations,
+        _names,
+        _nodes,
+        _contradictions,
+        _nesting,
+        _external,
+        _data,
+        _plans,
+        _tables,
+    )
     for attack in family()
 )
 

@@ -17,7 +17,7 @@ from onnx.reference.op_run import OpRun
 
 from onnxprune.model.onnx_model import from_proto
 from onnxprune.passes import FuseBatchNorm
-from onnxprune.proof.still_valid import check_valid
+from onnxprune.proof.validity import check_valid
 from tests.models import build
 
 Array = NDArray[Any]

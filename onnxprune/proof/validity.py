@@ -1,9 +1,16 @@
-"""The new model is as valid as the original: by onnx's checker."""
+"""That what is written is valid where the original is, and whose fault it is where it is not.
+
+A model may pass onnx.checker's plain check and still be one that nobody runs: types and shapes that contradict each
+other show where something is changed. Then it is the model that is refused, not what was made of it.
+"""
 
 from __future__ import annotations
 
 from onnxprune.errors import CheckError, ModelError
 from onnxprune.model.onnx_model import Model, check
+from onnxprune.model.written_out.functions import inline
+from onnxprune.running import session as runtime
+from onnxprune.running.unknown_operators import sever
 
 
 def check_valid(original: Model, pruned: Model) -> None:
@@ -23,3 +30,14 @@ def check_valid(original: Model, pruned: Model) -> None:
         check(pruned.skeleton(), "the pruned model", full=full)
     except ModelError as error:
         raise CheckError(error.what, where=error.where, hint="please report this as a bug") from None
+
+
+def check_original(model: Model) -> None:
+    """Raise ModelError where the full check or onnxruntime refuses ``model``, which was given."""
+    where = str(model.path or "model")
+    check(model.skeleton(), where, full=True)
+    try:
+        with runtime.session(sever(inline(model).written).part, where):
+            pass
+    except ModelError as error:
+        raise ModelError(error.what, where=where, hint=error.hint) from None
