@@ -100,9 +100,10 @@ class Proof:
 
 @dataclass(frozen=True)
 class Inside:
-    """A tensor inside the network that both models have, and what stays of each of its axes in the pruned one."""
+    """A tensor inside the network that both models have, its shape, and what of each axis stays in the pruned one."""
 
     name: str
+    shape: tuple[int, ...]
     kept: tuple[NDArray[np.int64], ...]
 
     def cut(self, array: NDArray[Any]) -> NDArray[Any]:
@@ -110,7 +111,7 @@ class Inside:
 
         Raises ModelError where that is of another shape than the file declares.
         """
-        if array.ndim != len(self.kept) or any(k.max(initial=-1) >= array.shape[a] for a, k in enumerate(self.kept)):
+        if array.shape != self.shape:
             shape = ",".join(map(str, array.shape))
             hint = "export it again"
             raise ModelError(f"is of shape {shape}, and declared otherwise", where=f"tensor '{self.name}'", hint=hint)
@@ -134,7 +135,9 @@ def inside(trace: Trace, dead: NDArray[np.int64], pruned: Model) -> list[Inside]
         size = 4 * math.prod(tensor.shape)
         if size <= left and all(len(layer.axes) == 1 for layer in tensor.layers):
             left -= size
-            found.append(Inside(tensor.name, tuple(_kept_along(tensor, a, alive) for a in range(tensor.rank))))
+            found.append(
+                Inside(tensor.name, tensor.shape, tuple(_kept_along(tensor, a, alive) for a in range(tensor.rank)))
+            )
     return found
 
 
@@ -146,7 +149,9 @@ def _sources(trace: Trace, dead: NDArray[np.int64], part: Model, pruned: Model) 
         tensors = [trace.tensors.get(n) for n in names if n in part.graph.producer]
         known = [t for t in tensors if t is not None and all(len(layer.axes) == 1 for layer in t.layers)]
         if len(known) == len(names):
-            found[output] = [Inside(t.name, tuple(_kept_along(t, a, alive) for a in range(t.rank))) for t in known]
+            found[output] = [
+                Inside(t.name, t.shape, tuple(_kept_along(t, a, alive) for a in range(t.rank))) for t in known
+            ]
     return found
 
 
@@ -311,7 +316,7 @@ def _steps(
             continue
         left -= math.prod(tensor.shape)
         if left >= 0:
-            points.append(Inside(name, tuple(_kept_along(tensor, a, alive) for a in range(tensor.rank))))
+            points.append(Inside(name, tensor.shape, tuple(_kept_along(tensor, a, alive) for a in range(tensor.rank))))
     names = {p.name for p in points}
     sides = []
     for model, cut in ((reference, True), (pruned, False)):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from onnxprune.model.dtypes import to_tensor
-from onnxprune.model.graph import Node
+from onnxprune.model.graph import Naming, Node
 from onnxprune.model.onnx_model import Model
 
 #: Domains of QONNX and of what it came from.
@@ -66,7 +66,8 @@ def with_stand_ins(model: Model, foreign: Callable[[NodeProto], bool]) -> tuple[
             out.graph.node.append(own)
             continue
         writer = _Writer(model, node)
-        writer.write()
+        with Naming(node, model.path or ""):
+            writer.write()
         out.graph.node.extend(writer.nodes)
         out.graph.initializer.extend(writer.constants)
     return Model(out, model.path, model.weights), tuple(stood)

@@ -183,6 +183,18 @@ def _contradictions() -> Iterator[Attack]:
         *("int8[8,4] w1", "float[4] v", "float[4] b", "uint8[2,8] g"),
         reads=4,
     )
+    scaled = sandwich("g = finn.custom_op.general.BipolarQuant(h, one)", "float one = {1}")
+    alone = _chain(lambda m: m.graph.node[1].input.pop(), scaled)
+    yield Attack("a quantizer without a scale", alone, ["BipolarQuant", "does not fit"])
+    rounded = (
+        "q = QuantizeLinear(h, s, z)\np = com.microsoft.QLinearSigmoid(q, s, z, s, z)\ng = DequantizeLinear(p, s, z)"
+    )
+    text = sandwich(rounded, "float s = {0.05}", "uint8 z = {120}", "uint8[2,8,6,6] p")
+
+    def wider(model: ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 9
+
+    yield Attack("codes of another declared shape", _chain(wider, text), ["declared otherwise"])
     shaped = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 5])
     yield Attack(
         "a zero point of floats", _chain(lambda m: m.graph.output[0].CopyFrom(shaped), swapped), ["onnxruntime refuses"]
