@@ -33,9 +33,9 @@ class _DefaultsToPrune(click.Group):
         return super().parse_args(ctx, args)
 
     def _not_a_command(self, name: str) -> None:
-        """Raise OptionError for a word that is no file and nearly a command."""
-        hint = nearest(name, self.commands, "")
-        if hint and name.isalpha() and not Path(name).exists():
+        """Raise OptionError for a word that is no file: what it may have meant is one of the commands."""
+        if name.replace("-", "").isalpha() and not name.startswith("-") and not Path(name).exists():
+            hint = nearest(name, self.commands, f"commands: {', '.join(sorted(self.commands))}; a model is a path")
             raise OptionError(f"there is no command and no file '{name}'", hint=hint)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:

@@ -184,7 +184,7 @@ _WRITTEN = (
     click.option("--save-plan", type=_PLACE, help="Write the plan (JSON)."),
     click.option("--json", "json_path", type=_PLACE, help="Write the report (JSON)."),
     page,
-    click.option("--dry-run", is_flag=True, help="Write no model, plan or JSON; the other reports are written."),
+    click.option("--dry-run", is_flag=True, help="Write no model and no plan; reports are written."),
     click.option("-v", "--verbose", is_flag=True, help="Show every slice that goes."),
     click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors."),
 )

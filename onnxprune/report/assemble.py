@@ -102,6 +102,7 @@ def report_of(outcome: Outcome) -> Report:
             *(_stayed(choice.groups, gone, outcome.pruned.graph, request.align or 1) if request.lossless else ()),
             *_idle(trace, groups, request, outcome.options),
             *_estimated(request),
+            *(_branches(analysis.flat.taken) if len(groups) else ()),
             *_notes(choice, outcome.proof, analysis.severed, _stays(trace, groups)),
             *_unmoved(trace, choice, outcome.proof),
         ),
@@ -154,6 +155,15 @@ def _estimated(request: Request) -> tuple[str, ...]:
     chip = request.target.chip
     source = f"the compiler's estimate ({chip.measured})" if chip.measured else "counted by what documents say"
     return (f"cycles of {request.target} are {source}, not a board's time",)
+
+
+def _branches(taken: Mapping[tuple[str, ...], bool]) -> Iterator[str]:
+    """Which Ifs are written as one branch of theirs."""
+    if taken:
+        first, which = next(iter(taken.items()))
+        more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
+        branch = "then" if which else "else"
+        yield f"the If of '{first[0]}'{more} always goes one way ({branch}): what it takes is written in its place"
 
 
 def _shapes_after(trace: Trace, result: Rewrite, pruned: Model) -> dict[str, Shape]:

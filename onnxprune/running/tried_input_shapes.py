@@ -7,7 +7,7 @@ one size, whatever inputs it is in.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -147,7 +147,7 @@ def _guesses(model: Model, inputs: Mapping[str, TensorInfo], given: Mapping[str,
     """Shapes to try. One that differs from the first in what a single kind of dimension is comes after it."""
     names = _names(model)
     keys = {n: _keys(i, names.get(n, ())) for n, i in inputs.items()}
-    role = _roles({n: i for n, i in inputs.items() if n not in given}, keys)
+    role = _roles({n: i for n, i in inputs.items() if n not in given}, keys, id_rows(model).keys())
     fixed = {k: s for n, shape in given.items() for k, s in zip(keys[n], shape, strict=False) if k is not None}
     role = {k: r for k, r in role.items() if k not in fixed}
 
@@ -178,8 +178,10 @@ def _keys(info: TensorInfo, names: tuple[str, ...]) -> tuple[Key | None, ...]:
     )
 
 
-def _roles(inputs: Mapping[str, TensorInfo], keys: Mapping[str, tuple[Key | None, ...]]) -> dict[Key, str]:
-    """What each open dimension seems to be; a batch, where one of the inputs says so."""
+def _roles(
+    inputs: Mapping[str, TensorInfo], keys: Mapping[str, tuple[Key | None, ...]], ids: Collection[str]
+) -> dict[Key, str]:
+    """What each open dimension seems to be; a batch, where one of the inputs says so. ``ids``: inputs of positions."""
     firsts = {k[0] for n, k in keys.items() if k and k[0] is not None}
     named = {k for k in firsts if isinstance(k, str)}
     first = "count" if len(named) > 1 else "batch"
@@ -187,20 +189,20 @@ def _roles(inputs: Mapping[str, TensorInfo], keys: Mapping[str, tuple[Key | None
     for name, info in inputs.items():
         for axis, key in enumerate(keys[name]):
             if key is not None:
-                role = first if axis == 0 or key in firsts else _role(info, axis, batched=bool(firsts))
+                role = first if axis == 0 or key in firsts else _role(info, axis, name in ids, batched=bool(firsts))
                 if found.get(key) not in ("batch", "count"):
                     found[key] = role
     return found
 
 
-def _role(info: TensorInfo, axis: int, *, batched: bool) -> str:
+def _role(info: TensorInfo, axis: int, ids: bool, *, batched: bool) -> str:
     dims = info.dims or ()
     if len(dims) == 4:
         return "channels" if axis == 1 and dims[2:] == (None, None) else "side"
     if len(dims) == 3 and axis == 1 and dims[0] is not None and dims[2] is not None and batched:
         return "batch"  # the state of a recurrent network: [layers, batch, width]
     alone = all(d in (None, 1) for d in dims[:-1]) and axis == len(dims) - 1
-    if dtype_of(info.elem_type).kind == "f" and alone:
+    if dtype_of(info.elem_type).kind == "f" and alone and not ids:  # TensorFlow has ids as floats, and casts them
         return "wave"
     return "step"
 

@@ -53,6 +53,7 @@ class Misspelt:
 
 MISSPELT = (
     Misspelt(["inspct", "chain.onnx"], "there is no command and no file 'inspct' (did you mean inspect?)"),
+    Misspelt(["quack", "chain.onnx"], "there is no command and no file 'quack' (commands: advise, "),
     Misspelt(["chain.onnx", "--ratoi", "0.3"], "--ratio"),
     Misspelt(["chain.onnx", "--exclude", "Conb:a*"], "no node or tensor matches 'Conb:a*' (did you mean Conv:a"),
     Misspelt(["chain.onnx", "--ratio-for", "Reul:b=0.5"], "did you mean Relu:b"),

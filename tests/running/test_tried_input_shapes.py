@@ -149,3 +149,8 @@ def test_a_closed_model_that_cannot_run_is_left_to_what_runs_it() -> None:
     graph = helper.make_graph([node, bad], "g", inputs, outputs, [table, shape])
     model = Model(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]))
     assert choose_inputs(model, {}).shapes == {"i": (3,)}
+
+
+def test_ids_that_are_cast_from_floats_are_no_sound() -> None:
+    text = "(float[N,T] x) => (float y) <float[9,4] t> { i = Cast<to=6>(x)\ng = Gather(t, i)\ny = ReduceSum(g) }"
+    assert choose_inputs(loaded(text), {}).shapes["x"][1] < 100

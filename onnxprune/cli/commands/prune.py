@@ -58,7 +58,7 @@ def prune(
     settings = _settings(**given)
     target = output or model.with_name(f"{model.stem}.pruned.onnx")
     loaded = files.load(model)
-    wanted = (page_path, ci.junit) if dry_run else (target, save_plan, json_path, page_path, ci.junit)
+    wanted = (json_path, page_path, ci.junit, *(() if dry_run else (target, save_plan)))
     files.ensure_writable([p for p in wanted if p is not None], keep=model)
     plan = plans.load(plan_path) if plan_path else None
     with nullcontext() if quiet else table_style.status() as announce, ci.proving(model):
@@ -69,8 +69,7 @@ def prune(
     writes = failed is None and not dry_run
     report = render.placed(told, str(target) if writes else "", checks, click.get_current_context().obj)
     texts: dict[Path | None, Model | str] = {save_plan: result.plan.to_json()} if writes else {}
-    if not dry_run:
-        texts[json_path] = report.to_json()
+    texts[json_path] = report.to_json()
     if page_path is not None:
         texts[page_path] = html.page(report, lang or html.of_locale(os.environ))
     texts |= {target: result.model} if writes else {}

@@ -49,13 +49,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Flat:
-    """``model`` with the branches of every If written out, and its sequences (`sequences`): ``written``."""
+    """``model`` with the branches of every If written out, and its sequences (`sequences`): ``written``.
+
+    ``taken``: by their outputs, the Ifs that always take the same branch, which stays in their place.
+    """
 
     model: Model = field(repr=False)
     written: Model = field(repr=False)
     choices: Mapping[Outputs, Choice] = field(default_factory=dict, repr=False)
     scope: Mapping[Outputs, int] = field(default_factory=dict, repr=False)
     sequences: Spread | None = field(default=None, repr=False)
+    taken: Mapping[Outputs, bool] = field(default_factory=dict, repr=False)
 
     def inner(self) -> frozenset[Outputs]:
         """Outputs of the nodes that are in a branch."""
@@ -88,7 +92,7 @@ def flatten(model: Model, wanted: bool = True, taken: Mapping[Outputs, bool] | N
     out.graph.initializer.extend(run.constants)
     out.graph.value_info.extend(run.declared)
     out.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    return Flat(given, Model(out, model.path, model.weights), run.choices, run.scope, sequences)
+    return Flat(given, Model(out, model.path, model.weights), run.choices, run.scope, sequences, run.taken)
 
 
 def _is_if(node: NodeProto) -> bool:
