@@ -102,7 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tables = tables_of(lines)
     publish(tables, {line.name: asdict(line) for line in lines}, options.json)
     if options.markdown is not None:
-        options.markdown.write_text(document(tables))
+        before = options.markdown.read_text(encoding="utf-8") if options.markdown.exists() else ""
+        _, title, own = before.partition(BY_HAND)
+        options.markdown.write_text(document(tables) + title + own, encoding="utf-8")
 
 
 def tables_of(lines: Sequence[Line]) -> dict[str, list[dict[str, str]]]:
@@ -117,6 +119,10 @@ def tables_of(lines: Sequence[Line]) -> dict[str, list[dict[str, str]]]:
         f"{RATIO:.0%} of each group, by L2": [row(line) for line in lines],
     }
     return {title: rows for title, rows in tables.items() if rows}
+
+
+#: What was measured by hand stays at the end of the document.
+BY_HAND = "\n## Models out of other packages\n"
 
 
 def document(tables: Mapping[str, Sequence[dict[str, str]]]) -> str:

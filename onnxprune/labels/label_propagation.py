@@ -312,7 +312,7 @@ class _Run:
             why = f"{node.op} has no rule" if ops.find(node) is None else "meets a tensor whose shape nobody knows"
         for tensor in (*inputs, *(self.tensors.get(n) for n in node.captured)):
             for layer in tensor.layers if tensor else ():
-                self.pin(layer.labels, why if tensor and not tensor.constant else "")
+                self.pin(layer.labels, why)
 
     def finish(self) -> None:
         """Graph outputs stay as they are."""
