@@ -84,7 +84,11 @@ def dynamic() -> Iterator[Row]:
                 "y = MatMul(m, w9)"
             )
             text = f"(float[4,2,6] x) => (float y) <{weights}> {{ {nodes} }}"
-            yield Row(f"DynamicQuantizeLSTM{' in both directions' * (width - 1)} [{scales}]", text, 13)
+            name = f"DynamicQuantizeLSTM{' in both directions' * (width - 1)} [{scales}]"
+            yield Row(name, text, 13)
+            states = f"float[{width},2,5] h0, float[{width},2,5] c0, float[{scales}] vars,"
+            started = text.replace("b,,,,,", "b,,h0,c0,,").replace(f"float[{scales}] vars,", states)
+            yield Row(f"{name}, from states", started, 13)
 
 
 def fused() -> Iterator[Row]:

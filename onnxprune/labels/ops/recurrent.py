@@ -43,7 +43,7 @@ def dynamic_quantize_lstm(op: Op) -> Sequence[Layers]:
     """
     layers = _network(op, into=1, gates=2, zero=11)
     op.say.read(1, 9)
-    for position in (3, _PEEPHOLES):
+    for position in (3, *_STATES, _PEEPHOLES):
         if op.has(position):
             op.say.read(position)
     width = len(_along(op, op.inputs[2], 1)) if op.inputs[2] else 1
@@ -82,7 +82,7 @@ def _network(op: Op, into: int, gates: int, zero: int | None) -> Sequence[Layers
         vector = op.tensor(position)
         if vector is not None:
             op.say.equate(_along(op, vector, 1).reshape(-1, width), hidden, "makes hidden units that are fixed")
-    for position in _STATES[: 2 if op.node.op == "LSTM" else 1]:
+    for position in _STATES[: 1 if op.node.op in ("GRU", "RNN") else 2]:
         state = op.tensor(position)
         if state is not None:
             op.say.equate(_along(op, state, 2), hidden, "starts from a state that is fixed")
