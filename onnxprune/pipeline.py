@@ -290,7 +290,7 @@ class _Run:
             # Nodes that cannot be run are known by their own names, which a call hides.
             proof = self._proof(choice, whole if analysis.severed.gone else written)
         learnt, failed = None, proof is not None and bool(proof.failures())
-        if not failed:
+        if not failed and self.lesson is not None:
             with watch.stage("compensate"):
                 solved, learnt = (found.made.model, found.made.learnt) if found else planner.solved(judged, whole)
                 if solved is not whole and learnt is not None:
