@@ -19,4 +19,7 @@ def error_message(error: BaseException) -> tuple[str, int]:
         return f"{one_line(error.format_message())}{place}", ExitCode.USAGE
     if isinstance(error, MemoryError):
         return out_of_memory(), ExitCode.USAGE
+    if isinstance(error, OSError):  # a disk that is full, a folder that went: where it is foreseen it says more
+        place = f"{error.filename}: " if error.filename else ""
+        return one_line(f"{place}{error.strerror or error} (is there space, also in TMPDIR?)"), ExitCode.USAGE
     return "interrupted", _INTERRUPTED

@@ -72,7 +72,7 @@ def main(args: Sequence[str] | None = None) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a strange model's numbers overflow: the figures say so
             result: Any = cli.main(args=given, obj=tuple(given), standalone_mode=False)  # the report names the command
-    except (OnnxPruneError, click.ClickException, click.Abort, MemoryError) as error:
+    except (OnnxPruneError, click.ClickException, click.Abort, MemoryError, OSError) as error:
         text, code = error_message(error)
         click.echo(f"onnxprune: {text}", err=True)
         sys.exit(code)

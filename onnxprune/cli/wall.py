@@ -35,11 +35,15 @@ _USAGE = 2
 def main() -> None:
     """Run the command line, behind the wall where there can be one."""
     if hasattr(os, "fork") and "_ONNXPRUNE_COMPLETE" not in os.environ and not _ASKS.intersection(sys.argv):
-        control, told = os.pipe()
-        noise, heard = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
-        pid = os.fork()
+        try:
+            control, told = os.pipe()
+            noise, heard = os.pipe()
+            pid = os.fork()
+        except OSError as error:
+            os.write(2, f"onnxprune: cannot start the run: {error.strerror}\n".encode())
+            os._exit(_USAGE)
         if pid:
             os.close(told)
             os.close(heard)
@@ -183,11 +187,13 @@ class _Watch:
 
     def _judge(self, code: int) -> int:
         """What this process ends with."""
-        if code < 0 or self.reason or self.signal:
-            self._tidy()
+        if code or self.reason or self.signal:
             os.set_blocking(self.noise, False)
             with suppress(BlockingIOError):
                 self._take(self.noise, os.read(self.noise, 65536))
+            os.close(self.noise)
+            os.close(self.control)  # where there are no descriptors left, the child has removed nothing
+            self._tidy()
         self.signal = self.signal or (code - 128 if code - 128 in _ENDING else 0)
         if self.signal and not self.reason:
             self._say("interrupted" if self.signal == signal.SIGINT else "terminated")

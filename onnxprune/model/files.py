@@ -106,6 +106,6 @@ def ensure_writable(paths: Sequence[Path], *, keep: Path | None) -> None:
         if path.resolve() in [p.resolve() for p in paths[:index]]:
             raise OutputError("is named twice as an output", where=str(path), hint="name another file")
         with _writing(path), tempfile.NamedTemporaryFile(prefix=scratch.prefix(path.parent, _STAGE), dir=path.parent):
-            pass
-        if path.is_dir():
+            folder = path.is_dir()
+        if folder:
             raise OutputError("is a folder", where=str(path), hint="name a file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import importlib
 import os
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +25,15 @@ SECONDS = 60
 LIMITS = ("--timeout", "40", "--max-memory", "2GB")
 
 #: What runs import where they need it.
-_LIBRARIES = ("onnx.reference", "onnx_graphsurgeon", "onnxruntime", "scipy.sparse.csgraph", "threadpoolctl", "onnx_ad")
+_LIBRARIES = (
+    "encodings.ascii",
+    "onnx.reference",
+    "onnx_graphsurgeon",
+    "onnxruntime",
+    "scipy.sparse.csgraph",
+    "threadpoolctl",
+    "onnx_ad",
+)
 
 #: The longest message.
 LINE = 2000
@@ -46,8 +56,12 @@ def judged(
     args: Sequence[str],
     writes: Sequence[str] = (),
     prepare: Callable[[Path], object] = lambda _: None,
+    inside: Callable[[], object] = lambda: None,
 ) -> Verdict:
-    """Run ``onnxprune *args`` in a folder that holds ``files``; it may leave ``writes`` there, and nothing else."""
+    """Run ``onnxprune *args`` in a folder that holds ``files``; it may leave ``writes`` there, and nothing else.
+
+    ``prepare``: what is done to the folder before; ``inside``: to the process that runs.
+    """
     with tempfile.TemporaryDirectory(prefix="attack.") as top:
         folder, spool = Path(top, "work"), Path(top, "tmp")
         folder.mkdir()
@@ -57,9 +71,10 @@ def judged(
         prepare(folder)
         there = {*_below(folder), *writes}
         start = time.monotonic()
-        status, usage = _child(folder, spool, args, Path(top))
+        pipes = _pipe(), _pipe()
+        status, usage = _child(folder, spool, args, [write for _, write in pipes], inside)
         seconds = time.monotonic() - start
-        out, err = (Path(top, n).read_text(encoding="utf-8", errors="replace") for n in ("out", "err"))
+        out, err = (_read(*pipe) for pipe in pipes)
         code = os.waitstatus_to_exitcode(status)
         stray = {*_below(folder), *_below(spool)} - there
         lost = [w for w in writes if code == 0 and not (folder / w).exists()]
@@ -81,10 +96,30 @@ def _below(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*")}
 
 
-def _child(folder: Path, spool: Path, args: Sequence[str], top: Path) -> tuple[int, int]:
+def _pipe() -> tuple[int, int]:
+    """What a run prints goes through pipes: files are what limits are about."""
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 1 << 20)
+    os.set_blocking(read, False)
+    return read, write
+
+
+def _read(read: int, write: int) -> str:
+    os.close(write)
+    found = b""
+    with suppress(BlockingIOError):
+        while part := os.read(read, 1 << 20):
+            found += part
+    os.close(read)
+    return found.decode(errors="replace")
+
+
+def _child(
+    folder: Path, spool: Path, args: Sequence[str], writes: Sequence[int], inside: Callable[[], object]
+) -> tuple[int, int]:
     pid = os.fork()
     if pid == 0:
-        _run(folder, spool, args, top)
+        _run(folder, spool, args, writes, inside)
     deadline = time.monotonic() + SECONDS
     pause = 0.002
     while True:
@@ -99,12 +134,13 @@ def _child(folder: Path, spool: Path, args: Sequence[str], top: Path) -> tuple[i
         pause = min(pause * 1.3, 0.05)
 
 
-def _run(folder: Path, spool: Path, args: Sequence[str], top: Path) -> None:
+def _run(folder: Path, spool: Path, args: Sequence[str], writes: Sequence[int], inside: Callable[[], object]) -> None:
     """In the child: never returns."""
     code = 99
     try:
-        for number, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(top / name, os.O_WRONLY | os.O_CREAT, 0o600), number)
+        for number, write in enumerate(writes, 1):
+            os.dup2(write, number)
+        os.closerange(3, max(writes) + 1)
         os.chdir(folder)
         os.environ["TMPDIR"] = tempfile.tempdir = str(spool)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -113,6 +149,7 @@ def _run(folder: Path, spool: Path, args: Sequence[str], top: Path) -> None:
         from onnxprune.cli.wall import main  # noqa: PLC0415
 
         sys.argv = ["onnxprune", *args]
+        inside()
         try:
             main()
         except SystemExit as leaving:
@@ -120,8 +157,9 @@ def _run(folder: Path, spool: Path, args: Sequence[str], top: Path) -> None:
     except BaseException:  # noqa: BLE001
         sys.excepthook(*sys.exc_info())
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
 
 
