@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from onnxprune.api import diff as diff
     from onnxprune.api import inspect as inspect
     from onnxprune.api import prune as prune
+    from onnxprune.api import sensitivity as sensitivity
     from onnxprune.calibration.data_options import Data as Data
     from onnxprune.errors import CheckError as CheckError
     from onnxprune.errors import DataError as DataError
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 _ERRORS = "CheckError DataError MetricError ModelError OnnxPruneError OptionError OutputError PlanError ToolError"
 _HOMES = {
-    **dict.fromkeys(("Result", "apply", "diff", "inspect", "prune"), "api"),
+    **dict.fromkeys(("Result", "apply", "diff", "inspect", "prune", "sensitivity"), "api"),
     "Data": "calibration.data_options",
     "Comparison": "report.diff",
     **dict.fromkeys(_ERRORS.split(), "errors"),

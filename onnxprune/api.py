@@ -15,6 +15,7 @@ from onnx import ModelProto
 from onnxprune import pipeline
 from onnxprune.labels import plan_file as plans
 from onnxprune.labels.plan_file import Plan
+from onnxprune.metric_options import MetricSource
 from onnxprune.model import files
 from onnxprune.model.onnx_model import Model
 from onnxprune.model.opening import Source, opened, to_proto
@@ -24,6 +25,7 @@ from onnxprune.proof.side_by_side import On
 from onnxprune.report.diff import Comparison, compare
 from onnxprune.report.inspection import Inspection
 from onnxprune.report.run_report import Report
+from onnxprune.search.sensitivity import METRIC, RATIOS, Asked, Sensitivity
 
 #: A plan, or where one was saved.
 PlanSource: TypeAlias = Plan | str | os.PathLike[str]
@@ -167,6 +169,30 @@ def inspect(
         operators=custom,
         outputs=outputs,
     )
+
+
+def sensitivity(
+    model: Source,
+    *,
+    metric: MetricSource = METRIC,
+    ratios: Sequence[float] = RATIOS,
+    ratios_for: Mapping[str, Sequence[float]] | None = None,
+    early_stop: str | None = None,
+    threshold: float = 0.0,
+    **given: Any,
+) -> Sensitivity:
+    """What each group of channels of ``model`` costs a metric, removed alone; others are keywords of `prune`.
+
+        >>> found = onnxprune.sensitivity("model.onnx", ratios=[0.25], exclude=["down*", "up*"])
+        >>> [(group.name, group.steps[0].kept) for group in found.groups][0]
+        ('inc.0.conv', 6)
+
+    Raises OnnxPruneError.
+    """
+    own = tuple((glob, tuple(r)) for glob, r in (ratios_for or {}).items())
+    asked = Asked(metric, tuple(ratios), own, early_stop, threshold)
+    options = Options(**given)
+    return pipeline.sensitivity(opened(model), options, asked, options.progress)
 
 
 def diff(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -93,6 +94,11 @@ class MetricOptions:
         8, "--evaluations", kind=int, shown=True, help="How many pruned models --metric may judge."
     )
 
+    trials: str | os.PathLike[str] | None = option(
+        None, "--trials", metavar="PATH", help="Append every finished trial to this table (JSON lines)."
+    )
+    resume: bool = option(False, "--resume", kind=bool, help="What is in --trials already is not run again.")
+
     @property
     def limit(self) -> Limit | None:
         """What the metric has to keep. Raises OptionError for values that contradict each other or are out of range."""
@@ -126,6 +132,55 @@ class MetricOptions:
         names = ("max_drop", "min_metric", "drop", "confidence", "minimise", "evaluations")
         told = {n: v for n in names if (v := getattr(self, n)) is not None}
         return {"metric": name_of(self.metric), **told, "metric_lower_is_better": self.metric_lower_is_better}
+
+
+def ratios(text: str | None) -> tuple[float, ...]:
+    """Ratios separated by commas. Raises ValueError."""
+    try:
+        return tuple(float(v) for v in text.split(",")) if text else ()
+    except ValueError:
+        raise ValueError(f"'{text}' is not ratios separated by commas") from None
+
+
+def _ratios_for(texts: Sequence[str]) -> tuple[tuple[str, tuple[float, ...]], ...]:
+    found = []
+    for text in texts:
+        glob, equals, numbers = text.rpartition("=")
+        if not equals:
+            raise ValueError(f"'{text}' is not GLOB=RATIOS")
+        found.append((glob, ratios(numbers)))
+    return tuple(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivityOptions:
+    """What `sensitivity` measures, beside what `prune` is told of the model and its data."""
+
+    metric: MetricSource = option(
+        "noise",
+        "--metric",
+        metavar="NAME",
+        shown=True,
+        help="What is measured: noise (over signal, of the outputs), another that is ready, or module:function.",
+    )
+    ratios: tuple[float, ...] = option(
+        (), "--ratios", metavar="R,R,...", read=ratios, help="Of each group's channels. [default: 0.1,0.2,0.3,0.4,0.5]"
+    )
+    ratios_for: Sequence[tuple[str, tuple[float, ...]]] = option(
+        (),
+        "--ratios-for",
+        multiple=True,
+        metavar="GLOB=R,R,...",
+        read=_ratios_for,
+        help="Others for some nodes. Repeatable.",
+    )
+    early_stop: str | None = option(
+        None,
+        "--early-stop",
+        kind=("dropped", "raised"),
+        help="Leave out a group's larger ratios once its metric has dropped, or risen, by more than --threshold.",
+    )
+    threshold: float = option(0.0, "--threshold", kind=float, shown=True, help="For --early-stop.")
 
 
 def name_of(metric: MetricSource) -> str:

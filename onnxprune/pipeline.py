@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -56,6 +57,7 @@ from onnxprune.report.assemble import Outcome, report_of
 from onnxprune.report.inspection import Inspection, inspection_of
 from onnxprune.report.run_report import Report
 from onnxprune.search.planner import Planner
+from onnxprune.search.sensitivity import Asked, Sensitivity, measure
 from onnxprune.search.smallest import Found, smallest
 from onnxprune.widths import named_channels
 from onnxprune.widths.choose_channels import Choice, choose
@@ -107,12 +109,7 @@ def _attempted(model: Model, options: Options, plan: Plan | None, watch: Stopwat
     if plan is None:
         for way in options.request.ways:
             criteria.resolve(way.importance).check(options.reading)
-    with watch.stage("analyse"):
-        made = plan.options if plan else options.to_json()
-        analysis, given = _given(model, options, made.get("outputs", ()), made.get("keep_outputs", {}))
-    if (name := analysis.trace.model.not_a_number()) is not None:
-        at = f"{model.path or 'model'}, tensor '{name}'"
-        raise ModelError("has NaN weights", where=at, hint="repair or export the model again")
+    analysis, given = _analysed(model, options, plan.options if plan else options.to_json(), watch)
     if options.reading is None or not options.reading.drawn:
         return _taught(analysis, options, watch, plan, where, given)
     drawing.check(options.reading)
@@ -171,6 +168,31 @@ def _cut_to(model: Model, outputs: Sequence[str], options: ApplyOptions) -> Pass
         return PassResult(model)
     shapes = {n: tuple(s) for n, s in options.input_shapes.items()}
     return run_passes(model, [CutToOutputs(outputs, shapes, options.input_values)])
+
+
+def _analysed(model: Model, options: Options, made: Mapping[str, Any], watch: Stopwatch) -> tuple[Analysis, _Given]:
+    """The model with the outputs that ``made`` asks for, analysed. Raises ModelError where it has NaN weights."""
+    with watch.stage("analyse"):
+        analysis, given = _given(model, options, made.get("outputs", ()), made.get("keep_outputs", {}))
+    if (name := analysis.trace.model.not_a_number()) is not None:
+        at = f"{model.path or 'model'}, tensor '{name}'"
+        raise ModelError("has NaN weights", where=at, hint="repair or export the model again")
+    return analysis, given
+
+
+def sensitivity(model: Model, options: Options, asked: Asked, progress: Progress = silent) -> Sensitivity:
+    """What each group of channels costs a metric, alone. Raises OnnxPruneError."""
+    watch = Stopwatch(progress)
+    with custom.declared([custom.read(text) for text in options.custom]), ExitStack() as stack:
+        analysis, given = _analysed(model, options, options.to_json(), watch)
+        lesson = None
+        if options.reading is not None:
+            if options.reading.drawn:
+                drawing.check(options.reading)
+            stack.enter_context(one_thread())
+            lesson = stack.enter_context(learning(analysis, options, watch))
+        planner = Planner(analysis, options, lesson, watch.announce, [*given.rows.values()])
+        return measure(planner, asked, watch.announce)
 
 
 def _taught(

@@ -80,10 +80,14 @@ class Recovery:
     def distance(self, pruned: Model, dead: Units) -> float:
         """How far the outputs of a plan are from the original's, on held-out samples."""
         if self.compensate:
-            wanted = samples_for(ROWS, self.lesson.seen.products.values(), self.trace.shapes.shape)
-            seen = self.lesson.seen.head(min(MOST, max(FEWEST, wanted)))
-            _, pruned = Compensate(self.trace, dead, seen, self.progress, TRIAL_RIDGES, PER_COLUMN).fit(pruned)
+            pruned = self.tried(pruned, dead)
         return heldout.distance(pruned, self.lesson.seen, "the pruned model")
+
+    def tried(self, pruned: Model, dead: Units) -> Model:
+        """Compensated by few samples: enough to rank plans."""
+        wanted = samples_for(ROWS, self.lesson.seen.products.values(), self.trace.shapes.shape)
+        seen = self.lesson.seen.head(min(MOST, max(FEWEST, wanted)))
+        return Compensate(self.trace, dead, seen, self.progress, TRIAL_RIDGES, PER_COLUMN).fit(pruned)[1]
 
     def finished(self, pruned: Model, dead: Units, tried: tuple[Tried, ...]) -> tuple[Model, Learnt]:
         """The model to write, and what is told of it; without what does not help held-out samples."""

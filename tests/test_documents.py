@@ -31,7 +31,14 @@ PYTHON = [text for kind, text in BLOCKS[README] if kind == "python"]
 LOCAL = [c for c in COMMANDS if c.startswith("onnxprune") and "320n" not in c]
 DOWNLOADED = [c for c in COMMANDS if c.startswith(("pip download", "unzip")) or "320n" in c]
 #: What a command prints, by what is in it; all others prune.
-SAYS = {" diff ": "output error", " > ": "", " targets": "rk3588", " doctor": "rknn-toolkit2"}
+SAYS = {
+    " diff ": "output error",
+    " > ": "",
+    " targets": "rk3588",
+    " doctor": "rknn-toolkit2",
+    " sensitivity ": "points in",
+    " trials ": "trials, of which",
+}
 OTHERS = {'pip install ".[test]"', "pytest"}  # .ci/run runs these two
 
 

@@ -17,7 +17,9 @@ from onnxprune.cli.commands.doctor import doctor
 from onnxprune.cli.commands.inspect import inspect
 from onnxprune.cli.commands.prune import prune
 from onnxprune.cli.commands.rknn import rknn
+from onnxprune.cli.commands.sensitivity import sensitivity
 from onnxprune.cli.commands.targets import targets
+from onnxprune.cli.commands.trials import trials
 from onnxprune.cli.error_messages import error_message
 from onnxprune.errors import ExitCode, OnnxPruneError, OptionError, nearest
 
@@ -61,7 +63,7 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(ExitCode.USAGE)
 
 
-for command in (prune, inspect, diff, advise, rknn, targets, doctor):
+for command in (prune, inspect, diff, advise, sensitivity, trials, rknn, targets, doctor):
     cli.add_command(command)
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from onnxprune.calibration.data_options import NO_DATA, Data
-from onnxprune.metric_options import MetricOptions
+from onnxprune.metric_options import MetricOptions, SensitivityOptions
 from onnxprune.option_declarations import Flag, flags
 from onnxprune.options import ApplyOptions, Options
 
@@ -188,6 +188,13 @@ _WRITTEN = (
     click.option("-v", "--verbose", is_flag=True, help="Show every slice that goes."),
     click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors."),
 )
+
+
+def measured(function: F) -> F:
+    """The options of `sensitivity` that `prune` has not."""
+    for name, (flag, default) in reversed([*flags(SensitivityOptions).items()]):
+        function = _made(name, flag, default)(function)
+    return function
 
 
 def of_prune(function: Callable[..., Any]) -> Callable[..., Any]:

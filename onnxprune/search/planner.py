@@ -78,6 +78,11 @@ class Planner:
         ways = [w for w in request.ways if w.importance in scorers]
         return plan_contest.best(ways, plan, self._distance, self.progress, refused)
 
+    @property
+    def importances(self) -> tuple[str, ...]:
+        """The criteria that score here, the one that is tried first in front."""
+        return tuple(self._scorers[0])
+
     def made(self, request: Request) -> Made:
         """A plan, and its model. Raises OptionError where what is asked for cannot be had."""
         judged = self.chosen(request)

@@ -107,6 +107,12 @@ def _decibels(energies: Array) -> float:
         return float((10 * np.log10(signal / noise)).mean())
 
 
+def _noise(energies: Array) -> float:
+    """Noise over signal, the mean over the outputs."""
+    signal, noise = np.moveaxis(energies.sum(0), -1, 0)
+    return float((noise / np.maximum(signal, 1e-30)).mean())
+
+
 def _cosine(found: list[Array], wanted: list[Array]) -> Array:
     pairs = zip(_flat(wanted), _flat(found), strict=True)
     each = [(w * f).sum(1) / np.maximum(np.linalg.norm(w, axis=1) * np.linalg.norm(f, axis=1), 1e-30) for w, f in pairs]
@@ -116,6 +122,7 @@ def _cosine(found: list[Array], wanted: list[Array]) -> Array:
 READY: Mapping[str, Kind] = {
     "agreement": Kind(_agree),
     "kl": Kind(_divergence, lower=True),
+    "noise": Kind(_energies, _noise, lower=True),
     "snr": Kind(_energies, _decibels, perfect=True),
     "cosine": Kind(_cosine),
     "top1": Kind(_right, labelled=True),

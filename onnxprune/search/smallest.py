@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +26,9 @@ from onnxprune.search.drop import drop, told
 from onnxprune.search.metrics import Metric, alike, user_metric
 from onnxprune.search.planner import Made, Planner
 from onnxprune.search.ready import ReadyMetric, ready
+from onnxprune.search.trials import Keys, Table
 from onnxprune.widths.budget import Budget
+from onnxprune.widths.request import Request
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,11 @@ def smallest(planner: Planner, progress: Progress) -> Found:
         return replace(found, report=replace(found.report, test=told))
 
 
-def metric_of(planner: Planner, source: MetricSource, option: str, spill: Spill) -> Metric:
-    """A user's function, or one that is ready, with its samples. Raises OptionError, MetricError and DataError."""
+def metric_of(planner: Planner, source: MetricSource, option: str, spill: Spill, *, drawn: bool = False) -> Metric:
+    """A user's function, or one that is ready, with its samples; ``drawn``: also of what nobody gave.
+
+    Raises OptionError, MetricError and DataError.
+    """
     options = planner.options
     if not isinstance(source, str) or is_code(source):
         return user_metric(source, option, lower=options.metric_lower_is_better)
@@ -128,7 +135,7 @@ def metric_of(planner: Planner, source: MetricSource, option: str, spill: Spill)
         data = samples.load(replace(reading, source=path), trace.model, trace.shapes.inputs)
         if kind.labelled and not data.labelled:
             raise MetricError("has no array 'labels'", where=path, hint=f"{name} needs the class of each sample")
-    elif lesson is None or lesson.data.drawn:
+    elif lesson is None or (lesson.data.drawn and not drawn):
         raise MetricError("needs samples of yours", where=f"{option} {name}", hint=f"--data, or {name}@PATH")
     else:
         data = lesson.data.split()[1]
@@ -153,7 +160,6 @@ class _Search:
     progress: Progress
     trials: list[Trial] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
-    best: tuple[Point, Made] | None = None
 
     def run(self) -> Found:
         """Measure the original, then plans until enough is known. Raises KeptError where none holds."""
@@ -165,6 +171,8 @@ class _Search:
             what = f"the original's metric is {self.original.value:.6g}, which is not as good as asked for"
             raise KeptError(what, where=f"--metric {self.metric.name}", hint="a smaller --min-metric")
         self.permitted = nothing.permitted
+        self.table = Table.of(options)
+        self.keys = Keys(self.planner, self.metric)
         self.made: dict[int, Made] = {}
         points = find(self._measured, self.permitted, self.limit.confidence, options.evaluations)
         answer = taken(points, self.permitted)
@@ -182,46 +190,74 @@ class _Search:
             trials=tuple(self.trials),
             taken=place,
         )
-        return Found(self.made[place], report)
+        again = self.made.get(place)  # a row of the table says what came of a plan, and not the plan
+        return Found(again or self.planner.made(self._request(self.trials[place].asked)), report)
 
     def _measured(self, shares: Sequence[float]) -> list[Point | None]:
         return [self._trial(share) for share in shares]
 
     def _trial(self, share: float) -> Point | None:
         """Plan, make and measure a model with ``share`` of the cost; None where so little cannot be left."""
-        start = time.perf_counter()
         self.progress("search", len(self.trials), self.planner.options.evaluations)
-        planner = self.planner
+        limit = self.limit
+        key = self.keys.of(
+            asked=share,
+            cost=self.cost.name,
+            floor=limit.min_metric is not None,
+            relative=limit.relative,
+            lower=limit.lower,
+        )
+        row = self.table.row(key, lambda: self._row(share))
+        if row["cost"] is None:
+            return None
+        told = {n: row[n] for n in ("asked", "cost", "macs", "params", "drop", "error", "noise", "seconds")}
+        holds = row["drop"] + limit.confidence * (row["error"] or 0.0) <= self.permitted + 1e-12
+        if not math.isfinite(row["drop"]):
+            holds = bool(row["holds"])
+        self.trials.append(Trial(**told, metric=row["value"], holds=holds))
+        left, noise = row["cost"], row["noise"]
+        point = Point(left, 1 - left if noise is None else noise, row["drop"], row["error"] or 0.0, holds)
+        self.points.append(point)
+        return point
+
+    def _row(self, share: float) -> dict[str, Any]:
+        """What comes of a plan, as the table has it; no ``cost`` where there is none."""
+        start = time.perf_counter()
+        planner, metric = self.planner, self.metric.name
+        row: dict[str, Any] = {
+            "model": str(planner.analysis.inlined.model.path or ""),
+            "sha256": self.keys.sha256,
+            "metric": metric,
+            "minimised": self.cost.name,
+            "asked": share,
+        }
         try:
-            made = planner.made(replace(planner.options.request, budget=self._budget(share)))
+            made = planner.made(self._request(share))
         except OptionError as reason:
             if reason.where != "--budget":
                 raise
-            return None
-        found = alike(self.metric.measure(made.model), self.original, f"--metric {self.metric.name}")
+            return {**row, "cost": None}
+        found = alike(self.metric.measure(made.model), self.original, f"--metric {metric}")
         lost = drop(self.limit, self.original, found)
         choice = made.judged.best
-        left = planner.left(self.cost, choice)
-        seconds = round(time.perf_counter() - start, 3)
-        noise = made.noise
-        self.trials.append(
-            Trial(
-                asked=share,
-                cost=left,
-                macs=planner.left(COSTS["macs"], choice),
-                params=planner.left(COSTS["params"], choice),
-                metric=found.value,
-                drop=lost.amount,
-                error=lost.error,
-                holds=lost.holds,
-                noise=noise,
-                seconds=seconds,
-            )
-        )
-        point = Point(left, 1 - left if noise is None else noise, lost.amount, lost.error or 0.0, lost.holds)
         self.made[len(self.points)] = made
-        self.points.append(point)
-        return point
+        return {
+            **row,
+            "cost": planner.left(self.cost, choice),
+            "macs": planner.left(COSTS["macs"], choice),
+            "params": planner.left(COSTS["params"], choice),
+            "value": found.value,
+            "original": self.original.value,
+            "samples": found.samples,
+            "drop": lost.amount,
+            "error": lost.error,
+            "holds": lost.holds,
+            "noise": made.noise,
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+
+    def _request(self, share: float) -> Request:
+        return replace(self.planner.options.request, budget=self._budget(share))
 
     def _budget(self, share: float) -> Budget:
         if not isinstance(self.cost, Milliseconds):

@@ -2,6 +2,7 @@
 
 from onnxprune.report.html.comparison import comparison
 from onnxprune.report.html.page import page
+from onnxprune.report.html.sensitivity import sensitivity
 from onnxprune.report.html.strings import LANGUAGES, of_locale
 
-__all__ = ["LANGUAGES", "comparison", "of_locale", "page"]
+__all__ = ["LANGUAGES", "comparison", "of_locale", "page", "sensitivity"]

@@ -213,3 +213,35 @@ def dots(first: Sequence[float], second: Sequence[float], width: float = 640, he
 
     lines = tuple((y(float(v)), float(v)) for v in np.arange(low, high + step / 2, step))
     return Dots(width, height, at(first), at(second), lines)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A line for each name over the same positions, and the heights and places of both scales."""
+
+    width: float
+    height: float
+    paths: tuple[tuple[str, str], ...] = field(repr=False)
+    scale: tuple[tuple[float, float], ...]  # (y, value)
+    across: tuple[tuple[float, float], ...]  # (x, value)
+
+
+def curves(
+    series: Sequence[tuple[str, Sequence[tuple[float, float]]]],
+    across: Sequence[float],
+    width: float = 640,
+    height: float = 220,
+) -> Curves | None:
+    """Lines from the corner (0, 0), where nothing is cut and nothing lost; None where nothing is lost anywhere."""
+    top = max((y for _, points in series for _, y in points if np.isfinite(y)), default=0.0)
+    if not top > 0:
+        return None
+    right = max(across)
+
+    def at(point: tuple[float, float]) -> str:
+        x, y = point
+        return f"{width * x / right:.1f} {height - (height - 8) * min(y, top) / top:.1f}"
+
+    paths = tuple((name, "M" + "L".join(map(at, [(0.0, 0.0), *points]))) for name, points in series if points)
+    scale = tuple((round(height - (height - 8) * share, 1), top * share) for share in (0.0, 0.25, 0.5, 0.75, 1.0))
+    return Curves(width, height, paths, scale, tuple((round(width * x / right, 1), x) for x in across))
