@@ -183,7 +183,7 @@ def sensitivity(
 ) -> Sensitivity:
     """What each group of channels of ``model`` costs a metric, removed alone; others are keywords of `prune`.
 
-        >>> found = onnxprune.sensitivity("model.onnx", ratios=[0.25], exclude=["down*", "up*"])
+        >>> found = onnxprune.sensitivity("model.onnx", metric=lambda session: 1.0, ratios=[0.25])
         >>> [(group.name, group.steps[0].kept) for group in found.groups][0]
         ('inc.0.conv', 6)
 
