@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from onnxprune.api import inspect as inspect
     from onnxprune.api import prune as prune
     from onnxprune.api import sensitivity as sensitivity
+    from onnxprune.api import sparsity as sparsity
     from onnxprune.calibration.data_options import Data as Data
     from onnxprune.errors import CheckError as CheckError
     from onnxprune.errors import DataError as DataError
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 _ERRORS = "CheckError DataError MetricError ModelError OnnxPruneError OptionError OutputError PlanError ToolError"
 _HOMES = {
-    **dict.fromkeys(("Result", "apply", "diff", "inspect", "prune", "sensitivity"), "api"),
+    **dict.fromkeys(("Result", "apply", "diff", "inspect", "prune", "sensitivity", "sparsity"), "api"),
     "Data": "calibration.data_options",
     "Comparison": "report.diff",
     **dict.fromkeys(_ERRORS.split(), "errors"),

@@ -15,17 +15,19 @@ from onnx import ModelProto
 from onnxprune import pipeline
 from onnxprune.labels import plan_file as plans
 from onnxprune.labels.plan_file import Plan
-from onnxprune.metric_options import MetricSource
 from onnxprune.model import files
 from onnxprune.model.onnx_model import Model
 from onnxprune.model.opening import Source, opened, to_proto
 from onnxprune.options import ApplyOptions, DataSource, Options
 from onnxprune.progress import Progress, silent
 from onnxprune.proof.side_by_side import On
+from onnxprune.report import model_reports
 from onnxprune.report.diff import Comparison, compare
 from onnxprune.report.inspection import Inspection
 from onnxprune.report.run_report import Report
+from onnxprune.report.sparsity import Sparsity
 from onnxprune.search.sensitivity import METRIC, RATIOS, Asked, Sensitivity
+from onnxprune.widths.metric_options import MetricSource
 
 #: A plan, or where one was saved.
 PlanSource: TypeAlias = Plan | str | os.PathLike[str]
@@ -161,7 +163,7 @@ def inspect(
 
     Raises OnnxPruneError.
     """
-    return pipeline.inspect(
+    return model_reports.inspect(
         opened(model),
         exclude=exclude,
         input_shapes=input_shapes,
@@ -193,6 +195,23 @@ def sensitivity(
     asked = Asked(metric, tuple(ratios), own, early_stop, threshold)
     options = Options(**given)
     return pipeline.sensitivity(opened(model), options, asked, options.progress)
+
+
+def sparsity(
+    model: Source,
+    *,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    input_values: Mapping[str, float] | None = None,
+) -> Sparsity:
+    """The zeros among the weights of ``model``, layer by layer.
+
+        >>> found = onnxprune.sparsity(onnxprune.prune("model.onnx", pattern="2:4", data="none").model)
+        >>> "2:4" in found.patterns, found.layers[-1].share
+        (True, 0.5)
+
+    Raises OnnxPruneError.
+    """
+    return model_reports.sparsity(opened(model), input_shapes=input_shapes, input_values=input_values)
 
 
 def diff(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -51,3 +51,65 @@ def flags(described: type[Any]) -> Mapping[str, tuple[Flag, Any]]:
             empty = one.default is MISSING or one.default_factory is not MISSING
             found[one.name] = (one.metadata["flag"], None if empty else one.default)
     return found
+
+
+def shapes_of(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """NAME:1,3,224,224, as {name: shape}. Raises ValueError."""
+    found = {}
+    for text in texts:
+        name, colon, dims = text.rpartition(":")
+        sizes = dims.replace("x", ",").split(",")
+        if not colon or not all(s.strip().isdigit() and int(s) > 0 for s in sizes):
+            raise ValueError(f"'{text}' is not NAME:1,3,224,224")
+        found[name] = tuple(int(s) for s in sizes)
+    return found
+
+
+def values_of(texts: Sequence[str]) -> dict[str, float]:
+    """NAME=NUMBER, as {name: number}. Raises ValueError."""
+    found = {}
+    for text in texts:
+        name, equals, number = text.rpartition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise ValueError(f"'{text}' is not NAME=NUMBER")
+    return found
+
+
+def positions_of(texts: Sequence[str]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """NAME=0,3,17-21, as (name, positions). Raises ValueError."""
+    found = []
+    for text in texts:
+        name, _, numbers = text.rpartition("=")
+        ranges = [part.strip().split("-") for part in numbers.split(",")]
+        if not name or not all(
+            len(r) <= 2 and all(n.isdecimal() for n in r) and int(r[0]) <= int(r[-1]) for r in ranges
+        ):
+            raise ValueError(f"'{text}' is not NAME=0,3,17-21")
+        found.append((name, tuple(n for r in ranges for n in range(int(r[0]), int(r[-1]) + 1))))
+    return tuple(found)
+
+
+def shares_of(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """GLOB=SHARE, as (glob, share). Raises ValueError."""
+    try:
+        return ratios_of(texts)
+    except ValueError as error:
+        raise ValueError(str(error).replace("RATIO", "SHARE")) from None
+
+
+def ratios_of(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """GLOB=RATIO, as (glob, ratio). Raises ValueError."""
+    found = []
+    for text in texts:
+        glob, equals, number = text.rpartition("=")
+        try:
+            found.append((glob, float(number)))
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise ValueError(f"'{text}' is not GLOB=RATIO")
+    return tuple(found)

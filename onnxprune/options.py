@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from onnxprune.calibration.data_options import NO_DATA, Data
 from onnxprune.errors import OptionError
-from onnxprune.metric_options import MetricOptions
-from onnxprune.option_declarations import option
+from onnxprune.option_declarations import option, positions_of, ratios_of, shapes_of, shares_of, values_of
 from onnxprune.progress import Progress, silent
+from onnxprune.widths.metric_options import MetricOptions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from onnxprune.constraints.request import ZerosRequest
     from onnxprune.cost.chips import Cycles
     from onnxprune.widths.budget import Budget
     from onnxprune.widths.request import Request
@@ -33,56 +34,6 @@ DataSource: TypeAlias = "str | os.PathLike[str] | Mapping[str, NDArray[Any]] | D
 _NAMED = ("remove", "keep", "keep_outputs")
 
 
-def _shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    found = {}
-    for text in texts:
-        name, colon, dims = text.rpartition(":")
-        sizes = dims.replace("x", ",").split(",")
-        if not colon or not all(s.strip().isdigit() and int(s) > 0 for s in sizes):
-            raise ValueError(f"'{text}' is not NAME:1,3,224,224")
-        found[name] = tuple(int(s) for s in sizes)
-    return found
-
-
-def _values(texts: Sequence[str]) -> dict[str, float]:
-    found = {}
-    for text in texts:
-        name, equals, number = text.rpartition("=")
-        try:
-            found[name] = float(number)
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise ValueError(f"'{text}' is not NAME=NUMBER")
-    return found
-
-
-def _positions(texts: Sequence[str]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    found = []
-    for text in texts:
-        name, _, numbers = text.rpartition("=")
-        ranges = [part.strip().split("-") for part in numbers.split(",")]
-        if not name or not all(
-            len(r) <= 2 and all(n.isdecimal() for n in r) and int(r[0]) <= int(r[-1]) for r in ranges
-        ):
-            raise ValueError(f"'{text}' is not NAME=0,3,17-21")
-        found.append((name, tuple(n for r in ranges for n in range(int(r[0]), int(r[-1]) + 1))))
-    return tuple(found)
-
-
-def _ratios(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
-    found = []
-    for text in texts:
-        glob, equals, number = text.rpartition("=")
-        try:
-            found.append((glob, float(number)))
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise ValueError(f"'{text}' is not GLOB=RATIO")
-    return tuple(found)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ApplyOptions:
     """What a run needs once it is known which channels go: inputs, data, and how the result is proven."""
@@ -92,7 +43,7 @@ class ApplyOptions:
         "--input-shape",
         multiple=True,
         metavar="NAME:DIMS",
-        read=_shapes,
+        read=shapes_of,
         shared=True,
         help="Shape of a dynamic input, as images:1,3,224,224. Repeatable.",
     )
@@ -110,7 +61,7 @@ class ApplyOptions:
         "--input-value",
         multiple=True,
         metavar="NAME=NUMBER",
-        read=_values,
+        read=values_of,
         shared=True,
         help="What to feed an input of one number, as sr=16000. Repeatable.",
     )
@@ -197,7 +148,7 @@ class Options(MetricOptions, ApplyOptions):
         None,
         "--ratio",
         kind=float,
-        help="Share of the prunable channels to remove. [default: 0.3, or 0 with --lossless]",
+        help="Share of the prunable channels to remove. [default: 0.3, or 0 with --lossless or --sparsity]",
     )
     lossless: bool = option(
         False,
@@ -258,7 +209,7 @@ class Options(MetricOptions, ApplyOptions):
         "--ratio-for",
         multiple=True,
         metavar="GLOB=R",
-        read=_ratios,
+        read=ratios_of,
         help="Another ratio for some nodes. Repeatable.",
     )
     remove: Mapping[str, Sequence[int]] | Sequence[tuple[str, Sequence[int]]] = option(
@@ -266,7 +217,7 @@ class Options(MetricOptions, ApplyOptions):
         "--remove",
         multiple=True,
         metavar="NODE=CHANNELS",
-        read=_positions,
+        read=positions_of,
         help="Remove these output channels of a node, as conv1=0,3,17-21, with all that hangs on them: only these, or, "
         "with --ratio or --budget, these first. Repeatable.",
     )
@@ -275,7 +226,7 @@ class Options(MetricOptions, ApplyOptions):
         "--keep",
         multiple=True,
         metavar="NODE=CHANNELS",
-        read=_positions,
+        read=positions_of,
         help="Leave these output channels of a node. Repeatable.",
     )
     outputs: Sequence[str] = option(
@@ -292,7 +243,7 @@ class Options(MetricOptions, ApplyOptions):
         "--keep-outputs",
         multiple=True,
         metavar="NAME=ROWS",
-        read=_positions,
+        read=positions_of,
         help="Leave only these rows of a graph output along its channels, as scores=0,5: its shape changes. "
         "Repeatable.",
     )
@@ -309,11 +260,54 @@ class Options(MetricOptions, ApplyOptions):
         shown=True,
         help="How much a layer's share of the MACs speaks against its channels, in taylor.",
     )
+    sparsity: float | None = option(
+        None,
+        "--sparsity",
+        kind=float,
+        help="Share of the weights of Conv, ConvTranspose, Gemm and MatMul that become zero. [default: none]",
+    )
+    pattern: str = option(
+        "unstructured",
+        "--pattern",
+        metavar="NAME",
+        shown=True,
+        help="Where zeros may be: unstructured, N:M (2:4: two of each four stay), block:RxC, or channel (in place).",
+    )
+    sparsity_for: Mapping[str, float] | Sequence[tuple[str, float]] = option(
+        (),
+        "--sparsity-for",
+        multiple=True,
+        metavar="GLOB=S",
+        read=shares_of,
+        help="Another share of zeros for some layers. Repeatable.",
+    )
+    sparsity_scope: str | None = option(
+        None,
+        "--sparsity-scope",
+        kind=("layer", "global"),
+        help="The same share of zeros in every layer, or where it costs least. [default: global]",
+    )
+    sparsity_criterion: str | None = option(
+        None,
+        "--sparsity-criterion",
+        metavar="NAME",
+        help="Which weights become zero: reconstruction, l1, l2, random, or module:function. [default: reconstruction; "
+        "with --data none: l1]",
+    )
+    mask: str | os.PathLike[str] | None = option(
+        None,
+        "--mask",
+        metavar="FILE.npz",
+        help="Zeros that are given: arrays by weight, 0 where it becomes zero.",
+    )
     #: What is asked of widths and channels.
     request: Request = field(init=False, repr=False, compare=False)
+    #: What is asked of the weights that stay, None for nothing.
+    zeros: ZerosRequest | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Raise OptionError for values out of range, and for names that nobody knows."""
+        from onnxprune.constraints.request import zeros_asked  # noqa: PLC0415
         from onnxprune.widths.request import asked  # noqa: PLC0415 (--help must not wait for it)
 
         if self.limit is not None and (self.ratio is not None or self.budget is not None or self.lossless):
@@ -325,6 +319,21 @@ class Options(MetricOptions, ApplyOptions):
             object.__setattr__(self, name, _pairs(getattr(self, name), f"--{name.replace('_', '-')}"))
         object.__setattr__(self, "outputs", tuple(self.outputs))
         named = self.budget is None and (self.remove or self.keep_outputs)
+        judged = reading_of(self.data) is not None
+        sparse = self.sparsity_for
+        zeros = zeros_asked(
+            sparsity=self.sparsity,
+            pattern=self.pattern,
+            sparsity_for=tuple(sparse.items() if isinstance(sparse, Mapping) else sparse),
+            scope=self.sparsity_scope,
+            criterion=self.sparsity_criterion,
+            mask=None if self.mask is None else os.fspath(self.mask),
+            solved=judged and self.compensate,
+            seed=self.seed,
+        )
+        if zeros is not None and self.limit is not None:
+            what = "measures channels only, and zeros would come after it"
+            raise OptionError(what, where="--metric", hint="prune by the metric first, then sparsify what it writes")
         request = asked(
             ratio=0.0 if self.ratio is None and named else self.ratio,
             lossless=self.lossless,
@@ -338,16 +347,19 @@ class Options(MetricOptions, ApplyOptions):
             max_ratio=self.max_ratio,
             remove=self.remove,
             keep=self.keep,
-            judged=reading_of(self.data) is not None,
+            judged=judged,
+            weights=zeros is not None,
         )
         object.__setattr__(self, "exclude", tuple(self.exclude))
         object.__setattr__(self, "request", request)
+        object.__setattr__(self, "zeros", zeros)
         super().__post_init__()
 
     def to_json(self) -> dict[str, Any]:
         """As plan and report write them."""
         return {
             **self.request.to_json(),
+            **(self.zeros.to_json() if self.zeros else {}),
             "compensate": self.compensate,
             **({"recover": self.recover} if self.recover else {}),
             "exclude": list(self.exclude),

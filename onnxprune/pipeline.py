@@ -17,7 +17,6 @@ from onnxprune.calibration.data_options import NO_DATA
 from onnxprune.calibration.gram_matrices import spilling
 from onnxprune.calibration.original_observed import Lesson, learn
 from onnxprune.calibration.synthetic import drawing
-from onnxprune.cost.chips import Cycles
 from onnxprune.errors import (
     CheckError,
     KeptError,
@@ -28,7 +27,6 @@ from onnxprune.errors import (
     nearest,
 )
 from onnxprune.importance import criteria
-from onnxprune.importance.criterion import Subject
 from onnxprune.labels import plan_file as plans
 from onnxprune.labels.analysis import Analysis, analyse
 from onnxprune.labels.ops import custom
@@ -48,19 +46,20 @@ from onnxprune.passes import (
     RestoreCalls,
 )
 from onnxprune.passes import run as run_passes
+from onnxprune.passes.zeros import Asked as AskedOfWeights
+from onnxprune.passes.zeros import Masks
 from onnxprune.progress import Progress, Stopwatch, silent
 from onnxprune.proof.exact import Proof, prove
+from onnxprune.proof.side_by_side import On, apart
 from onnxprune.proof.validity import check_original, check_valid
-from onnxprune.report import advice
-from onnxprune.report.advice import Advice
+from onnxprune.proof.weights import ZerosProof, prove_zeros
 from onnxprune.report.assemble import Outcome, report_of
-from onnxprune.report.inspection import Inspection, inspection_of
 from onnxprune.report.run_report import Report
 from onnxprune.search.planner import Planner
 from onnxprune.search.sensitivity import Asked, Sensitivity, measure
 from onnxprune.search.smallest import Found, smallest
 from onnxprune.widths import named_channels
-from onnxprune.widths.choose_channels import Choice, choose
+from onnxprune.widths.choose_channels import Choice
 from onnxprune.widths.named_channels import Rows
 from onnxprune.widths.plan_contest import Judged
 from onnxprune.widths.request import Request
@@ -114,7 +113,8 @@ def _attempted(model: Model, options: Options, plan: Plan | None, watch: Stopwat
         return _taught(analysis, options, watch, plan, where, given)
     drawing.check(options.reading)
     weights_only = replace(options, data=NO_DATA)
-    if not len(analysis.groups) or (plan is None and options.request.exact):
+    idle = not len(analysis.groups) or (plan is None and options.request.exact)
+    if idle and options.zeros is None and not (plan and plan.masks):
         return _taught(analysis, weights_only, watch, plan, where, given)
     try:
         return _taught(analysis, options, watch, plan, where, given)
@@ -207,52 +207,12 @@ def _taught(
         return _Run(analysis, options, lesson, watch, given, notes).result(plan, where)
 
 
-def inspect(
-    model: Model,
-    *,
-    exclude: Sequence[str] = (),
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    input_values: Mapping[str, float] | None = None,
-    operators: Sequence[str] = (),
-    outputs: Sequence[str] = (),
-) -> Inspection:
-    """What could be pruned, and what could not and why; ``operators``: custom ones, declared; ``outputs``: to cut at.
-
-    Nodes that cannot follow are found by a trial at half the width.
-    """
-    with custom.declared([custom.read(text) for text in operators]):
-        at = ApplyOptions(input_shapes=input_shapes or {}, input_values=input_values or {})
-        model = _cut_to(model, outputs, at).model
-        analysis = analyse(model, exclude=exclude, input_shapes=input_shapes, input_values=input_values)
-        request, subject = Options(ratio=0.5, importance="random").request, Subject(analysis.trace)
-        scorer = criteria.resolve("random")(subject)
-        return inspection_of(analysis.trace, choose(analysis, request, subject, request.ways[0], scorer).groups)
-
-
-def advise(
-    model: Model,
-    costs: Cycles,
-    *,
-    exclude: Sequence[str] = (),
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    input_values: Mapping[str, float] | None = None,
-    operators: Sequence[str] = (),
-    outputs: Sequence[str] = (),
-    progress: Progress = silent,
-) -> Advice:
-    """Where the model wastes a target; the arguments are those of `inspect`."""
-    with custom.declared([custom.read(text) for text in operators]):
-        progress("analyse")
-        at = ApplyOptions(input_shapes=input_shapes or {}, input_values=input_values or {})
-        model = _cut_to(model, outputs, at).model
-        analysis = analyse(model, exclude=exclude, input_shapes=input_shapes, input_values=input_values)
-        progress("advise")
-        return advice.advise(analysis.trace, analysis.groups, costs)
-
-
 def unproven(report: Report) -> CheckError | None:
     """What is raised where a tensor differs by more than rounding; None where none does."""
-    proof = report.proof
+    proof, zeros = report.proof, report.zeros
+    if zeros is not None and zeros.missed:
+        what = f"{zeros.missed} weights that must be zero are not; no model was written"
+        return CheckError(what, where=f"tensor '{zeros.where}'", hint="please report this as a bug")
     if proof is None or not (failures := proof.failures()):
         return None
     error = f"rewrite error {failures[0].relative:.2e} of its range (limit {proof.rtol:.0e}); no model was written"
@@ -304,22 +264,32 @@ class _Run:
         with watch.stage("choose"):
             judged = self._judged(planner, request, found, plan, where)
         choice = judged.best
+        asked = {**options.to_json(), **request.to_json()}
+        made = plan or plans.make(analysis.trace, choice.rewrite, asked)
+        weighed = bool(plan.masks) if plan is not None else options.zeros is not None
+        touched = len(choice.groups) > 0 or weighed
         with watch.stage("rewrite"):
-            done, whole = planner.cut(choice, lossless=options.lossless or bool(plan and plan.options.get("lossless")))
+            lossless = options.lossless or bool(plan and plan.options.get("lossless"))
+            done, whole = planner.cut(choice, lossless=lossless, weighed=weighed)
             called = run_passes(whole, self._last(choice))
-            written = called.model if len(choice.groups) else analysis.inlined.model
+            written = called.model if touched else analysis.inlined.model
         with watch.stage("prove"):
             # Nodes that cannot be run are known by their own names, which a call hides.
             proof = self._proof(choice, whole if analysis.severed.gone else written)
-        learnt, failed = None, proof is not None and bool(proof.failures())
-        if not failed and self.lesson is not None:
+        learnt, of_weights = None, AskedOfWeights()
+        masks: Masks = {}
+        failed = proof is not None and bool(proof.failures())
+        if not failed and (self.lesson is not None or weighed):
             with watch.stage("compensate"):
-                solved, learnt = (found.made.model, found.made.learnt) if found else planner.solved(judged, whole)
-                if solved is not whole and learnt is not None:
+                if found is not None:
+                    solved, learnt = found.made.model, found.made.learnt
+                else:
+                    of_weights = planner.asked(whole, choice, made, plan)
+                    solved, learnt, masks = planner.solved(judged, whole, of_weights)
+                if solved is not whole:
                     written = run_passes(solved, self._last(choice)).model
                     check_valid(analysis.inlined.model, written)
-        asked = {**options.to_json(), **request.to_json()}
-        made = plan or plans.make(analysis.trace, choice.rewrite, asked)
+        made = replace(made, masks=masks)
         outcome = Outcome(
             analysis=analysis,
             choice=choice,
@@ -334,7 +304,8 @@ class _Run:
             options=asked,
             input_shapes=options.input_shapes,
             input_values=options.input_values,
-            notes=self._notes(choice) + judged.missed,
+            notes=self._notes(choice) + judged.missed + of_weights.notes,
+            zeros=self._zeros(written, masks, judged=learnt is not None) if of_weights else None,
             seconds=watch.seconds,
             search=found.report if found else None,
         )
@@ -358,6 +329,16 @@ class _Run:
         if found is not None:
             return found.made.judged
         return planner.chosen(request) if plan is None else Judged(self._planned(plan, where))
+
+    def _zeros(self, written: Model, masks: Masks, *, judged: bool) -> ZerosProof:
+        """That zeros are; and what they cost, unless it was ``judged`` on samples."""
+        proven = prove_zeros(written, masks)
+        if judged or not self.options.check_n or self.analysis.severed.foreign:
+            return proven
+        shapes = self.analysis.trace.shapes
+        on = On(shapes.inputs, None, self.options.check_n, self.options.seed, shapes.draws)
+        found = apart(self.analysis.inlined.model, written, shapes.inputs, shapes.shape, on, self.watch.announce)
+        return replace(proven, outputs=found.outputs)
 
     def _planned(self, plan: Plan, where: str) -> Choice:
         dead, rewrite = plans.apply(self.analysis.trace, plan, where)

@@ -8,11 +8,14 @@ sum the original's,
     W' = argmin |Y - X W'|^2 + k |W' - W|^2       by ridge regression (`onnxprune.calibration.least_squares`)
 
 with k chosen on held-out samples. Where that does not lessen the error on held-out samples, the layer stays as it is.
+What else is asked of the weights (`onnxprune.constraints`) is asked here, so that layers behind make up for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,8 @@ from numpy.typing import NDArray
 from onnxprune.calibration.gram_matrices import Observations, Product, as_float, products
 from onnxprune.calibration.least_squares import Moments
 from onnxprune.calibration.piecewise_replay import Replay
+from onnxprune.constraints.patterns import Mask
+from onnxprune.constraints.zeros import Zeros
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.labels import Alive
 from onnxprune.labels.rewrite import alive_of
@@ -46,6 +51,8 @@ class Fit:
     before: float
     after: float
     ridge: float | None  # None: left as it was
+    weight: str = ""
+    mask: Mask | None = field(default=None, repr=False)  # of the weight: false where zero was asked for
 
     def __str__(self) -> str:
         return f"solved {self.node} anew: held-out error {self.before:.2e} -> {self.after:.2e}"
@@ -56,6 +63,7 @@ class Compensate:
     """Refit every matrix product behind removed channels to what ``seen`` holds of the original.
 
     ``rows``: of each product, about so many for each column, and thousands at least; all there are without it.
+    ``asked``: what is asked of the weights of nodes, by label, beside; they are solved again whatever comes of it.
     """
 
     trace: Trace = field(repr=False)
@@ -64,6 +72,7 @@ class Compensate:
     progress: Progress = field(default=silent, repr=False)
     ridges: tuple[float, ...] = RIDGES
     rows: int | None = None
+    asked: Mapping[str, Zeros] = field(default_factory=dict, repr=False)
     name: str = "compensate"
 
     def run(self, model: Model) -> PassResult:
@@ -75,7 +84,7 @@ class Compensate:
     def fit(self, model: Model) -> tuple[list[Fit], Model]:
         """Each layer's fit, and the model."""
         every = products(model, self.trace.shapes.shape)
-        found = [p for p in every if p.node.label in self.seen.products and self._free(model, p)]
+        found = [p for p in every if p.node.label in self.seen.products and free(model, self.trace, p)]
         network = Replay(model, self.seen, self.trace.shapes.elem_type)
         alive = alive_of(self.trace, self.dead)
         fits = []
@@ -97,9 +106,14 @@ class Compensate:
             prior = np.concatenate([prior, column], axis=2)
         fit, held = self._moments(network, product, alive)
         before = held.error(prior)
-        best, after, ridge = prior, before, None
+        best, after, ridge, mask = prior, before, None, None
         if before > _EXACT:
-            best, after, ridge = self._nearest(fit, held, prior, before)
+            best, after, ridge = self._nearest(partial(fit.ridge, prior), held, prior, before)
+        if (zeros := self.asked.get(node.label)) is not None:
+            mask = zeros.chosen(fit, prior, ridge)
+            solver = zeros.solver(fit, prior, mask)
+            best, after, ridge = self._nearest(solver, held, solver(self.ridges[-1]), np.inf)
+            ridge = ridge or self.ridges[-1]
         if ridge is not None:
             columns = best[:, :, :-1] if product.form.bias else best
             constants = {node.inputs[1]: product.form.weight(columns.reshape(weight.shape)).astype(dtype)}
@@ -109,17 +123,19 @@ class Compensate:
                 name = node.inputs[2] if given else network.free_name(f"{node.inputs[1]}_bias")
                 place[name] = best[:, :, -1].reshape(-1).astype(dtype)
             network.give(constants, added, node.index)
-        return Fit(node.label, before, after, ridge)
+        if mask is not None:
+            mask = product.form.weight(mask.reshape(weight.shape))
+        return Fit(node.label, before, after, ridge, node.inputs[1], mask)
 
     def _nearest(
-        self, fit: Moments, held: Moments, prior: NDArray[Any], before: float
+        self, solve: Callable[[float], NDArray[Any] | None], held: Moments, prior: NDArray[Any], before: float
     ) -> tuple[NDArray[Any], float, float | None]:
         """Weights, their held-out error and their ridge: from the middle on, upwards or else down, while that helps."""
         best, least, ridge = prior, np.inf, None
         middle = len(self.ridges) // 2
         for side in (self.ridges[middle:], self.ridges[:middle][::-1]):
             for strength in side:
-                solved = fit.ridge(prior, strength)
+                solved = solve(strength)
                 if solved is None:
                     continue
                 if (error := held.error(solved)) >= least:
@@ -153,21 +169,25 @@ class Compensate:
             (held if part.held_out else fit).add(columns, target)
         return fit, held
 
-    def _free(self, model: Model, product: Product) -> bool:
-        """Whether weight and bias are this node's own, and its output has one label a channel."""
-        graph = model.graph
-        outside = {o.name for o in graph.outputs} | model.defaults
-        own = [n for n in product.node.inputs[1:3] if n]
-        layers = self.trace.tensors[product.target].layers
-        return all(n in graph.constants and len(graph.consumers[n]) == 1 and n not in outside for n in own) and all(
-            len(layer.axes) == 1 for layer in layers
-        )
-
     def _kept(self, product: Product, alive: Alive) -> NDArray[np.int64]:
-        """Which channels of the original's output there are in the pruned one's."""
-        tensor = self.trace.tensors[product.target]
-        layer = tensor.along(product.form.made)
-        size = tensor.shape[product.form.made]
-        if layer is None:
-            return np.arange(size)
-        return np.flatnonzero(np.broadcast_to(alive(layer.labels).reshape(-1), size))
+        return kept_along(self.trace, alive, product.target, product.form.made)
+
+
+def kept_along(trace: Trace, alive: Alive, tensor: str, axis: int) -> NDArray[np.int64]:
+    """Which channels of the original's ``tensor`` there are in the pruned one's."""
+    found = trace.tensors[tensor]
+    layer, size = found.along(axis), found.shape[axis]
+    if layer is None:
+        return np.arange(size)
+    return np.flatnonzero(np.broadcast_to(alive(layer.labels).reshape(-1), size))
+
+
+def free(model: Model, trace: Trace, product: Product) -> bool:
+    """Whether weight and bias are this node's own, and its output has one label a channel."""
+    graph = model.graph
+    outside = {o.name for o in graph.outputs} | model.defaults
+    own = [n for n in product.node.inputs[1:3] if n]
+    layers = trace.tensors[product.target].layers
+    return all(n in graph.constants and len(graph.consumers[n]) == 1 and n not in outside for n in own) and all(
+        len(layer.axes) == 1 for layer in layers
+    )

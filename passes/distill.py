@@ -40,13 +40,17 @@ _EPSILON = 1e-12  # below it a gradient is none: the loss is of the order of 1
 
 @dataclass(frozen=True)
 class Distill:
-    """Train for ``steps`` batches of ``seen``, which holds the original's outputs."""
+    """Train for ``steps`` batches of ``seen``, which holds the original's outputs.
+
+    Weights stay 0 where ``masks``, by name, are false.
+    """
 
     trace: Trace = field(repr=False)
     seen: Observations = field(repr=False)
     steps: int
     seed: int = 0
     progress: Progress = field(default=silent, repr=False)
+    masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict, repr=False)
     name: str = "distill"
 
     def run(self, model: Model) -> PassResult:
@@ -64,7 +68,8 @@ class Distill:
         if not weights or not outputs:
             raise OptionError("there is nothing to train", where="--recover", hint="leave it out")
         rng = np.random.default_rng(self.seed)
-        adam = _Adam({n: w.astype(np.float64) for n, w in weights.items()}, self.steps)
+        masks = {n: m for n, m in self.masks.items() if n in weights}
+        adam = _Adam({n: w.astype(np.float64) for n, w in weights.items()}, self.steps, masks)
         best, nearest, result = 0, self._distance(model), model
         queue: list[Part] = []
         with weight_gradients(model, weights, self.seen.feeds(parts[0]), outputs) as step:
@@ -104,10 +109,11 @@ def _directions(wanted: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[
 
 @dataclass
 class _Adam:
-    """``weights``, moved a step at a time."""
+    """``weights``, moved a step at a time, but for those that ``masks`` hold at 0."""
 
     weights: Weights
     steps: int
+    masks: Mapping[str, NDArray[np.bool_]]
     _number: int = 0
 
     def __post_init__(self) -> None:
@@ -126,4 +132,5 @@ class _Adam:
             self._second[name] += (1 - _DECAY[1]) * (g * g - self._second[name])
             mean = self._first[name] / (1 - _DECAY[0] ** self._number)
             size = np.sqrt(self._second[name] / (1 - _DECAY[1] ** self._number))
-            self.weights[name] = self.weights[name] - rate * self._size[name] * mean / (size + _EPSILON)
+            moved = self.weights[name] - rate * self._size[name] * mean / (size + _EPSILON)
+            self.weights[name] = np.where(self.masks[name], moved, 0.0) if name in self.masks else moved

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnxprune.calibration.original_observed import Lesson
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes import Compensate, Distill
+from onnxprune.passes.zeros import Asked, masked
 from onnxprune.progress import Progress
 from onnxprune.proof import distance_over_outputs as heldout
 from onnxprune.running.snr_and_cosine import OutputError
@@ -89,25 +91,34 @@ class Recovery:
         seen = self.lesson.seen.head(min(MOST, max(FEWEST, wanted)))
         return Compensate(self.trace, dead, seen, self.progress, TRIAL_RIDGES, PER_COLUMN).fit(pruned)[1]
 
-    def finished(self, pruned: Model, dead: Units, tried: tuple[Tried, ...]) -> tuple[Model, Learnt]:
-        """The model to write, and what is told of it; without what does not help held-out samples."""
+    def finished(
+        self, pruned: Model, dead: Units, tried: tuple[Tried, ...], asked: Asked
+    ) -> tuple[Model, Learnt, Mapping[str, NDArray[np.bool_]]]:
+        """The model to write, what is told of it, and the masks of its weights.
+
+        Without what does not help held-out samples, but with all that is ``asked`` of the weights.
+        """
         seen = self.lesson.seen
         before = after = heldout.measure(pruned, seen, "the pruned model")
-        result, solved, layers = pruned, 0, 0
+        result, solved, layers, masks = masked(pruned, asked.fixed), 0, 0, dict(asked.fixed)
         if self.compensate:
-            fits, result = Compensate(self.trace, dead, seen, self.progress).fit(pruned)
+            walk = Compensate(self.trace, dead, seen, self.progress, asked=asked.solved)
+            fits, result = walk.fit(result)
             solved, layers = sum(f.ridge is not None for f in fits), len(fits)
+            masks |= {f.weight: f.mask for f in fits if f.mask is not None}
+        if self.compensate or asked:
             after = heldout.measure(result, seen, "the compensated model")
-            if after.distance >= before.distance:
+            if after.distance >= before.distance and not asked:
                 result, solved, after = pruned, 0, before
         best = 0
         if self.steps:
-            best, result = Distill(self.trace, seen, self.steps, self.seed, self.progress).fit(result)
+            train = Distill(self.trace, seen, self.steps, self.seed, self.progress, masks)
+            best, result = train.fit(result)
             after = heldout.measure(result, seen, "the trained model")
         held = self.lesson.data.split()[1].chosen.tolist()
         by_sample = tuple(SampleError(*s) for s in zip(held, before.samples, after.samples, strict=True))
         count = sum(p.samples for p in seen.parts)
-        return result, Learnt(
+        learnt = Learnt(
             count,
             len(held),
             before.errors,
@@ -120,3 +131,4 @@ class Recovery:
             by_sample,
             self.lesson.data.drawn,
         )
+        return result, learnt, masks

@@ -38,6 +38,7 @@ SAYS = {
     " doctor": "rknn-toolkit2",
     " sensitivity ": "points in",
     " trials ": "trials, of which",
+    " sparsity sparse": "weights are zero",
 }
 OTHERS = {'pip install ".[test]"', "pytest"}  # .ci/run runs these two
 

@@ -10,6 +10,7 @@ from fixtures.skeleton import load_skeleton
 from onnxprune import pipeline
 from onnxprune.model import onnx_model as model
 from onnxprune.options import Options
+from onnxprune.report import model_reports
 from tests.models import too_new
 
 ZOO = sorted((Path(__file__).parents[1] / "fixtures" / "zoo").glob("*.onnx"))
@@ -35,7 +36,7 @@ def test_pruned_by_three_tenths(path: Path) -> None:
         assert report.achieved >= 0.3 or any(g.kept == 1 for g in report.groups)
     else:
         assert result.model.proto == loaded.proto
-        found = pipeline.inspect(loaded, input_shapes=options.input_shapes)
+        found = model_reports.inspect(loaded, input_shapes=options.input_shapes)
         assert found.held
         assert all(held.reasons for held in found.held)
 

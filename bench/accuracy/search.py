@@ -15,9 +15,9 @@ import numpy as np
 
 from bench.accuracy import cache, plans
 from bench.measure import publish
-from onnxprune.metric_options import Limit
 from onnxprune.search.curve import Point, find, taken
 from onnxprune.search.drop import Drop, Measurement, drop
+from onnxprune.widths.metric_options import Limit
 
 NETS = ("ResNet-20-0", "ResNet-20-1", "VGG-8-0", "VGG-8-1", "MobileNetV2-0", "MobileNetV2-1")
 SPLITS, DROPS, EVALUATIONS = 200, (0.01, 0.02), 8

@@ -91,10 +91,10 @@ class Product:
         return np.sort(rng.choice(there, count, replace=False)).astype(np.int64)
 
 
-def products(model: Model, shapes: Mapping[str, Shape]) -> list[Product]:
+def products(model: Model, shapes: Mapping[str, Shape], *, every: bool = False) -> list[Product]:
     """The matrix products of ``model`` whose weight is a constant in float, in order.
 
-    ``shapes``: of its tensors; constants have their own.
+    ``shapes``: of its tensors; constants have their own. ``every``: those too whose weights cannot be solved anew.
     """
     shapes = {**shapes, **{n: s for n, (_, s) in model.graph.constants.items()}}
     found = []
@@ -107,10 +107,10 @@ def products(model: Model, shapes: Mapping[str, Shape]) -> list[Product]:
         with Naming(node, model.path or ""):
             form = rule.linear(node, inputs)
         array = model.array(node.inputs[1])
-        if form is None or array.dtype.kind != "f" or not _plain(node, form, len(shapes[node.inputs[0]])):
+        if form is None or array.dtype.kind != "f" or not array.size:
             continue
         groups, outputs, channels, taps = form.matrix(array).shape
-        if channels * taps <= MOST_COLUMNS:
+        if every or (_plain(node, form, len(shapes[node.inputs[0]])) and channels * taps <= MOST_COLUMNS):
             found.append(Product(node, form, groups, outputs, channels, taps, _beside(model.graph, node, shapes)))
     return found
 

@@ -10,7 +10,7 @@ W' G W alone, which is small where a layer has more outputs than inputs (a class
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -43,6 +43,36 @@ def felt(
     Raises OptionError where there are no gradients.
     """
     products = {label: w.product for label, w in weights.items()}
+    squares = {label: w.squares for label, w in weights.items()}
+    total = _summed(trace, products, squares, data, seed, progress)
+    return {label: w.felt(total[label]) for label, w in weights.items()}
+
+
+def felt_rows(
+    trace: Trace, products: Mapping[str, Product], data: CalibrationSet, seed: int, progress: Progress
+) -> dict[str, Float]:
+    """The diagonal of G of each product [groups, outputs]: what an error of each output counts.
+
+    Raises OptionError where there are no gradients.
+    """
+
+    def squares(product: Product, gradient: NDArray[Any]) -> Float:
+        last = np.moveaxis(gradient, product.form.made, -1).reshape(-1, product.groups, product.outputs)
+        return np.asarray(np.square(last, dtype=np.float64).sum(axis=0))
+
+    each = {label: partial(squares, p) for label, p in products.items()}
+    return _summed(trace, products, each, data, seed, progress)
+
+
+def _summed(
+    trace: Trace,
+    products: Mapping[str, Product],
+    squares: Mapping[str, Callable[[NDArray[Any]], Float]],
+    data: CalibrationSet,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Float]:
+    """``squares`` of the gradients at every product, summed over rows, for a sample and an element of the outputs."""
     wanted = samples_for(ROWS, products.values(), trace.shapes.shape)
     data = data.head(min(MOST, max(FEWEST, wanted)))
     size = data.run_size(batch_size(trace.model.graph, trace.shapes.shape, _COPIES))
@@ -56,9 +86,9 @@ def felt(
     batches = counted(directed, "gradients on calibration data", data.runs(size), progress)
     total: dict[str, Any] = dict.fromkeys(products, 0.0)
     for gradients in gate_gradients(part, batches, str(trace.model.path or "model")):
-        for label, weighed in weights.items():
-            total[label] = total[label] + weighed.squares(gradients[weighed.product.target])
-    return {label: w.felt(total[label] / (data.count * elements)) for label, w in weights.items()}
+        for label, product in products.items():
+            total[label] = total[label] + squares[label](gradients[product.target])
+    return {label: np.asarray(sums / (data.count * elements)) for label, sums in total.items()}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ PRUNE: Mapping[str, Sequence[str]] = {
         "dtype", "lossless", "importance", "scope", "ratio_for", "max_ratio", "flops_reg", "fuse_bn", "plan_path",
         "custom", "remove", "keep", "outputs", "keep_outputs",
     ),
+    "Zeros": ("sparsity", "pattern", "sparsity_for", "sparsity_scope", "sparsity_criterion", "mask"),
     "Calibration data": (
         "samples", "mean", "std", "layout", "color", "input_range", "compensate", "recover", "input_values",
     ),

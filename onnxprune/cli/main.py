@@ -18,6 +18,8 @@ from onnxprune.cli.commands.inspect import inspect
 from onnxprune.cli.commands.prune import prune
 from onnxprune.cli.commands.rknn import rknn
 from onnxprune.cli.commands.sensitivity import sensitivity
+from onnxprune.cli.commands.sparsify import sparsify
+from onnxprune.cli.commands.sparsity import sparsity
 from onnxprune.cli.commands.targets import targets
 from onnxprune.cli.commands.trials import trials
 from onnxprune.cli.error_messages import error_message
@@ -63,7 +65,19 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(ExitCode.USAGE)
 
 
-for command in (prune, inspect, diff, advise, sensitivity, trials, rknn, targets, doctor):
+for command in (
+    prune,
+    sparsify,
+    inspect,
+    sensitivity,
+    sparsity,
+    trials,
+    diff,
+    advise,
+    rknn,
+    targets,
+    doctor,
+):
     cli.add_command(command)
 
 

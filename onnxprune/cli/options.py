@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import click
 
 from onnxprune.calibration.data_options import NO_DATA, Data
-from onnxprune.metric_options import MetricOptions, SensitivityOptions
 from onnxprune.option_declarations import Flag, flags
 from onnxprune.options import ApplyOptions, Options
+from onnxprune.widths.metric_options import MetricOptions, SensitivityOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -168,7 +168,7 @@ def checking(*, proven: bool) -> Callable[[Callable[..., Any]], Callable[..., An
             require = tuple(Requirement.parse(text) for text in given.pop("require"))
             return function(*args, ci=Checking(Gates(**limits, require=require), junit, summary), **given)
 
-        sizes = "params, macs, bytes, channels or cycles" if proven else "params, macs or bytes"
+        sizes = "params, macs, bytes, channels, cycles or sparsity" if proven else "params, macs or bytes"
         for option in reversed([*([_REWRITE] if proven else []), *_LIMITS, _require(sizes), *_FILES]):
             collected = option(collected)
         return collected

@@ -8,8 +8,11 @@
         "conv1.weight": [{"axis": 0, "size": 64, "keep": [0, 2, 3, ...]}],
         "conv2.weight": [{"axis": 1, "size": 32, "blocks": 2, "keep": [[...], [...]]}]   # each block of axis 0 its own
       },
-      "copies": {"bias_1": {"of": "bias", "node": "conv3", "input": 2}}   # a vector whose uses are cut differently
+      "copies": {"bias_1": {"of": "bias", "node": "conv3", "input": 2}},  # a vector whose uses are cut differently
+      "masks": {"conv1.weight": {"shape": [...], "keep": "eJz..."}}       # version 2: which weights are not zero
     }
+
+A mask has the shape of the weight after the cut: base64 of zlib of numpy.packbits.
 
 The same lists cut a PyTorch state_dict: ``tensor.index_select(axis, keep)``. A plan can be applied again, to the same
 model or to one retrained with the same shapes.
@@ -17,7 +20,10 @@ model or to one retrained with the same shapes.
 
 from __future__ import annotations
 
+import base64
 import json
+import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +39,8 @@ from onnxprune.labels.rewrite import Rewrite, rewrite
 
 T = TypeVar("T")
 
-FORMAT, VERSION = "onnxprune-plan", 1
+#: The second version is for plans with masks, which who reads the first must not overlook.
+FORMAT, VERSION, WITH_MASKS = "onnxprune-plan", 1, 2
 
 
 @dataclass(frozen=True)
@@ -60,31 +67,58 @@ class AxisKept:
 
 @dataclass(frozen=True)
 class Plan:
-    """Kept positions by initializer name; ``copies``: new name -> (initializer, node, input position)."""
+    """Kept positions by initializer name; ``copies``: new name -> (initializer, node, input position).
+
+    ``masks``: by weight, in its shape after the cut, false where it is zero.
+    """
 
     model_name: str
     model_sha256: str
     options: Mapping[str, Any]
     initializers: Mapping[str, tuple[AxisKept, ...]] = field(repr=False)
     copies: Mapping[str, tuple[str, str, int]] = field(default_factory=dict, repr=False)
+    masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> str:
         """The file's text; the same plan gives the same text."""
         document = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": WITH_MASKS if self.masks else VERSION,
             "model": {"name": self.model_name, "sha256": self.model_sha256},
             "options": dict(self.options),
             "initializers": {n: [a.to_json() for a in axes] for n, axes in self.initializers.items()},
             "copies": {n: {"of": of, "node": node, "input": i} for n, (of, node, i) in self.copies.items()},
+            **({"masks": {n: _packed(m) for n, m in self.masks.items()}} if self.masks else {}),
         }
         return _compact(document) + "\n"
 
 
+_BY_NAME = ("initializers", "copies", "masks")
+
+
+def _packed(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    packed = zlib.compress(np.packbits(mask).tobytes(), 9)
+    return {"shape": list(mask.shape), "keep": base64.b64encode(packed).decode("ascii")}
+
+
+def _unpacked(entry: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """A mask from JSON. Raises ValueError where it is not as long as its shape says."""
+    shape = tuple(_of(int, n) for n in entry["shape"])
+    count = math.prod(shape)
+    opened = zlib.decompressobj()
+    try:
+        bits = opened.decompress(base64.b64decode(_of(str, entry["keep"])), count // 8 + 2)
+    except zlib.error:
+        raise ValueError("not a mask") from None
+    if min(shape, default=0) < 0 or len(bits) != -(-count // 8):
+        raise ValueError("not a mask of this shape")
+    return np.unpackbits(np.frombuffer(bits, np.uint8), count=count).astype(np.bool_).reshape(shape)
+
+
 def _compact(document: Mapping[str, Any]) -> str:
     """JSON with one line an initializer: readable, and diffs well."""
-    lines = [f'  "{k}": {json.dumps(v)}' for k, v in document.items() if k not in ("initializers", "copies")]
-    for key in ("initializers", "copies"):
+    lines = [f'  "{k}": {json.dumps(v)}' for k, v in document.items() if k not in _BY_NAME]
+    for key in (k for k in _BY_NAME if k in document):
         inner = ",\n".join(f"    {json.dumps(n)}: {json.dumps(v)}" for n, v in document[key].items())
         lines.append(f'  "{key}": {{\n{inner}\n  }}' if inner else f'  "{key}": {{}}')
     return "{\n" + ",\n".join(lines) + "\n}"
@@ -125,7 +159,7 @@ def load(path: Path) -> Plan:
     """Read a plan. Raises PlanError."""
     try:
         document = json.loads(path.read_bytes())
-        if document["format"] != FORMAT or document["version"] != VERSION:
+        if document["format"] != FORMAT or document["version"] not in (VERSION, WITH_MASKS):
             raise PlanError("is not a plan of a version that this onnxprune reads", where=str(path))
         return Plan(
             _of(str, document["model"]["name"]),
@@ -136,6 +170,7 @@ def load(path: Path) -> Plan:
                 for n, axes in document["initializers"].items()
             },
             {n: (_of(str, c["of"]), _of(str, c["node"]), _of(int, c["input"])) for n, c in document["copies"].items()},
+            {n: _unpacked(entry) for n, entry in document.get("masks", {}).items()},
         )
     except OSError as error:
         raise PlanError(f"cannot read the plan: {error.strerror}", where=str(path)) from None

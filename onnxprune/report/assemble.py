@@ -24,8 +24,10 @@ from onnxprune.model.onnx_model import Model
 from onnxprune.passes.recover import Learnt
 from onnxprune.proof.exact import Proof
 from onnxprune.proof.unrounded_quantized import Steps
+from onnxprune.proof.weights import ZerosProof
 from onnxprune.report import structure
 from onnxprune.report.run_report import GroupReport, Report, SizeReport
+from onnxprune.report.sparsity import sparsity_of
 from onnxprune.report.weights_accounted import account, first_reasons
 from onnxprune.running import tried_input_shapes
 from onnxprune.running.unknown_operators import Severed
@@ -40,7 +42,7 @@ class Outcome:
 
     ``planned``: whether a saved plan was applied. ``request``, ``options``, ``input_shapes`` and
     ``input_values``: what was asked for.
-    ``notes``: what is to be said of the data, and of what was not tried.
+    ``notes``: what is to be said of the data, and of what was not tried. ``zeros``: that they are, where asked for.
     """
 
     analysis: Analysis
@@ -59,6 +61,7 @@ class Outcome:
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
     search: SearchReport | None = None
+    zeros: ZerosProof | None = None
 
 
 def report_of(outcome: Outcome) -> Report:
@@ -113,6 +116,8 @@ def report_of(outcome: Outcome) -> Report:
         parts=structure.parts(trace, groups, {i: groups.groups[i].width - n for i, n in removed.items()}),
         layers=structure.layers(trace.model.graph, trace.shapes.shape, outcome.pruned.graph, later, request.target),
         slices=structure.slices(trace, groups, outcome.plan),
+        zeros=outcome.zeros,
+        sparsity=sparsity_of(outcome.written, later) if outcome.zeros is not None else None,
     )
 
 

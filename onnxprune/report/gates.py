@@ -17,7 +17,7 @@ from onnxprune.report.run_report import Check, Report, SizeReport
 from onnxprune.running.snr_and_cosine import OutputError
 
 #: What --require may limit, by the name that --budget has for it.
-SIZES = ("channels", "params", "macs", "bytes", "cycles")
+SIZES = ("channels", "params", "macs", "bytes", "cycles", "sparsity")
 
 _REQUIREMENT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*")
 
@@ -26,7 +26,7 @@ _REQUIREMENT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*")
 class Requirement:
     """A size that must be at most (``<=``) or at least (``>=``) ``limit``.
 
-    That is a share of the original's, or, above 1, a number.
+    That is a share of the original's, or, above 1, a number; sparsity is zeros, as a share of the weights or a number.
     """
 
     size: str
@@ -70,11 +70,14 @@ class Measured:
         proof, learnt = report.proof, report.learnt
         sizes = (report.channels, report.parameters, report.macs, report.file_bytes)
         named = {**dict(zip(SIZES, sizes, strict=False)), **report.costs}
+        if report.sparsity is not None:
+            named["sparsity"] = SizeReport(report.sparsity.size, report.sparsity.zeros)
         if learnt is not None:
             outputs = learnt.final
             on = f"{learnt.held_out} held-out {'drawn inputs' if learnt.drawn else 'samples'}"
         else:
             outputs, on = (proof.pruning, f"{proof.samples} random inputs") if proof else ((), "")
+            outputs = report.zeros.outputs if report.zeros is not None else outputs
         if proof is None:
             return Measured(named, outputs, on)
         return Measured(named, outputs, on, proof.rewrite_error, (_proven(proof),))

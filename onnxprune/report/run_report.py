@@ -11,6 +11,8 @@ from typing import Any
 from onnxprune.model.graph import Shape
 from onnxprune.passes.recover import Learnt
 from onnxprune.proof.exact import Proof
+from onnxprune.proof.weights import ZerosProof
+from onnxprune.report.sparsity import Sparsity
 from onnxprune.search.smallest import SearchReport
 
 FORMAT, VERSION = "onnxprune-report", 1
@@ -115,7 +117,8 @@ class Report:
     """One run of `prune`. Shares are of prunable channels; ``lossless``: how many of those removed nobody misses.
 
     ``costs``: by cost model, what a target or a budget makes interesting: cycles, activations. ``checks``: the proof
-    and what else the result had to hold. ``seconds`` by stage.
+    and what else the result had to hold. ``seconds`` by stage. ``zeros``: what was asked of weights, and
+    ``sparsity`` the zeros that there are, where something was asked.
     """
 
     model: str
@@ -143,6 +146,8 @@ class Report:
     command: str = ""  # the command line that makes it again
     costs: Mapping[str, SizeReport] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
+    zeros: ZerosProof | None = None
+    sparsity: Sparsity | None = field(default=None, repr=False)
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -167,8 +172,10 @@ class Report:
                     if value is None
                     else {**asdict(value), "rewrite_error": value.rewrite_error, "inside_error": value.inside_error}
                 )
-            elif name in ("learnt", "search"):
+            elif name in ("learnt", "search", "zeros", "sparsity"):
                 value = None if value is None else asdict(value)
+                if value is None and name in ("zeros", "sparsity"):
+                    continue
             document[name] = value
         return _text(plain(document)) + "\n"
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.metric_options import Limit
+from onnxprune.widths.metric_options import Limit
 
 #: Draws of the bootstrap.
 _DRAWS = 200

@@ -18,12 +18,12 @@ import numpy as np
 
 from onnxprune import scratch
 from onnxprune.errors import MetricError, OnnxPruneError
-from onnxprune.metric_options import MetricSource, name_of
 from onnxprune.model import files
 from onnxprune.model.onnx_model import Model
 from onnxprune.plugins import user_function
 from onnxprune.running import session as runtime
 from onnxprune.search.drop import Measurement
+from onnxprune.widths.metric_options import MetricSource, name_of
 
 _GIVES = "it returns a number, one a sample, or (parts, combine)"
 

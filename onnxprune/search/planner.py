@@ -22,18 +22,22 @@ from onnxprune.importance import criteria
 from onnxprune.importance.criterion import Scorer, Subject
 from onnxprune.labels.analysis import Analysis
 from onnxprune.labels.lossless_removal import same_after
+from onnxprune.labels.plan_file import Plan
 from onnxprune.labels.rewrite import alive_of
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.passes import FuseBatchNorm, Pass, PassResult, RemoveBranches, RemoveChannels, RestoreBranches
 from onnxprune.passes import run as run_passes
 from onnxprune.passes.recover import Learnt, Recovery
+from onnxprune.passes.zeros import Asked, Deciding, Masks, masked
 from onnxprune.progress import Progress
 from onnxprune.widths import plan_contest
 from onnxprune.widths.choose_channels import Choice, choose
 from onnxprune.widths.named_channels import Rows
 from onnxprune.widths.plan_contest import Judged, Way
 from onnxprune.widths.request import Request
+
+_NOTHING = Asked()
 
 
 @dataclass(frozen=True)
@@ -87,19 +91,21 @@ class Planner:
         """A plan, and its model. Raises OptionError where what is asked for cannot be had."""
         judged = self.chosen(request)
         _, whole = self.cut(judged.best, lossless=self.options.lossless)
-        return Made(request, judged, *self.solved(judged, whole))
+        model, learnt, _ = self.solved(judged, whole)
+        return Made(request, judged, model, learnt)
 
     def left(self, cost: CostModel, choice: Choice) -> float:
         """The share of ``cost`` that a choice leaves."""
         trace = self.analysis.trace
         return cost_of(trace, cost, choice.dead) / cost_of(trace, cost, np.zeros(0, np.int64))
 
-    def cut(self, choice: Choice, *, lossless: bool) -> tuple[PassResult, Model]:
+    def cut(self, choice: Choice, *, lossless: bool, weighed: bool = False) -> tuple[PassResult, Model]:
         """The model without what ``choice`` takes: as it was run on labels, and with its branches.
 
-        ``lossless``: branches go of which nothing is left.
+        ``lossless``: branches go of which nothing is left; ``weighed``: something is asked of the weights that stay.
         """
-        done = run_passes(self.analysis.trace.model, self._steps(choice, lossless=lossless))
+        touched = len(choice.groups) > 0 or weighed
+        done = run_passes(self.analysis.trace.model, self._steps(choice, lossless=lossless) if touched else [])
         return done, run_passes(done.model, [RestoreBranches(self.analysis.flat)]).model
 
     def recovery(self, lesson: Lesson) -> Recovery:
@@ -107,11 +113,26 @@ class Planner:
         options = self.options
         return Recovery(self.analysis.trace, lesson, options.compensate, options.recover, options.seed, self.progress)
 
-    def solved(self, judged: Judged[Choice], whole: Model) -> tuple[Model, Learnt | None]:
-        """``whole`` with its weights solved anew where that helps, and what is told of it; None without data."""
-        if self.lesson is None or not len(judged.best.groups):
-            return whole, None
-        return self.recovery(self.lesson).finished(whole, judged.best.dead, judged.tried)
+    def asked(self, whole: Model, choice: Choice, made: Plan, plan: Plan | None) -> Asked:
+        """What is asked of the weights that stay: by ``plan``, or by the options for the plan that was ``made``."""
+        options, lesson = self.options, self.lesson if self.options.compensate else None
+        deciding = Deciding(self.analysis.trace, choice.dead, lesson, options.seed, self.progress)
+        if plan is not None:
+            return deciding.again(whole, plan.masks) if plan.masks else Asked()
+        return deciding.decide(whole, options.zeros, made) if options.zeros is not None else Asked()
+
+    def solved(
+        self, judged: Judged[Choice], whole: Model, asked: Asked = _NOTHING
+    ) -> tuple[Model, Learnt | None, Masks]:
+        """``whole`` with its weights solved anew where that helps, what is told of it, and the masks of its weights.
+
+        Without data nothing is told, and weights are what is ``asked``.
+        """
+        if self.lesson is None:
+            return masked(whole, asked.fixed), None, asked.fixed
+        if not len(judged.best.groups) and not asked:
+            return whole, None, {}
+        return self.recovery(self.lesson).finished(whole, judged.best.dead, judged.tried, asked)
 
     @cached_property
     def _subject(self) -> Subject:
@@ -139,9 +160,7 @@ class Planner:
         return self.recovery(self.lesson).distance(whole, choice.dead)
 
     def _steps(self, choice: Choice, *, lossless: bool) -> list[Pass]:
-        """What is done to the model: nothing at all where nothing can be pruned."""
-        if not len(choice.groups):
-            return []
+        """What is done to the model; ``lossless``: branches go of which nothing is left."""
         keep = self.analysis.flat.inner() | {n.outputs for n in self.analysis.severed.gone}
         fuse = [FuseBatchNorm(keep)] if self.options.fuse_bn else []
         branches: list[Pass] = []

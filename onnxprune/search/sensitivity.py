@@ -17,7 +17,6 @@ from onnxprune.calibration.gram_matrices import spilling
 from onnxprune.errors import OptionError
 from onnxprune.labels.analysis import matches, units_of
 from onnxprune.labels.groups import Group
-from onnxprune.metric_options import Limit, MetricSource, name_of
 from onnxprune.model.onnx_model import Model
 from onnxprune.progress import Progress
 from onnxprune.search.drop import Drop, Measurement, drop
@@ -25,6 +24,7 @@ from onnxprune.search.metrics import Metric, alike
 from onnxprune.search.planner import Planner
 from onnxprune.search.smallest import metric_of
 from onnxprune.search.trials import Keys, Table
+from onnxprune.widths.metric_options import Limit, MetricSource, name_of
 from onnxprune.widths.plan_contest import Way
 
 #: What is measured where no metric is named, and the ratios.

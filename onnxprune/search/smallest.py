@@ -17,7 +17,6 @@ from onnxprune.cost.chips import Milliseconds
 from onnxprune.cost.macs_and_bytes import COSTS, CostModel
 from onnxprune.cost.sizes import cost_of
 from onnxprune.errors import KeptError, MetricError, OptionError
-from onnxprune.metric_options import Limit, MetricSource
 from onnxprune.options import Options
 from onnxprune.plugins import is_code
 from onnxprune.progress import Progress
@@ -28,6 +27,7 @@ from onnxprune.search.planner import Made, Planner
 from onnxprune.search.ready import ReadyMetric, ready
 from onnxprune.search.trials import Keys, Table
 from onnxprune.widths.budget import Budget
+from onnxprune.widths.metric_options import Limit, MetricSource
 from onnxprune.widths.request import Request
 
 

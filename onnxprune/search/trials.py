@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import DataError, OptionError, OutputError
-from onnxprune.metric_options import MetricOptions
 from onnxprune.search.metrics import Metric, UserMetric
 from onnxprune.search.planner import Planner
+from onnxprune.widths.metric_options import MetricOptions
 
 FORMAT = "onnxprune-trial"
 

@@ -74,14 +74,20 @@ def asked(
     budget: str | Budget | None,
     importance: str | None,
     judged: bool,
+    weights: bool = False,
     **given: Any,
 ) -> Request:
-    """The request of these options. ``judged``: whether there is data to judge plans by. Raises OptionError."""
+    """The request of these options. ``judged``: whether there is data to judge plans by. Raises OptionError.
+
+    ``weights``: whether something is asked of weights, so that channels go only where that is asked too.
+    """
     if ratio is not None and budget is not None:
         raise OptionError("is instead of --ratio", where="--budget", hint="give one of them")
     priced = costs(target, dtype) if target is None or isinstance(target, str) else target
     limit = Budget.parse(budget, priced) if isinstance(budget, str) else budget
-    share = ratio if ratio is not None else 0.0 if given["lossless"] else 0.3
+    share = ratio if ratio is not None else 0.0 if given["lossless"] or weights else 0.3
+    chosen = share > 0 or limit is not None or bool(given["ratio_for"])
+    judged = judged and (chosen or not weights)  # where no channel goes there is nothing to judge
     ways = plan_contest.ways(importance, given["scope"], judged=judged, priced=limit is not None and priced is not None)
     return Request(ratio=share, target=priced, budget=limit, ways=ways, **given)
 

@@ -61,7 +61,7 @@ MISSPELT = (
     Misspelt(["chain.onnx", "--importance", "fgpm"], "did you mean fpgm?"),
     Misspelt(["chain.onnx", "--importance", "zzz"], "l1, l2, fpgm"),
     Misspelt(["chain.onnx", "--budget", "mac=0.5"], "did you mean macs?"),
-    Misspelt(["chain.onnx", "--require", "parms<=0.5"], "did you mean params?"),
+    Misspelt(["chain.onnx", "--require", "parms<=0.5"], "did you mean params"),
     Misspelt(["chain.onnx", "--input-shape", "image:1,3,8,8"], "inputs: x"),
     Misspelt(["advise", "chain.onnx", "--target", "rk3855"], "did you mean rk3588"),
 )

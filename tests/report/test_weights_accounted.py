@@ -8,6 +8,7 @@ from onnx import ModelProto, helper
 from onnxprune import pipeline
 from onnxprune.model.onnx_model import from_proto
 from onnxprune.options import Options
+from onnxprune.report import model_reports
 from onnxprune.report.weights_accounted import in_words
 from tests.models import build, too_new
 from tests.rows import ROWS, Row
@@ -26,7 +27,7 @@ def test_parts_add_up_to_the_model(row: Row) -> None:
     proto = row.model()
     if reason := too_new(proto, row.shapes):
         pytest.skip(reason)
-    found = pipeline.inspect(from_proto(proto), input_shapes=row.shapes)
+    found = model_reports.inspect(from_proto(proto), input_shapes=row.shapes)
     assert sum(n.parameters for n in found.nodes) == found.cost.parameters
     assert sum(n.macs or 0 for n in found.nodes) == found.cost.macs
     assert len({n.node for n in found.nodes}) == len(found.nodes)
@@ -35,7 +36,7 @@ def test_parts_add_up_to_the_model(row: Row) -> None:
 
 
 def test_an_operator_that_nobody_understands_is_named_with_its_weights() -> None:
-    found = pipeline.inspect(from_proto(build(FOREIGN)))
+    found = model_reports.inspect(from_proto(build(FOREIGN)))
     states = {n.node: (n.state, n.parameters, n.macs) for n in found.nodes}
     assert states["Mystery:g"] == ("not understood", 64, None)
     assert states["Conv:h"][0] == "held"
@@ -44,7 +45,7 @@ def test_an_operator_that_nobody_understands_is_named_with_its_weights() -> None
 
 def test_weights_that_no_node_reads_are_counted() -> None:
     text = "(float[2,6] x) => (float[2,5] y) <float[6,8] w0, float[8,5] w9> { h = MatMul(x, w0)\ny = MatMul(h, w9) }"
-    found = pipeline.inspect(from_proto(unread(build(text))))
+    found = model_reports.inspect(from_proto(unread(build(text))))
     assert [(n.state, n.parameters) for n in found.nodes] == [("prunable", 48), ("prunable", 40), ("unread", 7)]
 
 

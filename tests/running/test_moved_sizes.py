@@ -7,6 +7,7 @@ from onnx import ModelProto
 from onnxprune import pipeline
 from onnxprune.model.onnx_model import from_proto
 from onnxprune.options import Options
+from onnxprune.report import model_reports
 from tests.models import build
 from tests.rows import ROWS
 
@@ -63,7 +64,7 @@ def test_a_product_of_channels_and_a_dynamic_size_says_what_to_do() -> None:
       y = Conv(g, w9) }"""
     proto = build(text)
     assert pruned(proto, ratio=0.5).report.channels.before == 0
-    held = pipeline.inspect(from_proto(proto), input_shapes=SHAPES).held
+    held = model_reports.inspect(from_proto(proto), input_shapes=SHAPES).held
     (why,) = [h.reasons[0] for h in held if h.node == "Conv:h"]
     assert "'Mul:p' computes its size 'p' from channels and from a dynamic size" in why
     assert "with that size fixed" in why

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxprune.errors import OptionError
-from onnxprune.metric_options import Limit
 from onnxprune.search.drop import Measurement, drop
+from onnxprune.widths.metric_options import Limit
 
 
 def limit(**given: Any) -> Limit:

@@ -24,11 +24,11 @@ def advise(model: Path, target: str, dtype: str | None, json_path: Path | None, 
     Channels that are computed but do not exist, layers that fall to the CPU, parts of Concat and Split that are
     copied, and widths just above an edge, where few channels cost much.
     """
-    from onnxprune import pipeline
     from onnxprune.cli.printing import table_style
     from onnxprune.cli.printing import target as render_target
     from onnxprune.cost import chips as targets
     from onnxprune.model import files
+    from onnxprune.report import model_reports
 
     chip = targets.find(target)
     costs = targets.Cycles.of(chip, dtype)
@@ -37,7 +37,7 @@ def advise(model: Path, target: str, dtype: str | None, json_path: Path | None, 
         files.ensure_writable([json_path], keep=model)
     with table_style.status() as announce:
         announce("analyse")
-        found = pipeline.advise(loaded, costs, operators=given.pop("custom"), progress=announce, **given)
+        found = model_reports.advise(loaded, costs, operators=given.pop("custom"), progress=announce, **given)
     if json_path is not None:
         files.write({json_path: found.to_json()})
     table_style.show(render_target.advice_text(found, verbose=verbose))

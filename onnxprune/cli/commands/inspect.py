@@ -19,17 +19,17 @@ from onnxprune.cli.config_file import informed
 @shared.bounded
 def inspect(model: Path, json_path: Path | None, *, verbose: bool, **given: Any) -> None:
     """Show what of MODEL could be pruned, and what could not, by which node and why."""
-    from onnxprune import pipeline
     from onnxprune.cli.printing import report_tables as render
     from onnxprune.cli.printing import table_style
     from onnxprune.model import files
+    from onnxprune.report import model_reports
 
     loaded = files.load(model)
     if json_path is not None:
         files.ensure_writable([json_path], keep=model)
     with table_style.status() as announce:
         announce("analyse")
-        found = pipeline.inspect(loaded, operators=given.pop("custom"), **given)
+        found = model_reports.inspect(loaded, operators=given.pop("custom"), **given)
     if json_path is not None:
         files.write({json_path: found.to_json()})
     table_style.show(render.inspection_text(found, verbose=verbose))

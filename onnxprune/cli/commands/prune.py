@@ -23,7 +23,16 @@ if TYPE_CHECKING:
 @configured(read, "Take options from this file. [default: onnxprune.toml or pyproject.toml here]")
 @shared.of_prune
 @shared.bounded
-def prune(
+def prune(**given: Any) -> None:
+    """Remove channels from MODEL and write the smaller model.
+
+    Every run proves that the result equals MODEL with the removed channels at zero; where that fails, no model is
+    written.
+    """
+    run(**given)
+
+
+def run(
     model: Path | None,
     output: Path | None,
     plan_path: Path | None,
@@ -39,11 +48,7 @@ def prune(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Remove channels from MODEL and write the smaller model.
-
-    Every run proves that the result equals MODEL with the removed channels at zero; where that fails, no model is
-    written.
-    """
+    """What the command does, and those that are short for it."""
     if model is None:
         raise click.UsageError("Missing argument 'MODEL'.")
     from onnxprune import pipeline

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from onnxprune.cli.printing.search import searched
-from onnxprune.cli.printing.table_style import table
+from onnxprune.cli.printing.sparsity_tables import zeros_said
+from onnxprune.cli.printing.table_style import shortened, table
 from onnxprune.errors import thousands
 from onnxprune.labels.plan_file import AxisKept, Plan
 from onnxprune.model.onnx_model import Model
@@ -37,7 +38,7 @@ def report_text(report: Report, beside: Mapping[str, str]) -> list[str]:
     asked = not report.options.get("budget")  # which says nothing of single groups
     rows = [
         (
-            _short(g.name),
+            shortened(g.name),
             str(g.width),
             str(g.kept),
             *([f"{100 * g.asked:.1f} %"] if asked else []),
@@ -84,6 +85,7 @@ def _verdict(report: Report) -> Iterator[str]:
         for error in proof.pruning:
             figures = f"cosine {error.cosine:.4f}, SNR {error.snr_db:.1f} dB, max abs {error.max_abs:.3g}"
             yield f"pruning error: '{error.name}' {figures}, on random inputs"
+    yield from zeros_said(report)
     if report.learnt is not None:
         yield from _learnt(report.learnt)
     if report.search is not None:
@@ -106,7 +108,7 @@ def _next(report: Report) -> str:
         return "other options, or another limit"
     if not report.output:
         return "the same without --dry-run writes the model"
-    if report.channels.after == report.channels.before:
+    if report.channels.after == report.channels.before and report.zeros is None:
         if any(g.note for g in report.groups):
             return "a smaller --align, or another --target: no width can be narrower and a multiple as these ask for"
         return "a larger --ratio or a --budget, or onnxprune inspect, which says what cannot be pruned and why"
@@ -152,11 +154,6 @@ def plan_text(plan: Plan, model: Model) -> str:
     return "\n".join([*lines, f"-{thousands(total)} parameters in all"])
 
 
-def _short(text: str, most: int = 64) -> str:
-    """A name or a reason with its middle left out where it is long: tf2onnx's names have hundreds of letters."""
-    return text if len(text) <= most else f"{text[: most // 3]}…{text[-(most - most // 3 - 1) :]}"
-
-
 def _gone(axis: AxisKept) -> str:
     return f"removed {axis.removed or 'none'}" + (" in its first block" if axis.keep.ndim > 1 and axis.removed else "")
 
@@ -169,7 +166,7 @@ def inspection_text(found: Inspection, *, verbose: bool) -> list[str]:
     """Groups, then what is held and why."""
     rows = [
         (
-            _short(g.name),
+            shortened(g.name),
             str(g.width),
             thousands(g.parameters),
             thousands(g.macs),
@@ -184,12 +181,12 @@ def inspection_text(found: Inspection, *, verbose: bool) -> list[str]:
     if verbose:
         parts.extend(f"{g.name}\n" + "\n".join(f"  {n}" for n in g.nodes) for g in found.groups)
     if found.held:
-        held = [(_short(h.node), f"{h.held} of {h.width}", _short(_first(h), _REASON)) for h in found.held]
+        held = [(shortened(h.node), f"{h.held} of {h.width}", shortened(_first(h), _REASON)) for h in found.held]
         header = ("node", "channels", "because")
         parts.append(table(header, held, right=frozenset({1}), title="cannot be pruned:"))
     listed = {h.node for h in found.held}
     others = [
-        (_short(n.node), thousands(n.parameters), n.state, _short(n.because, _REASON))
+        (shortened(n.node), thousands(n.parameters), n.state, shortened(n.because, _REASON))
         for n in found.nodes
         if n.state not in ("prunable", "unread") and n.node not in listed and (n.parameters > 1 or n.macs != 0)
     ]

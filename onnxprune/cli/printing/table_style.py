@@ -133,3 +133,8 @@ def status() -> Iterator[Progress]:
     for stage, spent in seconds.items():
         if stage:
             console.print(f"{stage:<{width}}  {spent:6.1f} s", style="dim", markup=False)
+
+
+def shortened(text: str, most: int = 64) -> str:
+    """A name or a reason with its middle left out where it is long: tf2onnx's names have hundreds of letters."""
+    return text if len(text) <= most else f"{text[: most // 3]}…{text[-(most - most // 3 - 1) :]}"

@@ -1,0 +1,120 @@
+"""How far a layer's output is from what it should be, as a function of its weights W [groups, m, n].
+
+    error(W) = sum_i r_i (w_i - v_i) H (w_i - v_i)'        V: the nearest weights there are; H: covariance and ridge
+
+which is what least squares with a pull (`onnxprune.calibration.least_squares`) comes to when W may not be V. The bias
+follows from W, and is not in it. ``r`` weighs rows by how far the model's outputs move with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from onnxprune.calibration.least_squares import Moments
+
+Float = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+#: What rounding leaves of a mean square, as sums are of products in single precision.
+_ROUNDING = 1e-5
+
+#: Multiplications that exact least squares may take; above, conjugate gradients come as near as `_STEPS` allow.
+_MOST_WORK, _STEPS, _DONE = 2e11, 60, 1e-20
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """``h`` [groups, n, n], ``best`` [groups, m, n], ``rows`` [groups, m]."""
+
+    h: Float = field(repr=False)
+    best: Float = field(repr=False)
+    rows: Float = field(repr=False)
+
+    @staticmethod
+    def of(moments: Moments, prior: Float, strength: float, rows: Float) -> Quadratic:
+        """Of moments with targets; ``prior`` and the bias in its last column, if any, as in `Moments.ridge`."""
+        solved = moments.ridge(prior, strength)
+        best = prior if solved is None else solved
+        if moments.bias:
+            best = best[:, :, :-1]
+        return Quadratic(damped(covariance(moments), strength), best, rows)
+
+    def error(self, w: Float) -> float:
+        """Of W."""
+        apart = w - self.best
+        return float(np.einsum("gmn,gmn,gm->", np.matmul(apart, self.h), apart, self.rows))
+
+    def on(self, mask: Mask, start: Float | None = None) -> Float:
+        """The W of the least error that is 0 where ``mask`` is false; from ``start`` on where it is not exact."""
+        counts = mask.sum(axis=2)
+        if start is None and float((counts.astype(np.float64) ** 3).sum()) / 3 < _MOST_WORK:
+            try:
+                return self._exactly(mask)
+            except scipy.linalg.LinAlgError:  # rounding made it indefinite: descending stops in time
+                pass
+        return self.descended(mask, np.where(mask, self.best if start is None else start, 0.0), _STEPS)
+
+    def _exactly(self, mask: Mask) -> Float:
+        aims = np.matmul(self.best, self.h)
+        found = np.zeros_like(self.best)
+        for group, h in enumerate(self.h):
+            for row, kept in enumerate(mask[group]):
+                own = np.flatnonzero(kept)
+                if not len(own):
+                    continue
+                factor = scipy.linalg.cho_factor(h[np.ix_(own, own)], lower=True, check_finite=False)
+                found[group, row, own] = scipy.linalg.cho_solve(factor, aims[group, row, own], check_finite=False)
+        return found
+
+    def descended(self, mask: Mask, start: Float, steps: int) -> Float:
+        """``start`` after so many steps of conjugate gradients on the mask, each row by itself."""
+        scale = 1 / np.maximum(np.diagonal(self.h, axis1=1, axis2=2), 1e-30)[:, None, :]
+        w = start.copy()
+        left = np.where(mask, np.matmul(self.best - w, self.h), 0.0)
+        towards = scaled = left * scale
+        size = (left * scaled).sum(axis=2, keepdims=True)
+        first = size
+        for _ in range(steps):
+            ahead = np.where(mask, np.matmul(towards, self.h), 0.0)
+            curved = (towards * ahead).sum(axis=2, keepdims=True)
+            fine = (curved > 0) & (size > _DONE * first)  # else it is there, or what is left is rounding
+            step = np.where(fine, size / np.where(fine, curved, 1.0), 0.0)
+            w += step * towards
+            left = left - step * ahead
+            scaled = left * scale
+            new = (left * scaled).sum(axis=2, keepdims=True)
+            towards = scaled + np.where(fine, new / np.where(fine, size, 1.0), 0.0) * towards
+            size = new
+        return w
+
+
+def covariance(moments: Moments) -> Float:
+    """Of the columns [groups, n, n], around their means where there is a bias that takes these."""
+    xx = moments.xx / max(moments.rows, 1)
+    if not moments.bias:
+        return xx
+    mean = xx[:, -1, :-1]
+    found = xx[:, :-1, :-1] - mean[:, :, None] * mean[:, None, :]
+    square = np.diagonal(xx, axis1=1, axis2=2)[:, :-1]
+    return np.asarray(found + _ROUNDING * square[:, :, None] * np.eye(found.shape[1]))
+
+
+def damped(h: Float, strength: float) -> Float:
+    """With ``strength`` times the mean of its diagonal on it, and a little where nothing comes in."""
+    mean = np.diagonal(h, axis1=1, axis2=2).mean(axis=1)
+    whole = float(mean.mean())
+    ridge = strength * mean + (_ROUNDING * whole if whole > 0 else 1.0)
+    return np.asarray(h + ridge[:, None, None] * np.eye(h.shape[1]))
+
+
+def with_bias(moments: Moments, w: Float) -> Float:
+    """W and, in a last column, the bias that is best for it, where there is one."""
+    if not moments.bias:
+        return w
+    x, y = moments.xx[:, -1, :-1] / moments.rows, moments.xy[:, -1, :] / moments.rows
+    bias = y - np.einsum("gmn,gn->gm", w, x)
+    return np.concatenate([w, bias[:, :, None]], axis=2)

@@ -1,0 +1,42 @@
+"""Zeros as a constraint on a layer: which weights they are, and the least squares of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from onnxprune.calibration.least_squares import Moments
+from onnxprune.constraints.masks import alternating
+from onnxprune.constraints.patterns import Mask, Pattern
+from onnxprune.constraints.quadratic import Float, Quadratic, with_bias
+
+#: The ridge by which masks are chosen where least squares without zeros did not choose one.
+RIDGE = 1e-3
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """A share of zeros in ``pattern``, or where ``mask`` [groups, m, n] is false, if it is given.
+
+    ``taps``: how many columns a channel has; ``rows`` [groups, m]: how much the error of each output counts.
+    """
+
+    pattern: Pattern
+    share: float
+    taps: int
+    rows: Float = field(repr=False)
+    mask: Mask | None = field(default=None, repr=False)
+
+    def chosen(self, fit: Moments, prior: Float, ridge: float | None) -> Mask:
+        """The mask, by what ``fit`` says of the layer; ``ridge``: what least squares without zeros took."""
+        if self.mask is not None:
+            return self.mask
+        return alternating(Quadratic.of(fit, prior, ridge or RIDGE, self.rows), self.pattern, self.share, self.taps)
+
+    def solver(self, fit: Moments, prior: Float, mask: Mask) -> Callable[[float], Float]:
+        """From the strength of a ridge to the weights and the bias."""
+
+        def solve(strength: float) -> Float:
+            return with_bias(fit, Quadratic.of(fit, prior, strength, self.rows).on(mask))
+
+        return solve

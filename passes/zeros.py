@@ -1,0 +1,346 @@
+"""Which weights become zero: how many in each layer, and, where the walk does not choose them, which.
+
+The shares of layers follow from curves, error against share of zeros, on what was seen of the original
+(`onnxprune.constraints.shares`); or from one ranking over the network; or they are the same everywhere. What is solved
+anew is left to `Compensate`, as `Asked.solved`; what cannot be (shared weights, no data) is `Asked.fixed`.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.calibration.gram_matrices import Product, products
+from onnxprune.calibration.original_observed import Lesson
+from onnxprune.calibration.output_curvature import felt_rows
+from onnxprune.constraints.masks import curve, sketched
+from onnxprune.constraints.patterns import Mask, Pattern
+from onnxprune.constraints.quadratic import Float, Quadratic, covariance, damped
+from onnxprune.constraints.request import ZerosRequest
+from onnxprune.constraints.shares import SHARES, Curve, spread
+from onnxprune.constraints.zeros import RIDGE, Zeros
+from onnxprune.errors import OptionError
+from onnxprune.labels.analysis import matches
+from onnxprune.labels.label_propagation import Trace
+from onnxprune.labels.plan_file import Plan
+from onnxprune.labels.rewrite import alive_of
+from onnxprune.model.edits import Edits
+from onnxprune.model.onnx_model import Model
+from onnxprune.passes.compensate import free, kept_along
+from onnxprune.plugins import user_function
+from onnxprune.progress import Progress
+from onnxprune.proof import distance_over_outputs as heldout
+
+#: How often curves are measured where the last shares are, and on how many samples.
+ROUNDS, SAMPLES = 2, 64
+
+Masks = Mapping[str, NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """``fixed``: masks by weight; ``solved``: by node label, what the walk is asked; ``notes``: who is left out."""
+
+    fixed: Masks = field(default_factory=dict, repr=False)
+    solved: Mapping[str, Zeros] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.fixed or self.solved)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A weight as [groups, outputs, channels, taps], and the first node that multiplies with it."""
+
+    product: Product
+    name: str
+    weight: Float = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Deciding:
+    """Decides for a ``model``, which is what is left of ``trace`` without the units ``dead``.
+
+    ``lesson``: what weights are solved anew by, None where they are not.
+    """
+
+    trace: Trace = field(repr=False)
+    dead: NDArray[np.int64] = field(repr=False)
+    lesson: Lesson | None
+    seed: int
+    progress: Progress = field(repr=False)
+
+    def again(self, model: Model, masks: Masks) -> Asked:
+        """What a plan has: these masks."""
+        layers = {la.name: la for la in self._layers(model)}
+        return self._asked(model, layers, {n: _matrix(layers[n], m) for n, m in masks.items() if n in layers}, {})
+
+    def decide(self, model: Model, request: ZerosRequest, plan: Plan) -> Asked:
+        """What ``request`` asks of ``model``, which ``plan`` was cut by. Raises OptionError."""
+        layers = {la.name: la for la in self._layers(model)}
+        given = {n: _matrix(layers[n], m) for n, m in _given(request.masks, layers, plan).items()}
+        shares: dict[str, float] = {}
+        for glob, share in request.own:
+            names = matches(self.trace, glob, "--sparsity-for")
+            shares |= {n: share for n, la in layers.items() if names & {n, la.product.node.label, la.product.target}}
+        open_ = {n: la for n, la in layers.items() if n not in given and n not in shares}
+        unfit = [n for n, la in {**open_, **{n: layers[n] for n in shares}}.items() if not _fits(request.pattern, la)]
+        notes = _left_out(layers, unfit, request.pattern)
+        for name in unfit:
+            shares[name] = 0.0
+        rest = {n: la for n, la in open_.items() if n not in unfit}
+        rows = self._rows(model, {n: la for n, la in layers.items() if n not in given and shares.get(n, 1.0) > 0})
+        masks = dict(given)
+        if request.criterion == "reconstruction":
+            shares |= self._shares(model, rest, rows, request)
+        elif request.share is not None:
+            scores = {n: _scores(la, request) for n, la in rest.items()}
+            if request.scope == "global" and request.pattern.share is None:
+                shares |= _ranked(scores, request.pattern, request.share)
+            else:
+                shares |= dict.fromkeys(rest, request.share)
+        chosen: dict[str, Zeros] = {}
+        for name, share in shares.items():
+            layer = layers[name]
+            if share <= 0:
+                continue
+            if request.criterion == "reconstruction" and name in rows:
+                chosen[name] = Zeros(request.pattern, share, layer.product.taps, rows[name])
+            else:
+                masks[name] = request.pattern.keep(_scores(layer, request), share)
+        asked = self._asked(model, layers, masks, chosen)
+        return Asked(asked.fixed, asked.solved, notes)
+
+    def _asked(
+        self, model: Model, layers: Mapping[str, _Layer], masks: Mapping[str, Mask], chosen: Mapping[str, Zeros]
+    ) -> Asked:
+        """``masks`` [groups, outputs, channels, taps] go to the walk where it can solve for the rest."""
+        solved = {layers[n].product.node.label: z for n, z in chosen.items()}
+        fixed = {}
+        for name, mask in masks.items():
+            layer = layers[name]
+            if self._solvable(model, layer):
+                flat = mask.reshape(*mask.shape[:2], -1)
+                zeros = Zeros(Pattern("given"), float(1 - mask.mean()), 1, np.ones(flat.shape[:2]), flat)
+                solved[layer.product.node.label] = zeros
+            else:
+                fixed[name] = layer.product.form.weight(mask)
+        return Asked(fixed, solved)
+
+    def _layers(self, model: Model) -> Iterator[_Layer]:
+        """Every weight once; but not those that a user may give in their place, or that are read as outputs."""
+        seen = model.defaults | {o.name for o in model.graph.outputs}
+        for product in products(model, self.trace.shapes.shape, every=True):
+            name = product.node.inputs[1]
+            if name not in seen:
+                seen = seen | {name}
+                yield _Layer(product, name, product.form.matrix(model.array(name).astype(np.float64)))
+
+    def _solvable(self, model: Model, layer: _Layer) -> bool:
+        known = self.lesson is not None and layer.product.node.label in self.lesson.seen.products
+        return known and free(model, self.trace, layer.product)
+
+    def _rows(self, model: Model, layers: Mapping[str, _Layer]) -> dict[str, Float]:
+        """What an error of each output [groups, outputs] counts, of layers that can be solved anew."""
+        found = {n: la for n, la in layers.items() if self._solvable(model, la)}
+        if self.lesson is None or not found:
+            return {}
+        own = {la.product.node.label: self.lesson.seen.products[la.product.node.label] for la in found.values()}
+        fit, _ = self.lesson.data.split()
+        try:
+            felt = felt_rows(self.trace, own, fit, self.seed, self.progress)
+        except OptionError:  # no gradients: relative to what the layer gives
+            felt = {la.product.node.label: self._relative(la) for la in found.values()}
+        alive = alive_of(self.trace, self.dead)
+        rows = {}
+        for name, layer in found.items():
+            kept = kept_along(self.trace, alive, layer.product.target, layer.product.form.made)
+            each = felt[layer.product.node.label].reshape(-1)[kept].reshape(layer.weight.shape[:2])
+            rows[name] = np.maximum(each, 1e-6 * max(float(each.mean()), 1e-30))
+        return rows
+
+    def _relative(self, layer: _Layer) -> Float:
+        assert self.lesson is not None
+        product = self.lesson.seen.products[layer.product.node.label]
+        weight = product.form.matrix(self.lesson.reference.array(product.node.inputs[1]).astype(np.float64))
+        h = damped(covariance(self.lesson.seen.moments[product.node.label]), RIDGE)
+        flat = weight.reshape(*weight.shape[:2], -1) if product.fine else weight.sum(axis=3)
+        energy = float(np.einsum("gmn,gmn->", np.matmul(flat, h), flat))
+        return np.full((product.groups, product.outputs), 1 / max(energy, 1e-30))
+
+    def _shares(
+        self, model: Model, layers: Mapping[str, _Layer], rows: Mapping[str, Float], request: ZerosRequest
+    ) -> dict[str, float]:
+        """The share of zeros of each layer that nothing else says one of."""
+        if request.share is None:
+            return {}
+        if request.scope == "layer" or request.pattern.share is not None:
+            return dict.fromkeys(layers, request.share)
+        own = {n: self._quadratic(la, rows[n]) for n, la in layers.items() if n in rows}
+        curves = {}
+        for done, (name, quadratic) in enumerate(own.items(), 1):
+            found = curve(quadratic, request.pattern, SHARES, _taps(layers[name], quadratic))
+            curves[name] = Curve(layers[name].weight.size, found)
+            self.progress("zeros of each layer", done, len(own))
+        shares = spread(curves, request.share)
+        for _ in range(ROUNDS):
+            curves = self._measured(model, {n: layers[n] for n in own}, own, curves, shares, request.pattern)
+            shares = spread(curves, request.share)
+        return {**dict.fromkeys(layers, request.share), **shares}
+
+    def _measured(
+        self,
+        model: Model,
+        layers: Mapping[str, _Layer],
+        quadratics: Mapping[str, Quadratic],
+        curves: Mapping[str, Curve],
+        shares: Mapping[str, float],
+        pattern: Pattern,
+    ) -> dict[str, Curve]:
+        """``curves``, each scaled to how far the outputs are when this layer alone has its share of zeros."""
+        assert self.lesson is not None
+        seen = self.lesson.seen.head(SAMPLES)
+        base = heldout.distance(model, seen, "the pruned model")
+        found = dict(curves)
+        for done, (name, layer) in enumerate(layers.items(), 1):
+            share = min(max(shares[name], SHARES[1]), SHARES[-1])
+            quadratic = quadratics[name]
+            (w,) = sketched(quadratic, pattern, [share], _taps(layer, quadratic))
+            if w.shape[1] > layer.weight.shape[1]:
+                groups, outputs, channels, taps = layer.weight.shape
+                w = w.reshape(groups, outputs, taps, channels).transpose(0, 1, 3, 2)
+            weight = layer.product.form.weight(w.reshape(layer.weight.shape)).astype(model.array(name).dtype)
+            apart = heldout.distance(model.apply(Edits(constants={name: weight})), seen, "the pruned model") - base
+            if (expected := curves[name].at(share)) > 0:
+                found[name] = curves[name].scaled(max(apart, 1e-3 * expected) / expected)
+            self.progress("zeros of each layer, measured", done, len(layers))
+        return found
+
+    def _quadratic(self, layer: _Layer, rows: Float) -> Quadratic:
+        """Of what stays of a layer, on what was seen of the original; taps are rows where moments are of channels."""
+        assert self.lesson is not None
+        product = self.lesson.seen.products[layer.product.node.label]
+        groups, outputs, channels, taps = layer.weight.shape
+        kept = kept_along(self.trace, alive_of(self.trace, self.dead), product.source, product.form.summed)
+        group, channel = np.divmod(kept.reshape(groups, channels), product.channels)
+        column = channel[:, :, None] * taps + np.arange(taps) if product.fine else channel[:, :, None]
+        column = column.reshape(groups, -1)
+        whole = covariance(self.lesson.seen.moments[product.node.label])
+        h = damped(whole[group[:, :1, None], column[:, :, None], column[:, None, :]], RIDGE)
+        weight = layer.weight
+        if not product.fine:
+            weight = weight.transpose(0, 1, 3, 2).reshape(groups, outputs * taps, channels, 1)
+            rows = rows.repeat(taps, axis=1)
+        return Quadratic(h, weight.reshape(*weight.shape[:2], -1), rows)
+
+
+def _taps(layer: _Layer, quadratic: Quadratic) -> int:
+    """Columns of a channel in ``quadratic``."""
+    return layer.product.taps if quadratic.h.shape[1] == layer.product.columns else 1
+
+
+def masked(model: Model, masks: Masks) -> Model:
+    """``model`` with zeros where ``masks`` are false, [shape of the weight]."""
+    zeroed = {n: model.changed(n, m.shape, partial(_where, m)) for n, m in masks.items()}
+    return model.apply(Edits(constants=zeroed)) if zeroed else model
+
+
+def _where(mask: NDArray[np.bool_], array: NDArray[Any]) -> NDArray[Any]:
+    return np.where(mask, array, np.zeros((), array.dtype))
+
+
+def _fits(pattern: Pattern, layer: _Layer) -> bool:
+    return pattern.fits(layer.weight.shape)
+
+
+def _left_out(layers: Mapping[str, _Layer], unfit: Sequence[str], pattern: Pattern) -> tuple[str, ...]:
+    if not unfit:
+        return ()
+    first = layers[unfit[0]].product.node.label
+    more = f" and {len(unfit) - 1} more" if len(unfit) > 1 else ""
+    why = f"channels in rows of {pattern.columns} are not theirs" if pattern.kept else "they have one output"
+    return (f"'{first}'{more} cannot hold the pattern {pattern.name}, and keep their weights: {why}",)
+
+
+def _scores(layer: _Layer, request: ZerosRequest) -> NDArray[np.floating[Any]]:
+    """One a weight, not negative, larger for what should stay."""
+    if request.criterion == "random":
+        return np.random.default_rng([request.seed, layer.product.node.index]).random(layer.weight.shape)
+    if request.criterion == "l2":
+        return np.asarray(layer.weight**2)
+    if request.criterion in ("l1", "reconstruction"):
+        return np.abs(layer.weight)
+    found = np.asarray(user_function(request.criterion, "--sparsity-criterion")(layer.weight), np.float64)
+    if found.shape != layer.weight.shape or not np.isfinite(found).all() or (found < 0).any():
+        what = f"must give numbers of at least 0 in shape {list(layer.weight.shape)} for '{layer.name}'"
+        raise OptionError(what, where="--sparsity-criterion")
+    return found
+
+
+def _ranked(scores: Mapping[str, NDArray[Any]], pattern: Pattern, share: float) -> dict[str, float]:
+    """Shares by one ranking over all layers, of weights, or of blocks by their mean."""
+    every = []
+    for score in scores.values():
+        kept = score
+        if pattern.name != "unstructured":
+            kept = _by_block(score, pattern)
+        every.append(kept.reshape(-1))
+    flat = np.concatenate(every) if every else np.zeros(0)
+    if not len(flat):
+        return {}
+    gone = np.zeros(len(flat), np.bool_)
+    gone[np.argsort(flat, kind="stable")[: round(share * len(flat))]] = True
+    parts = np.split(gone, np.cumsum([e.size for e in every])[:-1])
+    return {n: min(float(part.mean()), 1 - 1 / part.size) for n, part in zip(scores, parts, strict=True)}
+
+
+def _by_block(score: NDArray[Any], pattern: Pattern) -> NDArray[Any]:
+    """The mean score of the block that each weight is in."""
+    groups, outputs, channels, taps = score.shape
+    r, c = pattern.rows, pattern.columns or channels
+    pad = [(0, 0), (0, -outputs % r), (0, -channels % c), (0, 0)]
+    axes = (2, 4) if pattern.columns else (2, 4, 5)
+    sums = [
+        np.pad(a, pad).reshape(groups, -1, r, (channels + pad[2][1]) // c, c, taps).sum(axis=axes, keepdims=True)
+        for a in (score, np.ones_like(score))
+    ]
+    mean = np.broadcast_to(sums[0] / sums[1], (*sums[0].shape[:2], r, sums[0].shape[3], c, taps))
+    return np.asarray(mean.reshape(groups, outputs + pad[1][1], channels + pad[2][1], taps)[:, :outputs, :channels])
+
+
+def _matrix(layer: _Layer, mask: NDArray[np.bool_]) -> Mask:
+    return np.asarray(layer.product.form.matrix(mask))
+
+
+def _given(path: str, layers: Mapping[str, _Layer], plan: Plan) -> dict[str, NDArray[np.bool_]]:
+    """The masks of a file, cut as ``plan`` cuts the weights. Raises OptionError."""
+    if not path:
+        return {}
+    found = {}
+    try:
+        with np.load(path) as stored:
+            arrays = {n: stored[n] for n in stored.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        hint = "numpy.savez(path, **{weight: mask})"
+        raise OptionError(f"cannot read masks: {error}", where=path, hint=hint) from None
+    for name, array in arrays.items():
+        if name not in layers:
+            raise OptionError(f"'{name}' is no weight of a layer", where=path, hint="onnxprune sparsity lists them")
+        shape = layers[name].product.form.weight(layers[name].weight).shape
+        mask = array != 0
+        if mask.shape != shape:
+            for axis in plan.initializers.get(name, ()):
+                if axis.keep.ndim == 1 and axis.axis < mask.ndim and mask.shape[axis.axis] == axis.size:
+                    mask = mask.take(axis.keep, axis.axis)
+        if mask.shape != shape:
+            what = f"the mask of '{name}' is {list(array.shape)}, not {list(shape)}"
+            raise OptionError(what, where=path)
+        found[name] = mask
+    return found

@@ -1,0 +1,44 @@
+"""``sparsify`` and ``sparsity`` on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.commands import Run
+
+
+def test_half_of_the_weights_become_zero_and_no_channel_goes(run: Run, chain: Path) -> None:
+    out = chain.with_name("out.onnx")
+    outcome = run("sparsify", chain, "--data", "none", "-o", out, "--require", "sparsity>=0.5")
+    assert outcome.code == 0
+    assert "channels removed: 0.00 %" in outcome.out
+    assert "zeros: 50.00 % of 688 weights, unstructured" in outcome.out
+    assert "0 of the 344 weights that must be zero are not" in outcome.out
+    found = run("sparsity", out, "--json", chain.with_name("s.json"))
+    assert found.code == 0
+    assert "50.00 % of 688 weights are zero" in found.out
+    assert "onnxruntime: multiplies by zeros" in found.out
+    told = json.loads(chain.with_name("s.json").read_text(encoding="utf-8"))
+    assert (told["weights"], told["zeros"], len(told["layers"])) == (688, 344, 3)
+
+
+def test_too_few_zeros_fail_the_gate(run: Run, chain: Path) -> None:
+    outcome = run("sparsify", chain, "--data", "none", "--sparsity", 0.3, "--require", "sparsity>=0.5")
+    assert outcome.code == 1
+    assert "--require sparsity>=0.5" in outcome.err
+    assert not chain.with_name("chain.pruned.onnx").exists()
+
+
+def test_a_pattern_of_n_in_m_needs_no_share(run: Run, chain: Path) -> None:
+    outcome = run("sparsify", chain, "--data", "none", "--pattern", "2:4", "-o", chain.with_name("out.onnx"))
+    assert outcome.code == 0
+    assert "2:4" in run("sparsity", chain.with_name("out.onnx")).out
+    assert "'Conv:a' cannot hold the pattern 2:4" in outcome.out
+
+
+def test_prune_with_zeros_alone_removes_no_channel(run: Run, chain: Path) -> None:
+    assert "channels removed: 0.00 %" in run(chain, "--data", "none", "--sparsity", 0.5, "--dry-run").out
+    both = run(chain, "--data", "none", "--sparsity", 0.5, "--ratio", 0.5, "--dry-run").out
+    assert "channels removed: 50.00 %" in both
+    assert "zeros: 50.00 %" in both
