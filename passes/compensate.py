@@ -151,22 +151,23 @@ class Compensate:
         fit, held = (
             Moments.empty(product.groups, product.columns, product.outputs, bias=product.form.bias) for _ in range(2)
         )
-        for part in self.seen.parts:
-            x, (y, rows) = network.get(product.source, part), self.seen.rows_of(product.node.label, part)
-            every = 1
-            if self.rows is not None:
-                every = max(1, len(rows) * len(self.seen.parts) // max(_LEAST_ROWS, self.rows * product.columns))
-                y, rows = y[::every], rows[::every]
-            target = y.reshape(len(rows), -1)[:, kept]
-            if product.beside:  # the sum is what the original's is, with what is missing of its other part
-                beside = self.seen.beside(product.node.label, part)
-                beside = beside[::every].reshape(len(rows), -1)[:, kept]
-                now = product.targets_of(network.get(product.beside, part), rows)
-                target = target + beside - as_float(now).reshape(len(rows), -1)
-            target = target.reshape(len(rows), product.groups, -1)
-            patches = product.form.patches(x, self.seen.shape_of(product.node.label, part), rows)
-            columns = as_float(patches).reshape(len(rows), product.groups, -1)
-            (held if part.held_out else fit).add(columns, target)
+        with fit.gathering() as to_fit, held.gathering() as to_judge:
+            for part in self.seen.parts:
+                x, (y, rows) = network.get(product.source, part), self.seen.rows_of(product.node.label, part)
+                every = 1
+                if self.rows is not None:
+                    every = max(1, len(rows) * len(self.seen.parts) // max(_LEAST_ROWS, self.rows * product.columns))
+                    y, rows = y[::every], rows[::every]
+                target = y.reshape(len(rows), -1)[:, kept]
+                if product.beside:  # the sum is what the original's is, with what is missing of its other part
+                    beside = self.seen.beside(product.node.label, part)
+                    beside = beside[::every].reshape(len(rows), -1)[:, kept]
+                    now = product.targets_of(network.get(product.beside, part), rows)
+                    target = target + beside - as_float(now).reshape(len(rows), -1)
+                target = target.reshape(len(rows), product.groups, -1)
+                patches = product.form.patches(x, self.seen.shape_of(product.node.label, part), rows)
+                columns = as_float(patches).reshape(len(rows), product.groups, -1)
+                (to_judge if part.held_out else to_fit)(columns, target)
         return fit, held
 
     def _kept(self, product: Product, alive: Alive) -> NDArray[np.int64]:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.calibration.gradients import weight_gradients
 from onnxprune.calibration.gram_matrices import Observations, Part, products
+from onnxprune.calibration.reverse_mode.gradients import weight_gradients
 from onnxprune.errors import OptionError
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.edits import Edits

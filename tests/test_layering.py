@@ -42,6 +42,7 @@ PROTO_DOORS = {
     "onnx_model.py",
     "mapped_weights.py",
     "protobuf.py",
+    "reverse_graph.py",
     "edits.py",
     "functions.py",
     "if_branches.py",

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,10 @@ from onnxprune.running.batch_size import batch_size
 from onnxprune.running.session import Feeds
 
 #: Rows drawn of a product, by its number of columns, within these bounds.
-ROWS_PER_COLUMN, LEAST_ROWS, MOST_ROWS = 16, 16384, 65536
+ROWS_PER_COLUMN, LEAST_ROWS, MOST_ROWS = 8, 8192, 65536
+
+#: Positions that there are to be of every product, in all samples: rows of one sample are alike.
+ENOUGH_ROWS = 16384
 
 #: Products of more columns a group than this are not looked at: their moments would fill the memory.
 MOST_COLUMNS = 6144
@@ -206,6 +209,7 @@ class Observations:
 
     ``moments`` are of the samples to learn from, of columns or channels (`Product.fine`), without targets. ``spill``
     holds for each part its feeds, rows of every product's output, every graph output and all ``ends`` of them.
+    ``any_batch``: parts may hold more samples than the model declares.
     """
 
     products: Mapping[str, Product] = field(repr=False)
@@ -213,6 +217,7 @@ class Observations:
     spill: Spill = field(repr=False)
     parts: tuple[Part, ...]
     ends: tuple[str, ...] = ()
+    any_batch: bool = False
 
     def head(self, samples: int) -> Observations:
         """The same with about so many samples of either kind, at least a part of each; moments as they are."""
@@ -245,6 +250,13 @@ class Observations:
         return self.spill.get(f"output {name}", part.number)
 
 
+def seen_of(model: Model, found: Iterable[Product]) -> list[str]:
+    """The tensors inside ``model`` that `observe` looks at."""
+    given = {*(o.name for o in model.graph.outputs), *(i.name for i in model.graph.inputs)}
+    names = (*ends(model.graph), *(n for p in found for n in (p.source, p.target, p.beside)))
+    return [n for n in dict.fromkeys(names) if n and n not in given]
+
+
 def observe(
     model: Model,
     found: Sequence[Product],
@@ -256,23 +268,25 @@ def observe(
     """Run ``model`` once over ``data``. Raises ModelError where onnxruntime cannot run it."""
     where = str(model.path or "model")
     outputs = [o.name for o in model.graph.outputs]
-    given = {*outputs, *(i.name for i in model.graph.inputs)}
-    joined = ends(model.graph)
-    seeing = (*joined, *(n for p in found for n in (p.source, p.target, p.beside)))
-    names = dict.fromkeys(n for n in seeing if n and n not in given)
+    joined, names = ends(model.graph), seen_of(model, found)
     seen = Observations(
         {p.node.label: p for p in found},
         {p.node.label: Moments.empty(p.groups, p.columns if p.fine else p.channels, 0, bias=True) for p in found},
         spill,
         (),
+        any_batch=data.inputs.any_batch,
     )
     parts: list[Part] = []
-    with runtime.session(model, where, optimize=True, outputs=names) as active:
+    with ExitStack() as stack:
+        active = stack.enter_context(
+            runtime.session(model, where, optimize=True, outputs=names, any_batch=seen.any_batch)
+        )
+        takers = {n: stack.enter_context(m.gathering()) for n, m in seen.moments.items()}
         for held, own in zip((False, True), data.split(), strict=True):
             for feeds in own.batches(batch_size(model.graph, shapes)):
                 part = Part(len(parts), len(next(iter(feeds.values()))), held)
                 values = {**feeds, **runtime.run(active, feeds, where)}
-                _take(seen, part, values, data.count)
+                _take(seen, part, values, data.count, takers)
                 for name in feeds:
                     spill.put(f"feed {name}", part.number, feeds[name])
                 for name in dict.fromkeys((*outputs, *joined)):
@@ -282,7 +296,9 @@ def observe(
     return replace(seen, parts=tuple(parts), ends=joined)
 
 
-def _take(seen: Observations, part: Part, values: Feeds, samples: int) -> None:
+def _take(
+    seen: Observations, part: Part, values: Feeds, samples: int, takers: Mapping[str, Callable[[Array, Array], None]]
+) -> None:
     for label, product in seen.products.items():
         rows = product.rows_of(values[product.target], part.number, samples)
         seen.spill.put(f"rows {label}", part.number, rows)
@@ -299,7 +315,7 @@ def _take(seen: Observations, part: Part, values: Feeds, samples: int) -> None:
             x = x.reshape(len(rows), product.groups, -1)
         else:
             x = x.transpose(0, 3, 1, 2).reshape(-1, product.groups, product.channels)
-        seen.moments[label].add(x, np.zeros((*x.shape[:2], 0), np.float32))
+        takers[label](x, np.zeros((*x.shape[:2], 0), np.float32))
 
 
 def as_float(array: Array) -> Array:

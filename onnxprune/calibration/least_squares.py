@@ -12,6 +12,8 @@ these follow, for every W [groups, m, n],
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +23,9 @@ from numpy.typing import NDArray
 from onnxprune.labels.ops.table import Array
 
 Float = NDArray[np.float64]
+
+#: Rows that are gathered before sums are made of them; or at least as many as columns, of so many bytes.
+ROWS, BYTES = 4096, 6 << 20
 
 
 @dataclass
@@ -43,15 +48,35 @@ class Moments:
 
     def add(self, x: Array, y: Array) -> None:
         """Take in rows of x [rows, groups, columns] and y [rows, groups, targets]."""
-        if self.bias:
-            x = np.concatenate([x, np.ones((*x.shape[:2], 1), x.dtype)], axis=2)
-        for group in range(x.shape[1]):  # products of these rows in their own precision, sums in float64
-            a, b = x[:, group], y[:, group]
+        columns = np.ones((x.shape[1], len(x), x.shape[2] + self.bias), x.dtype)  # group by group, each in one piece
+        columns[..., : x.shape[2]] = x.transpose(1, 0, 2)
+        targets = np.ascontiguousarray(y.transpose(1, 0, 2))
+        for group, (a, b) in enumerate(zip(columns, targets, strict=True)):  # products in their own precision
             self.xx[group] += a.T @ a
             self.xy[group] += a.T @ b
         self.yy += np.einsum("rgm,rgm->gm", y, y, dtype=np.float64)
         self.y += y.sum(axis=0, dtype=np.float64)
         self.rows += len(x)
+
+    @contextmanager
+    def gathering(self) -> Iterator[Callable[[Array, Array], None]]:
+        """Inside, what takes in rows as `add` does, many of them at once: sums cost as much for a few."""
+        waiting: list[tuple[Array, Array]] = []
+
+        def flush() -> None:
+            if waiting:
+                x, y = (np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*waiting, strict=True))
+                waiting.clear()
+                self.add(x, y)
+
+        def take(x: Array, y: Array) -> None:
+            waiting.append((x, y))
+            rows, size = (sum(v) for v in zip(*((len(a), a.nbytes) for a, _ in waiting), strict=True))
+            if rows >= ROWS or (rows >= self.xx.shape[1] and size >= BYTES):
+                flush()
+
+        yield take
+        flush()
 
     def energy(self) -> float:
         """The mean square of the targets around their means, summed over targets."""

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.calibration.gradients import Directions, differentiable, gate_gradients, random_directions
 from onnxprune.calibration.gram_matrices import Product, samples_for
+from onnxprune.calibration.reverse_mode.gradients import Directions, differentiable, gate_gradients, random_directions
 from onnxprune.calibration.samples import CalibrationSet
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.progress import Progress, counted
@@ -28,8 +28,9 @@ from onnxprune.running.session import Feeds
 
 Float = NDArray[np.float64]
 
-#: Samples are enough when their rows are many: as few as give every product so many rows, within these bounds.
-ROWS, FEWEST, MOST = 4096, 16, 64
+#: Samples are enough when their rows are many: as few as give every product so many rows, within these bounds; and no
+#: more than make so many elements of all maps, but the fewest.
+ROWS, FEWEST, MOST, ELEMENTS = 4096, 8, 64, 4 * 10**8
 
 #: Activations, gates, and the gradients of both.
 _COPIES = 4
@@ -73,7 +74,8 @@ def _summed(
     progress: Progress,
 ) -> dict[str, Float]:
     """``squares`` of the gradients at every product, summed over rows, for a sample and an element of the outputs."""
-    wanted = samples_for(ROWS, products.values(), trace.shapes.shape)
+    made = sum(math.prod(shape) for shape in trace.shapes.shape.values())
+    wanted = min(samples_for(ROWS, products.values(), trace.shapes.shape), ELEMENTS // max(1, made))
     data = data.head(min(MOST, max(FEWEST, wanted)))
     size = data.run_size(batch_size(trace.model.graph, trace.shapes.shape, _COPIES))
     first = next(data.batches(size))

@@ -95,7 +95,8 @@ def _observed(subject: Subject, summed: Summed) -> list[tuple[Place, Scores]]:
     more = [n for n in names if n not in given]
     sums = [np.zeros(()) for _ in found]
     elements = [0 for _ in found]
-    with runtime.session(trace.model, where, optimize=True, outputs=more) as active:
+    any_batch = data.inputs.any_batch
+    with runtime.session(trace.model, where, optimize=True, outputs=more, any_batch=any_batch) as active:
         for feeds in batches:
             values = {**feeds, **runtime.run(active, feeds, where)}
             for index, place in enumerate(found):

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.calibration.gradients import (
+from onnxprune.calibration.reverse_mode.gradients import (
     Differentiable,
     Directions,
     differentiable,

@@ -62,7 +62,8 @@ def _runs(model: Model, seen: Observations, where: str) -> Iterator[tuple[Part, 
     outputs = [o.name for o in model.graph.outputs]
     names = dict.fromkeys((*outputs, *seen.ends))
     given = {*outputs, *(i.name for i in model.graph.inputs)}
-    with runtime.session(model, where, optimize=True, outputs=[n for n in names if n not in given]) as active:
+    more = [n for n in names if n not in given]
+    with runtime.session(model, where, optimize=True, outputs=more, any_batch=seen.any_batch) as active:
         for part in (p for p in seen.parts if p.held_out):
             feeds = seen.feeds(part)
             results = {**feeds, **runtime.run(active, feeds, where)}

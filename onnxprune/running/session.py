@@ -48,8 +48,12 @@ class _Reference:
 
 
 @contextmanager
-def session(model: Model, where: str, *, optimize: bool = False, outputs: Iterable[str] = ()) -> Iterator[Any]:
+def session(
+    model: Model, where: str, *, optimize: bool = False, outputs: Iterable[str] = (), any_batch: bool = False
+) -> Iterator[Any]:
     """A session that gives ``outputs`` too. Raises ModelError where nothing here runs the model.
+
+    ``any_batch``: it takes more samples than the model declares, along axis 0 of every input.
 
     onnxruntime maps weights where they lie in files, and makes no copies of them, as graph optimizations and packed
     layouts would.
@@ -57,7 +61,7 @@ def session(model: Model, where: str, *, optimize: bool = False, outputs: Iterab
     outputs = list(outputs)
     with ExitStack() as opened:
         try:
-            active: Any = opened.enter_context(_onnxruntime(model, where, optimize=optimize, outputs=outputs))
+            active: Any = opened.enter_context(_onnxruntime(model, where, optimize, outputs, any_batch))
         except ModelError as refused:
             if NO_KERNEL not in refused.what:
                 raise
@@ -75,7 +79,7 @@ _FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 @contextmanager
-def _onnxruntime(model: Model, where: str, *, optimize: bool, outputs: Iterable[str]) -> Iterator[Any]:
+def _onnxruntime(model: Model, where: str, optimize: bool, outputs: Iterable[str], any_batch: bool) -> Iterator[Any]:
     import onnxruntime as ort  # noqa: PLC0415 (heavy: only where models run)
 
     if {i.type.tensor_type.elem_type for i in (*model.proto.graph.input, *model.proto.graph.output)} & _NO_ARRAYS:
@@ -100,7 +104,11 @@ def _onnxruntime(model: Model, where: str, *, optimize: bool, outputs: Iterable[
         root = Path(Path.cwd().anchor if newer else folder)
         options.add_session_config_entry(_FOLDER, str(root))
         with _space(folder):
-            message = model.placed(Path(folder, "weights"), root).SerializeToString() + more.SerializeToString()
+            placed = model.placed(Path(folder, "weights"), root)
+            if any_batch:
+                _free_batch(placed)
+            message = placed.SerializeToString() + more.SerializeToString()
+            del placed
             if not newer:
                 Path(folder, "model.onnx").write_bytes(message)
         try:
@@ -110,6 +118,15 @@ def _onnxruntime(model: Model, where: str, *, optimize: bool, outputs: Iterable[
             raise ModelError(f"onnxruntime refuses the model: {_first_line(error)}", where=where) from None
         del message, source
         yield run
+
+
+def _free_batch(proto: ModelProto) -> None:
+    """Inputs declare no batch any more, and what follows from them nothing."""
+    del proto.graph.value_info[:]
+    constants = {t.name for t in proto.graph.initializer}
+    for value in (v for v in (*proto.graph.input, *proto.graph.output) if v.name not in constants):
+        for dimension in value.type.tensor_type.shape.dim[: 1 if value.type.HasField("tensor_type") else 0]:
+            dimension.Clear()
 
 
 def engine_of(active: Any) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from onnxprune.calibration import least_squares
 from onnxprune.calibration.least_squares import Moments
 
 RNG = np.random.default_rng(0)
@@ -33,6 +34,18 @@ def test_error_is_what_is_missed_relative_to_the_variance_of_the_targets() -> No
     made = np.einsum("rgn,gmn->rgm", np.concatenate([X, np.ones((400, 2, 1))], axis=2), wrong)
     missed = ((made - Y) ** 2).sum() / ((Y - Y.mean(axis=0)) ** 2).sum()
     assert filled().error(wrong) == pytest.approx(missed)
+
+
+@pytest.mark.parametrize("rows", [1, 150, 10**9])
+def test_rows_that_wait_for_others_are_all_counted(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(least_squares, "ROWS", rows)
+    moments = Moments.empty(2, 5, 3, bias=True)
+    with moments.gathering() as take:
+        for part in np.array_split(np.arange(len(X)), 7):
+            take(X[part], Y[part])
+    assert moments.rows == len(X)
+    np.testing.assert_allclose(moments.xx, filled().xx)
+    np.testing.assert_allclose(moments.xy, filled().xy)
 
 
 def test_strong_ridge_stays_at_the_prior_but_for_the_bias() -> None:

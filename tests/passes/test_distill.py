@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.calibration.gradients import weight_gradients
 from onnxprune.calibration.gram_matrices import spilling
+from onnxprune.calibration.reverse_mode.gradients import weight_gradients
 from onnxprune.errors import OptionError
 from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model, from_proto

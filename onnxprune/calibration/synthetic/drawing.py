@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnxprune.calibration import samples as calibration
 from onnxprune.calibration.data_options import DEFAULT_SAMPLES, DRAWN, Data
-from onnxprune.calibration.gram_matrices import LEAST_ROWS, products, samples_for
+from onnxprune.calibration.gram_matrices import ENOUGH_ROWS, products, samples_for
 from onnxprune.calibration.images import Pixels
 from onnxprune.calibration.model_inputs import Inputs, Slot
 from onnxprune.calibration.original_observed import LEAST_SAMPLES
@@ -98,7 +98,7 @@ def _enough(inputs: Inputs, model: Model, known: Mapping[str, Shape]) -> int:
     """As many samples as give every product rows enough, within what is used of real ones."""
     size = sum(int(np.prod(s.shape)) * 4 for s in inputs.slots)
     made = sum(float(np.prod(shape)) for shape in known.values()) / inputs.unit
-    wanted = max(LEAST_SAMPLES, samples_for(LEAST_ROWS, products(model, known), known))
+    wanted = max(LEAST_SAMPLES, samples_for(ENOUGH_ROWS, products(model, known), known))
     room = min(MOST_BYTES // max(1, size), int(MOST_ELEMENTS // max(1.0, made)))
     return min(wanted, DEFAULT_SAMPLES, max(FEWEST, room))
 

@@ -70,6 +70,9 @@ def gather(node: Node, kernel: Shape, x: Array, target: Shape, rows: Rows, *, tr
     flat = np.zeros(inside.shape, np.int64)
     for axis, size in enumerate(space):
         flat = flat * size + np.clip(reads[..., axis], 0, size - 1)
-    taken = x.reshape(*x.shape[:2], -1)[sample[:, None], :, flat]  # [rows, taps, C]
+    last = np.ascontiguousarray(
+        x.reshape(*x.shape[:2], -1).transpose(0, 2, 1)
+    )  # [N, positions, C]: whole rows are taken
+    taken = last.reshape(-1, x.shape[1]).take(sample[:, None] * last.shape[1] + flat, axis=0)  # [rows, taps, C]
     taken[~inside] = 0
     return np.asarray(taken.transpose(0, 2, 1).reshape(len(rows), group, x.shape[1] // group, -1))

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, shape_inference, version_converter
 
+from onnxprune.calibration.reverse_mode.reverse_graph import quick
 from onnxprune.errors import OptionError
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.output_parts import ends
@@ -67,7 +68,8 @@ def differentiable(trace: Trace, gates: Mapping[str, Shape], feeds: Feeds, *, ad
     plain = list(ends(model.graph)) if added else [o.name for o in model.graph.outputs]
     for names in (plain, _decided_on(trace, kind, set(gates))):
         floats = [n for n in names if kind[n] in _FLOATS]
-        with runtime.session(model, where, outputs=[n for n in floats if n not in outside]) as active:
+        more = [n for n in floats if n not in outside]
+        with runtime.session(model, where, outputs=more, any_batch=batch > 1) as active:
             values = runtime.run(active, feeds, where)
         kept = tuple(n for n in floats if values[n].shape == (batch, *trace.shapes.shape[n][1:]) and values[n].ndim)
         if kept:
@@ -238,7 +240,7 @@ def _reversed(model: Model, inputs: Sequence[str], outputs: Sequence[str], optio
     except Exception as error:  # noqa: BLE001 (UnsupportedOperator, and what malformed graphs raise inside)
         reason = f"{error}".partition(";")[0]
         raise OptionError(f"onnx-ad gives no gradients: {reason}", where=option, hint=hint) from None
-    return Model(proto, model.path)
+    return Model(quick(proto), model.path)
 
 
 def _modern(proto: ModelProto, elem_types: Mapping[str, int], ranks: Mapping[str, int]) -> ModelProto:

@@ -1,0 +1,1 @@
+"""Gradients of ONNX models: what onnx-ad writes, made quick, and run."""
