@@ -152,7 +152,8 @@ class ReadyMetric:
         where = f"{self.option} {self.name}"
         names = [o.name for o in self.original.graph.outputs]
         parts = []
-        with runtime.session(model, str(model.path or "model"), optimize=True) as active:
+        many = self.data.inputs.any_batch
+        with runtime.session(model, str(model.path or "model"), optimize=True, any_batch=many) as active:
             batches = self.data.labelled_batches(batch_size(self.original.graph, self.shapes))
             for number, (feeds, labels) in enumerate(batches):
                 results = runtime.run(active, feeds, where)
