@@ -8,9 +8,11 @@ from typing import Any
 
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
+from onnxprune.errors import ModelError
 from onnxprune.model.edits import captured
 from onnxprune.model.graph import Graph, Node, TensorInfo
 from onnxprune.model.mapped_weights import emptied
+from onnxprune.model.nested import all_nodes
 
 
 @contextlib.contextmanager
@@ -30,7 +32,10 @@ def _quiet_graphsurgeon() -> Iterator[Any]:
 def read_graph(proto: ModelProto, tensors: Mapping[str, TensorProto]) -> Graph:
     """The graph of ``proto``, whose constants are ``tensors``."""
     with _quiet_graphsurgeon() as gs:
-        parsed = gs.import_onnx(emptied(proto))
+        try:
+            parsed = gs.import_onnx(emptied(proto))
+        except UnicodeDecodeError:
+            raise ModelError(_not_text(proto), hint="export the model again") from None
     versions = {o.domain or "ai.onnx": o.version for o in proto.opset_import}
     nodes = tuple(
         Node(
@@ -63,3 +68,20 @@ def _tensor_info(info: ValueInfoProto) -> TensorInfo:
         d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim
     )  # exporters write -1 or 0 for dynamic
     return TensorInfo(info.name, kind.elem_type, dims if kind.HasField("shape") else None)
+
+
+def _not_text(proto: ModelProto) -> str:
+    """Which text it is."""
+    for node in all_nodes(proto.graph.node):
+        for attribute in node.attribute:
+            if not all(map(_is_text, (attribute.s, *attribute.strings))):
+                return f"node '{node.name or node.op_type}': attribute '{attribute.name}' is no UTF-8"
+    return "a text in it is no UTF-8"
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -123,9 +123,16 @@ def _spoilt(old: bytes, new: bytes) -> dict[str, bytes]:
     return {"m.onnx": data.replace(old, new)}
 
 
+def attribute_of(name: str, value: Any, node: int = 0) -> Change:
+    """An attribute more."""
+    return lambda m: m.graph.node[node].attribute.append(helper.make_attribute(name, value))
+
+
 def _names() -> Iterator[Attack]:
     yield Attack("a name that is not UTF-8", _spoilt(b"w0", b"\xff\xfe"), [])
     yield Attack("an operator that is not UTF-8", _spoilt(b"Relu", b"\xffelu"), [])
+    padded = _chain(attribute_of("auto_pad", b"\xff\xfe"))
+    yield Attack("an attribute that is not UTF-8", padded, ["'auto_pad'"])
     yield Attack("a name with a NUL", _spoilt(b"w0", b"w\0"), ["no text"])
     yield Attack("an escape in a name", _chain(lambda m: m.graph.node[0].input.__setitem__(1, "\x1b[2J")), ["\\x1b[2J"])
     long = _chain(lambda m: m.graph.node[0].input.__setitem__(1, "a" * 10**6))
@@ -135,22 +142,19 @@ def _names() -> Iterator[Attack]:
 def _nodes() -> Iterator[Attack]:
     """Operators whose inputs or attributes do not fit."""
 
-    def attribute(name: str, value: Any, node: int = 0) -> Change:
-        return lambda m: m.graph.node[node].attribute.append(helper.make_attribute(name, value))
-
     big = 2**31
     yield Attack("no weight", _chain(lambda m: m.graph.node[0].input.__delitem__(slice(1, 3))), ["Conv has no input 1"])
     yield Attack("an empty weight", _chain(lambda m: m.graph.node[0].input.__setitem__(1, "")), ["Conv has no input 1"])
     yield Attack("inputs swapped", _chain(lambda m: m.graph.node[0].input.__setitem__(2, "w1")), ["Conv"])
     for group in (0, -1, big, -(2**63)):
-        yield Attack(f"group {group}", _chain(attribute("group", group)), [])
-    yield Attack("group of text", _chain(attribute("group", "two")), ["onnx.checker"])
+        yield Attack(f"group {group}", _chain(attribute_of("group", group)), [])
+    yield Attack("group of text", _chain(attribute_of("group", "two")), ["onnx.checker"])
     for axis in (4, big, -(2**63)):
         text = sandwich(f"g = Concat<axis={axis}>(h, h)", reads=16)
         yield Attack(f"axis {axis}", _chain(lambda _: None, text), [])
-    yield Attack("kernel of nothing", _chain(attribute("kernel_shape", [0, 0])), [])
-    yield Attack("a stride of nothing", _chain(attribute("strides", [0, 0])), [])
-    yield Attack("many pads", _chain(attribute("pads", [2**62] * 4)), [])
+    yield Attack("kernel of nothing", _chain(attribute_of("kernel_shape", [0, 0])), [])
+    yield Attack("a stride of nothing", _chain(attribute_of("strides", [0, 0])), [])
+    yield Attack("many pads", _chain(attribute_of("pads", [2**62] * 4)), [])
 
     def no_output(model: ModelProto) -> None:
         model.graph.node.append(helper.make_node("Constant", [], [], value_int=1))
