@@ -33,7 +33,7 @@ from onnxprune.running.batch_size import batch_size
 from onnxprune.running.session import Feeds
 
 #: Rows drawn of a product, by its number of columns, within these bounds.
-ROWS_PER_COLUMN, LEAST_ROWS, MOST_ROWS = 8, 8192, 65536
+ROWS_PER_COLUMN, LEAST_ROWS, MOST_ROWS = 8, 16384, 65536
 
 #: Positions that there are to be of every product, in all samples: rows of one sample are alike.
 ENOUGH_ROWS = 16384

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from onnxprune.model.graph import Graph, Shape
 
 #: Bytes of activations that one batch may take, and the most samples that it may hold.
-BYTES, SAMPLES = 96 << 20, 64
+BYTES, SAMPLES = 256 << 20, 64
 
 
 def batch_size(graph: Graph, shapes: Mapping[str, Shape], copies: int = 1) -> int:
