@@ -29,6 +29,7 @@ COMMANDS = list(
 PYTHON = [text for kind, text in BLOCKS[README] if kind == "python"]
 (TOML,) = (text for page in PAGES for kind, text in BLOCKS[page] if kind == "toml")
 LOCAL = [c for c in COMMANDS if c.startswith("onnxprune") and "320n" not in c]
+FIRST = [c for kind, text in BLOCKS[README] if kind == "sh" for c in text.splitlines() if c in LOCAL]
 DOWNLOADED = [c for c in COMMANDS if c.startswith(("pip download", "unzip")) or "320n" in c]
 #: What a command prints, by what is in it; all others prune.
 SAYS = {
@@ -56,13 +57,16 @@ def test_every_command_is_run_by_something() -> None:
     assert set(COMMANDS) == {*LOCAL, *DOWNLOADED, *OTHERS}
 
 
-def test_commands_on_a_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "commands", [pytest.param(FIRST, id="README"), pytest.param(LOCAL, id="all pages", marks=pytest.mark.slow)]
+)
+def test_commands_on_a_model(commands: list[str], tmp_path: Path) -> None:
     onnx.save(build.unet(fold_bn=False, size=32, base=16), tmp_path / "model.onnx")
     (tmp_path / "calib").mkdir()
     for index, sample in enumerate(np.random.default_rng(0).standard_normal((10, 1, 1, 32, 32))):
         np.save(tmp_path / "calib" / f"{index}.npy", sample.astype(np.float32))
     (tmp_path / "ci.toml").write_text(TOML, encoding="utf-8")
-    for command in LOCAL:
+    for command in commands:
         says = next((text for part, text in SAYS.items() if part in command), "rewrite error")
         assert says in shell(command, tmp_path)
         if "--plan" in command:  # of the one before it
