@@ -20,7 +20,7 @@ from onnxprune.calibration.gram_matrices import Product, products
 from onnxprune.calibration.original_observed import Lesson
 from onnxprune.calibration.output_curvature import felt_rows
 from onnxprune.constraints.masks import curve, sketched
-from onnxprune.constraints.patterns import Mask, Pattern
+from onnxprune.constraints.patterns import Mask, Pattern, at_least
 from onnxprune.constraints.quadratic import Float, Quadratic, covariance, damped
 from onnxprune.constraints.request import ZerosRequest
 from onnxprune.constraints.shares import SHARES, Curve, spread
@@ -296,7 +296,7 @@ def _ranked(scores: Mapping[str, NDArray[Any]], pattern: Pattern, share: float) 
     if not len(flat):
         return {}
     gone = np.zeros(len(flat), np.bool_)
-    gone[np.argsort(flat, kind="stable")[: round(share * len(flat))]] = True
+    gone[np.argsort(flat, kind="stable")[: at_least(share, len(flat))]] = True
     parts = np.split(gone, np.cumsum([e.size for e in every])[:-1])
     return {n: min(float(part.mean()), 1 - 1 / part.size) for n, part in zip(scores, parts, strict=True)}
 

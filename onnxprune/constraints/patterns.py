@@ -8,6 +8,7 @@ channel        whole outputs
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,11 @@ Mask = NDArray[np.bool_]
 
 _N_OF_M = re.compile(r"(\d+):(\d+)")
 _BLOCK = re.compile(r"block:(\d+)x(\d+)")
+
+
+def at_least(share: float, size: int) -> int:
+    """How many of ``size`` are ``share`` of them or more, but for what is rounding of ``share``."""
+    return math.ceil(share * size - 1e-6)
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class Pattern:
 
     def keep(self, scores: Float, share: float) -> Mask:
         """Which weights stay where so large a share becomes zero, those of the largest scores (not negative)."""
-        count = round(share * scores.size)
+        count = at_least(share, scores.size)
         if self.kept:
             found = self._of_each(scores)
             spare = int((~found).sum()) - count  # a share that is still growing
