@@ -58,7 +58,16 @@ def test_it_is_typed_and_licensed_and_holds_nothing_else(wheel: zipfile.Path) ->
     metadata = {n.partition(".dist-info/")[2] for n in others if ".dist-info/" in n}
     data = {f"onnxprune/cost/chips/{p.name}" for p in (ROOT / "onnxprune" / "cost" / "chips").glob("*.toml")}
     assert len(data) > 10
-    html = ("base.html", "macros.html", "report.html", "comparison.html", "report.css", "report.js", "strings.toml")
+    html = (
+        "base.html",
+        "macros.html",
+        "report.html",
+        "comparison.html",
+        "sensitivity.html",
+        "report.css",
+        "report.js",
+        "strings.toml",
+    )
     data |= {f"onnxprune/report/html/{name}" for name in html}
     assert {n for n in others if ".dist-info/" not in n} == {"onnxprune/py.typed", *data}
     assert metadata == {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
