@@ -231,6 +231,7 @@ def test_long_reports_are_shown_as_they_are_wanted(opened: Open, chain: Callable
     page.reload()
     page.wait_for_selector(READY, state="attached")
     page.locator("#find").fill("conv249.weight")
+    page.wait_for_selector("table.layers tbody tr")  # rows may still be unpacked while somebody types
     assert len(shown.texts("table.layers tbody tr")) == 1
     page.reload()
     page.wait_for_selector(READY, state="attached")
