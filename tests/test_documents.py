@@ -77,17 +77,23 @@ def test_commands_on_a_model(commands: list[str], tmp_path: Path) -> None:
     assert (tmp_path / "small.plan.json").exists()
 
 
+def _words(line: str) -> str:
+    return re.sub(r"[-\d.]+(e-\d+)?( \d+)*|\s+", " ", line).strip()
+
+
 @pytest.mark.models
 def test_first_real_run_prints_what_the_readme_shows(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for index, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (16, 12, 16, 3), np.uint8)):
         Image.fromarray(pixels).resize((400, 300)).save(tmp_path / "photos" / f"{index}.jpg")
     printed = "".join(shell(command, tmp_path) for command in DOWNLOADED)
-    shown = [line for kind, text in BLOCKS[README] if kind == "text" for line in text.splitlines()]
-    # What rounding decides (the errors) differs from machine to machine.
-    inexact = ("rewrite error", "               ", "pruning error", "compensated", "output error")
-    exact = [line for line in shown if line not in ("", "...") and not line.startswith(inexact)]
-    assert [line for line in exact if line not in printed] == []
+    shown = [
+        line for kind, text in BLOCKS[README] if kind == "text" for line in text.splitlines() if line not in ("", "...")
+    ]
+    # What rounding decides, errors and which of two equal plans is taken, differs from machine to machine.
+    assert [line for line in shown if _words(line) not in map(_words, printed.splitlines())] == []
+    counted = [line for line in shown if "0 of them lossless" in line or " of 64 " in line or " of 18 " in line]
+    assert [line for line in counted if line not in printed] == []
     assert "output error" in printed
 
 
