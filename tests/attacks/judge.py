@@ -32,6 +32,7 @@ _LIBRARIES = (
     "onnxruntime",
     "scipy.sparse.csgraph",
     "threadpoolctl",
+    "difflib",
     "onnx_ad",
 )
 

@@ -17,6 +17,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from tests.attacks.judge import LIMITS, imported, judged
@@ -123,6 +124,10 @@ def _spoilt(old: bytes, new: bytes) -> dict[str, bytes]:
     return {"m.onnx": data.replace(old, new)}
 
 
+#: onnx and onnxruntime of the lower bounds take a bias of any rank, and compute with its first elements.
+_CHECKS_BIAS = tuple(map(int, onnx.__version__.split(".")[:2])) >= (1, 17)
+
+
 def attribute_of(name: str, value: Any, node: int = 0) -> Change:
     """An attribute more."""
     return lambda m: m.graph.node[node].attribute.append(helper.make_attribute(name, value))
@@ -145,7 +150,8 @@ def _nodes() -> Iterator[Attack]:
     big = 2**31
     yield Attack("no weight", _chain(lambda m: m.graph.node[0].input.__delitem__(slice(1, 3))), ["Conv has no input 1"])
     yield Attack("an empty weight", _chain(lambda m: m.graph.node[0].input.__setitem__(1, "")), ["Conv has no input 1"])
-    yield Attack("inputs swapped", _chain(lambda m: m.graph.node[0].input.__setitem__(2, "w1")), ["Conv"])
+    if _CHECKS_BIAS:
+        yield Attack("inputs swapped", _chain(lambda m: m.graph.node[0].input.__setitem__(2, "w1")), ["Conv"])
     for group in (0, -1, big, -(2**63)):
         yield Attack(f"group {group}", _chain(attribute_of("group", group)), [])
     yield Attack("group of text", _chain(attribute_of("group", "two")), ["onnx.checker"])

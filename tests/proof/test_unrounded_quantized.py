@@ -14,7 +14,7 @@ from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.options import Options
 from onnxprune.pipeline import attempt
 from onnxprune.proof.exact import RTOL, prove
-from tests.models import build, sandwich
+from tests.models import build, sandwich, too_new
 from tests.property import remove, some
 
 ZOO = Path(__file__).parents[2] / "fixtures" / "zoo"
@@ -28,7 +28,8 @@ CODES += "m = com.microsoft.QLinearAdd(c, s, z, c, s, z, s, z)\ng = DequantizeLi
 WEIGHTS = ("int8[8,8,1,1] w1", "float[8] vars", "int8[8] v")
 MODELS = {
     "qdq": sandwich(QDQ, *WEIGHTS, *STEP),
-    "codes": sandwich(CODES, *WEIGHTS, "int32[8] b", "uint8[2,8,6,6] m", *STEP),
+    # onnx 1.16 infers nothing behind QLinearAdd
+    "codes": sandwich(CODES, *WEIGHTS, "int32[8] b", "uint8[2,8,6,6] m", *STEP).replace("float y", "float[n,c,h,w] y"),
 }
 
 
@@ -41,9 +42,17 @@ def roll(model: ModelProto, name: str) -> Model:
     return Model(broken)
 
 
+def runnable(name: str) -> ModelProto:
+    """One of the models; skips the test where an onnxruntime of the lower bounds has no such kernel."""
+    model = build(MODELS[name])
+    if (reason := too_new(model)) is not None:
+        pytest.skip(reason)
+    return model
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_rounding_is_taken_out_of_the_proof(name: str) -> None:
-    proof = attempt(from_proto(build(MODELS[name])), Options(ratio=0.4)).report.proof
+    proof = attempt(from_proto(runnable(name)), Options(ratio=0.4)).report.proof
     assert proof is not None
     assert proof.rtol == RTOL
     assert max(proof.rewrite_error, proof.inside_error) < 1e-5
@@ -54,7 +63,7 @@ def test_rounding_is_taken_out_of_the_proof(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("vector", ["vars", "v"])
 def test_scale_or_zero_point_of_another_channel_is_found(name: str, vector: str) -> None:
-    removal = remove(build(MODELS[name]), some(1, 0.4))
+    removal = remove(runnable(name), some(1, 0.4))
     analysis = analyse(from_proto(removal.given))
     for pruned, sound in ((Model(removal.pruned), True), (roll(removal.pruned, vector), False)):
         parts = (analysis.trace, analysis.severed, analysis.flat, removal.dead, pruned)
