@@ -26,8 +26,8 @@ from onnxprune.report.diff import Comparison, compare
 from onnxprune.report.inspection import Inspection
 from onnxprune.report.run_report import Report
 from onnxprune.report.sparsity import Sparsity
-from onnxprune.search.sensitivity import METRIC, RATIOS, Asked, Sensitivity
-from onnxprune.widths.metric_options import MetricSource
+from onnxprune.search.sensitivity import Sensitivity, SensitivityRequest
+from onnxprune.widths.metric_options import METRIC, RATIOS, MetricSource
 
 #: A plan, or where one was saved.
 PlanSource: TypeAlias = Plan | str | os.PathLike[str]
@@ -192,7 +192,7 @@ def sensitivity(
     Raises OnnxPruneError.
     """
     own = tuple((glob, tuple(r)) for glob, r in (ratios_for or {}).items())
-    asked = Asked(metric, tuple(ratios), own, early_stop, threshold)
+    asked = SensitivityRequest(metric, tuple(ratios), own, early_stop, threshold)
     options = Options(**given)
     return pipeline.sensitivity(opened(model), options, asked, options.progress)
 

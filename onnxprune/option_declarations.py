@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -67,16 +67,7 @@ def shapes_of(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
 
 def values_of(texts: Sequence[str]) -> dict[str, float]:
     """NAME=NUMBER, as {name: number}. Raises ValueError."""
-    found = {}
-    for text in texts:
-        name, equals, number = text.rpartition("=")
-        try:
-            found[name] = float(number)
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise ValueError(f"'{text}' is not NAME=NUMBER")
-    return found
+    return dict(_numbers(texts, "NAME=NUMBER"))
 
 
 def positions_of(texts: Sequence[str]) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -95,21 +86,21 @@ def positions_of(texts: Sequence[str]) -> tuple[tuple[str, tuple[int, ...]], ...
 
 def shares_of(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
     """GLOB=SHARE, as (glob, share). Raises ValueError."""
-    try:
-        return ratios_of(texts)
-    except ValueError as error:
-        raise ValueError(str(error).replace("RATIO", "SHARE")) from None
+    return tuple(_numbers(texts, "GLOB=SHARE"))
 
 
 def ratios_of(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
     """GLOB=RATIO, as (glob, ratio). Raises ValueError."""
-    found = []
+    return tuple(_numbers(texts, "GLOB=RATIO"))
+
+
+def _numbers(texts: Sequence[str], form: str) -> Iterator[tuple[str, float]]:
     for text in texts:
-        glob, equals, number = text.rpartition("=")
+        name, equals, number = text.rpartition("=")
         try:
-            found.append((glob, float(number)))
+            found = float(number)
         except ValueError:
             equals = ""
         if not equals:
-            raise ValueError(f"'{text}' is not GLOB=RATIO")
-    return tuple(found)
+            raise ValueError(f"'{text}' is not {form}")
+        yield name, found

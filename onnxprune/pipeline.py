@@ -6,7 +6,7 @@ Every stage hands on a plain value. Nothing here knows an operator, a file forma
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,20 +34,18 @@ from onnxprune.labels.plan_file import Plan
 from onnxprune.memory_and_threads import one_thread
 from onnxprune.model import new_outputs
 from onnxprune.model.onnx_model import Model
-from onnxprune.options import ApplyOptions, Options
+from onnxprune.options import Options
 from onnxprune.passes import (
-    CutToOutputs,
     FuseBatchNorm,
     JoinRows,
     KeepRows,
     Pass,
-    PassResult,
     RestoreBranches,
     RestoreCalls,
+    cut_to,
 )
 from onnxprune.passes import run as run_passes
-from onnxprune.passes.zeros import Asked as AskedOfWeights
-from onnxprune.passes.zeros import Masks
+from onnxprune.passes.zeros import Asked, Masks
 from onnxprune.progress import Progress, Stopwatch, silent
 from onnxprune.proof.exact import Proof, prove
 from onnxprune.proof.side_by_side import On, apart
@@ -56,7 +54,7 @@ from onnxprune.proof.weights import ZerosProof, prove_zeros
 from onnxprune.report.assemble import Outcome, report_of
 from onnxprune.report.run_report import Report
 from onnxprune.search.planner import Planner
-from onnxprune.search.sensitivity import Asked, Sensitivity, measure
+from onnxprune.search.sensitivity import Sensitivity, SensitivityRequest, measure
 from onnxprune.search.smallest import Found, smallest
 from onnxprune.widths import named_channels
 from onnxprune.widths.choose_channels import Choice
@@ -148,7 +146,7 @@ def _given(
             seed=options.seed,
         )
 
-    cut = _cut_to(model, outputs, options)
+    cut = cut_to(model, outputs, options.input_shapes, options.input_values)
     if not keep:
         return analysed(cut.model), _Given(notes=cut.changes)
     known = {o.name for o in cut.model.graph.outputs}
@@ -162,14 +160,6 @@ def _given(
     return analysed(taken.model), _Given(rows, cut.changes + taken.changes)
 
 
-def _cut_to(model: Model, outputs: Sequence[str], options: ApplyOptions) -> PassResult:
-    """``model`` that ends at ``outputs``, where there are any. Raises OptionError."""
-    if not outputs:
-        return PassResult(model)
-    shapes = {n: tuple(s) for n, s in options.input_shapes.items()}
-    return run_passes(model, [CutToOutputs(outputs, shapes, options.input_values)])
-
-
 def _analysed(model: Model, options: Options, made: Mapping[str, Any], watch: Stopwatch) -> tuple[Analysis, _Given]:
     """The model with the outputs that ``made`` asks for, analysed. Raises ModelError where it has NaN weights."""
     with watch.stage("analyse"):
@@ -180,30 +170,23 @@ def _analysed(model: Model, options: Options, made: Mapping[str, Any], watch: St
     return analysis, given
 
 
-def sensitivity(model: Model, options: Options, asked: Asked, progress: Progress = silent) -> Sensitivity:
+def sensitivity(model: Model, options: Options, asked: SensitivityRequest, progress: Progress = silent) -> Sensitivity:
     """What each group of channels costs a metric, alone. Raises OnnxPruneError."""
     watch = Stopwatch(progress)
-    with custom.declared([custom.read(text) for text in options.custom]), ExitStack() as stack:
+    with custom.declared([custom.read(text) for text in options.custom]):
         analysis, given = _analysed(model, options, options.to_json(), watch)
-        lesson = None
-        if options.reading is not None:
-            if options.reading.drawn:
-                drawing.check(options.reading)
-            stack.enter_context(one_thread())
-            lesson = stack.enter_context(learning(analysis, options, watch))
-        planner = Planner(analysis, options, lesson, watch.announce, [*given.rows.values()])
-        return measure(planner, asked, watch.announce)
+        if options.reading is not None and options.reading.drawn:
+            drawing.check(options.reading)
+        with learning(analysis, options, watch) as lesson:
+            planner = Planner(analysis, options, lesson, watch.announce, [*given.rows.values()])
+            return measure(planner, asked, watch.announce)
 
 
 def _taught(
     analysis: Analysis, options: Options, watch: Stopwatch, plan: Plan | None, where: str, given: _Given, *notes: str
 ) -> Result:
     """Prune with what calibration data teaches, where there is some. ``notes``: how it came to this."""
-    with ExitStack() as stack:
-        lesson = None
-        if options.reading is not None:
-            stack.enter_context(one_thread())
-            lesson = stack.enter_context(learning(analysis, options, watch))
+    with learning(analysis, options, watch) as lesson:
         return _Run(analysis, options, lesson, watch, given, notes).result(plan, where)
 
 
@@ -221,24 +204,27 @@ def unproven(report: Report) -> CheckError | None:
 
 
 @contextmanager
-def learning(analysis: Analysis, options: Options, watch: Stopwatch) -> Iterator[Lesson]:
-    """What calibration data teaches, while what was seen lies on disk."""
+def learning(analysis: Analysis, options: Options, watch: Stopwatch) -> Iterator[Lesson | None]:
+    """What calibration data teaches, while what was seen lies on disk and BLAS has one thread; None without data."""
+    if options.reading is None:
+        yield None
+        return
     if analysis.severed.foreign:
         node = analysis.severed.foreign[0].label
         raise OptionError(f"needs a model that can be run, and '{node}' cannot", where="--data", hint="leave it out")
-    assert options.reading is not None
     trace, reading = analysis.trace, options.reading
-    with watch.stage("data"):
-        if reading.drawn:
-            data = drawing.load(reading, trace.model, trace.shapes, options.seed)
-        else:
-            data = samples.load(reading, trace.model, trace.shapes.inputs, watch.announce)
-    with spilling() as spill:
-        with watch.stage("observe"):
-            steps: list[Pass] = [FuseBatchNorm(analysis.flat.inner())] if options.fuse_bn else []
-            reference = run_passes(trace.model, [*steps, RestoreBranches(analysis.flat)]).model
-            lesson = learn(trace, reference, data, spill, watch.announce)
-        yield lesson
+    with one_thread():
+        with watch.stage("data"):
+            if reading.drawn:
+                data = drawing.load(reading, trace.model, trace.shapes, options.seed)
+            else:
+                data = samples.load(reading, trace.model, trace.shapes.inputs, watch.announce)
+        with spilling() as spill:
+            with watch.stage("observe"):
+                steps: list[Pass] = [FuseBatchNorm(analysis.flat.inner())] if options.fuse_bn else []
+                reference = run_passes(trace.model, [*steps, RestoreBranches(analysis.flat)]).model
+                lesson = learn(trace, reference, data, spill, watch.announce)
+            yield lesson
 
 
 @dataclass(frozen=True)
@@ -276,7 +262,7 @@ class _Run:
         with watch.stage("prove"):
             # Nodes that cannot be run are known by their own names, which a call hides.
             proof = self._proof(choice, whole if analysis.severed.gone else written)
-        learnt, of_weights = None, AskedOfWeights()
+        learnt, of_weights = None, Asked()
         masks: Masks = {}
         failed = proof is not None and bool(proof.failures())
         if not failed and (self.lesson is not None or weighed):

@@ -1,7 +1,7 @@
 """Graph passes: model in, model out."""
 
 from onnxprune.passes.base import Pass, PassResult, run
-from onnxprune.passes.choose_outputs import CutToOutputs, JoinRows, KeepRows
+from onnxprune.passes.choose_outputs import CutToOutputs, JoinRows, KeepRows, cut_to
 from onnxprune.passes.compensate import Compensate
 from onnxprune.passes.distill import Distill
 from onnxprune.passes.fuse_batchnorm import FuseBatchNorm
@@ -23,5 +23,6 @@ __all__ = [
     "RemoveChannels",
     "RestoreBranches",
     "RestoreCalls",
+    "cut_to",
     "run",
 ]

@@ -20,6 +20,7 @@ from onnxprune.model.graph import Graph, Shape
 from onnxprune.model.new_outputs import whole_of
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.base import PassResult
+from onnxprune.passes.base import run as run_passes
 from onnxprune.running.seeded_inputs import seeded_feeds
 from onnxprune.running.session import arrays, run, session
 from onnxprune.running.tried_input_shapes import choose_inputs
@@ -70,6 +71,16 @@ class CutToOutputs:
             kind, shape = helper.np_dtype_to_tensor_dtype(results[name].dtype), results[name].shape
             found[name] = helper.make_tensor_value_info(name, kind, shape if still else [None] * len(shape))
         return found
+
+
+def cut_to(
+    model: Model, outputs: Sequence[str], input_shapes: Mapping[str, Sequence[int]], input_values: Mapping[str, float]
+) -> PassResult:
+    """``model`` that ends at ``outputs``, where there are any. Raises OptionError, and CheckError as every pass."""
+    if not outputs:
+        return PassResult(model)
+    shapes = {n: tuple(s) for n, s in input_shapes.items()}
+    return run_passes(model, [CutToOutputs(outputs, shapes, input_values)])
 
 
 def _tensors(graph: Graph, name: str) -> list[str]:

@@ -147,7 +147,7 @@ class Compensate:
 
     def _moments(self, network: Replay, product: Product, alive: Alive) -> tuple[Moments, Moments]:
         """Of the pruned input's columns and the original output's rows, to fit and held out."""
-        kept = self._kept(product, alive)
+        kept = kept_along(self.trace, alive, product.target, product.form.made)
         fit, held = (
             Moments.empty(product.groups, product.columns, product.outputs, bias=product.form.bias) for _ in range(2)
         )
@@ -169,9 +169,6 @@ class Compensate:
                 columns = as_float(patches).reshape(len(rows), product.groups, -1)
                 (to_judge if part.held_out else to_fit)(columns, target)
         return fit, held
-
-    def _kept(self, product: Product, alive: Alive) -> NDArray[np.int64]:
-        return kept_along(self.trace, alive, product.target, product.form.made)
 
 
 def kept_along(trace: Trace, alive: Alive, tensor: str, axis: int) -> NDArray[np.int64]:

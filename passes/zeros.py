@@ -286,12 +286,7 @@ def _scores(layer: _Layer, request: ZerosRequest) -> NDArray[np.floating[Any]]:
 
 def _ranked(scores: Mapping[str, NDArray[Any]], pattern: Pattern, share: float) -> dict[str, float]:
     """Shares by one ranking over all layers, of weights, or of blocks by their mean."""
-    every = []
-    for score in scores.values():
-        kept = score
-        if pattern.name != "unstructured":
-            kept = _by_block(score, pattern)
-        every.append(kept.reshape(-1))
+    every = [(s if pattern.name == "unstructured" else pattern.means(s)).reshape(-1) for s in scores.values()]
     flat = np.concatenate(every) if every else np.zeros(0)
     if not len(flat):
         return {}
@@ -299,20 +294,6 @@ def _ranked(scores: Mapping[str, NDArray[Any]], pattern: Pattern, share: float) 
     gone[np.argsort(flat, kind="stable")[: at_least(share, len(flat))]] = True
     parts = np.split(gone, np.cumsum([e.size for e in every])[:-1])
     return {n: min(float(part.mean()), 1 - 1 / part.size) for n, part in zip(scores, parts, strict=True)}
-
-
-def _by_block(score: NDArray[Any], pattern: Pattern) -> NDArray[Any]:
-    """The mean score of the block that each weight is in."""
-    groups, outputs, channels, taps = score.shape
-    r, c = pattern.rows, pattern.columns or channels
-    pad = [(0, 0), (0, -outputs % r), (0, -channels % c), (0, 0)]
-    axes = (2, 4) if pattern.columns else (2, 4, 5)
-    sums = [
-        np.pad(a, pad).reshape(groups, -1, r, (channels + pad[2][1]) // c, c, taps).sum(axis=axes, keepdims=True)
-        for a in (score, np.ones_like(score))
-    ]
-    mean = np.broadcast_to(sums[0] / sums[1], (*sums[0].shape[:2], r, sums[0].shape[3], c, taps))
-    return np.asarray(mean.reshape(groups, outputs + pad[1][1], channels + pad[2][1], taps)[:, :outputs, :channels])
 
 
 def _matrix(layer: _Layer, mask: NDArray[np.bool_]) -> Mask:

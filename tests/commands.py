@@ -32,6 +32,24 @@ SKIP = """(float[1,3,H,W] x) => (float[1,4,h,w] y)
   d = Concat<axis=1>(a, c)
   y = Conv(d, w1) }"""
 
+#: How a module of metrics begins: what the original, chain.onnx in the folder, gives for seeded inputs.
+AGAINST_THE_ORIGINAL = """
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+
+X = np.random.default_rng(0).standard_normal((40, 1, 3, 8, 8)).astype(np.float32)
+
+
+def outputs(session):
+    return np.stack([session.run(None, {"x": x})[0][0].argmax(0) for x in X])
+
+
+TRUE = outputs(onnxruntime.InferenceSession("chain.onnx"))
+"""
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -19,7 +19,6 @@ from bench.accuracy.digits import SIZE
 from onnxprune import pipeline
 from onnxprune.cost.macs_and_bytes import Macs, Params
 from onnxprune.labels.analysis import analyse
-from onnxprune.memory_and_threads import one_thread
 from onnxprune.model import files
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
@@ -65,7 +64,7 @@ def _made(net: cache.TrainedNet, shares: Sequence[float]) -> Plans:
     watch = Stopwatch(silent)
     analysis = analyse(model, input_shapes=options.input_shapes)
     rows = []
-    with one_thread(), pipeline.learning(analysis, options, watch) as lesson:
+    with pipeline.learning(analysis, options, watch) as lesson:
         planner = Planner(analysis, options, lesson, silent)
         calibration = np.load(cache.calibration(segmenting=False))
         logits = _logits(model, calibration)

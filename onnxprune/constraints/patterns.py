@@ -68,6 +68,23 @@ class Pattern:
             return found | _largest(np.where(found, -1.0, scores), spare) if spare > 0 else found
         if self.name == "unstructured":
             return _largest(scores, scores.size - count)
+        total, size = self._blocks(scores)
+        order = np.argsort((total / np.maximum(size, 1)).reshape(-1), kind="stable")
+        gone = np.cumsum(size.reshape(-1)[order])
+        most = int(np.searchsorted(gone, count, side="right"))
+        if most < len(gone) and gone[most] - count < count - (gone[most - 1] if most else 0):
+            most += 1  # as near to the share as blocks allow
+        stays = np.ones(total.size, np.bool_)
+        stays[order[: min(most, len(order) - 1)]] = False
+        return self._of_weights(stays.reshape(total.shape), scores.shape).copy()
+
+    def means(self, scores: Float) -> Float:
+        """The mean score of the block that each weight is in."""
+        total, size = self._blocks(scores)
+        return np.asarray(self._of_weights(total / np.maximum(size, 1), scores.shape))
+
+    def _blocks(self, scores: Float) -> tuple[Float, Float]:
+        """Of each block the sum of its scores, and how many they are: [groups, rows of blocks, columns, taps]."""
         groups, outputs, channels, taps = scores.shape
         r, c = self.rows, self.columns
         pad = [(0, 0), (0, -outputs % r), (0, -channels % c if c else 0), (0, 0)]
@@ -76,16 +93,12 @@ class Pattern:
             whole = np.pad(array, pad)
             wide = whole.reshape(groups, -1, r, *((whole.shape[2] // c, c, taps) if c else (1, channels * taps, 1)))
             parts.append(wide.sum(axis=(2, 4)))
-        total, size = parts
-        order = np.argsort((total / np.maximum(size, 1)).reshape(-1), kind="stable")
-        gone = np.cumsum(size.reshape(-1)[order])
-        most = int(np.searchsorted(gone, count, side="right"))
-        if most < len(gone) and gone[most] - count < count - (gone[most - 1] if most else 0):
-            most += 1  # as near to the share as blocks allow
-        stays = np.ones(total.size, np.bool_)
-        stays[order[: min(most, len(order) - 1)]] = False
-        found = stays.reshape(total.shape).repeat(r, axis=1)[:, :outputs]
-        return np.broadcast_to(found.repeat(c, axis=2)[:, :, :channels] if c else found, scores.shape).copy()
+        return parts[0], parts[1]
+
+    def _of_weights(self, blocks: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """What each weight's block has."""
+        found = blocks.repeat(self.rows, axis=1)[:, : shape[1]]
+        return np.broadcast_to(found.repeat(self.columns, axis=2)[:, :, : shape[2]] if self.columns else found, shape)
 
     def holds(self, weight: NDArray[Any]) -> bool:
         """Whether the zeros of [groups, outputs, channels, taps] lie so that hardware for N:M takes them."""

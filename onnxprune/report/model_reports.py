@@ -11,7 +11,7 @@ from onnxprune.labels.analysis import analyse
 from onnxprune.labels.ops import custom
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
-from onnxprune.passes import CutToOutputs
+from onnxprune.passes import cut_to
 from onnxprune.progress import Progress, silent
 from onnxprune.report import advice
 from onnxprune.report.advice import Advice
@@ -36,7 +36,7 @@ def inspect(
     Nodes that cannot follow are found by a trial at half the width. Raises OnnxPruneError.
     """
     with custom.declared([custom.read(text) for text in operators]):
-        model = _cut_to(model, outputs, input_shapes or {}, input_values or {})
+        model = cut_to(model, outputs, input_shapes or {}, input_values or {}).model
         analysis = analyse(model, exclude=exclude, input_shapes=input_shapes, input_values=input_values)
         request, subject = Options(ratio=0.5, importance="random").request, Subject(analysis.trace)
         scorer = criteria.resolve("random")(subject)
@@ -57,7 +57,7 @@ def advise(
     """Where the model wastes a target; the arguments are those of `inspect`. Raises OnnxPruneError."""
     with custom.declared([custom.read(text) for text in operators]):
         progress("analyse")
-        model = _cut_to(model, outputs, input_shapes or {}, input_values or {})
+        model = cut_to(model, outputs, input_shapes or {}, input_values or {}).model
         analysis = analyse(model, exclude=exclude, input_shapes=input_shapes, input_values=input_values)
         progress("advise")
         return advice.advise(analysis.trace, analysis.groups, costs)
@@ -69,9 +69,3 @@ def sparsity(
     """The zeros among the weights of ``model``, layer by layer. Raises OnnxPruneError."""
     analysis = analyse(model, input_shapes=input_shapes, input_values=input_values)
     return sparsity_of(analysis.trace.model, analysis.trace.shapes.shape)
-
-
-def _cut_to(model: Model, outputs: Sequence[str], shapes: Shapes, values: Mapping[str, float]) -> Model:
-    if not outputs:
-        return model
-    return CutToOutputs(outputs, {n: tuple(s) for n, s in shapes.items()}, values).run(model).model

@@ -58,6 +58,11 @@ def told(amount: float, error: float | None, sign: str = "+-") -> str:
     return f"{amount:.4g}" + ("" if error is None else f" {sign} {error:.2g}")
 
 
+def within(amount: float, error: float | None, permitted: float, confidence: float) -> bool:
+    """Whether a drop is no more than is permitted, so many standard errors away."""
+    return amount + confidence * (error or 0.0) <= permitted + 1e-12
+
+
 def drop(limit: Limit, original: Measurement, found: Measurement) -> Drop:
     """What ``found`` has lost of ``original``, by the terms of ``limit``."""
     scale = abs(original.value) or 1.0 if limit.relative else 1.0
@@ -73,7 +78,7 @@ def drop(limit: Limit, original: Measurement, found: Measurement) -> Drop:
     if not math.isfinite(amount):  # of the original's own, as an SNR to itself, there is none
         holds = sign * (found.value - (limit.min_metric or 0.0)) >= limit.confidence * (error or 0.0) * scale
     else:
-        holds = amount + limit.confidence * (error or 0.0) <= permitted + 1e-12
+        holds = within(amount, error, permitted, limit.confidence)
     return Drop(amount, error, permitted, holds)
 
 

@@ -24,18 +24,12 @@ from onnxprune.search.metrics import Metric, alike
 from onnxprune.search.planner import Planner
 from onnxprune.search.smallest import metric_of
 from onnxprune.search.trials import Keys, Table
-from onnxprune.widths.metric_options import Limit, MetricSource, name_of
+from onnxprune.widths.metric_options import METRIC, RATIOS, STOPS, Limit, MetricSource, name_of
 from onnxprune.widths.plan_contest import Way
-
-#: What is measured where no metric is named, and the ratios.
-METRIC, RATIOS = "noise", (0.1, 0.2, 0.3, 0.4, 0.5)
-
-#: Whether a group's larger ratios are left out once its metric has dropped, or risen, by more than the threshold.
-STOPS = ("dropped", "raised")
 
 
 @dataclass(frozen=True)
-class Asked:
+class SensitivityRequest:
     """What is measured: a ``metric`` at ``ratios``, of some groups at others.
 
     ``stop``: one of `STOPS`, and by how much (``threshold``).
@@ -112,7 +106,7 @@ class Sensitivity:
     seconds: float
 
 
-def measure(planner: Planner, asked: Asked, progress: Progress) -> Sensitivity:
+def measure(planner: Planner, asked: SensitivityRequest, progress: Progress) -> Sensitivity:
     """Measure every group of ``planner`` alone. Raises MetricError and OptionError."""
     start = time.perf_counter()
     with spilling() as spill:
@@ -150,7 +144,7 @@ def measure(planner: Planner, asked: Asked, progress: Progress) -> Sensitivity:
 @dataclass(frozen=True)
 class _Run:
     planner: Planner
-    asked: Asked
+    asked: SensitivityRequest
     metric: Metric
     original: Measurement
     table: Table

@@ -21,7 +21,7 @@ from onnxprune.options import Options
 from onnxprune.plugins import is_code
 from onnxprune.progress import Progress
 from onnxprune.search.curve import Point, find, taken
-from onnxprune.search.drop import drop, told
+from onnxprune.search.drop import drop, told, within
 from onnxprune.search.metrics import Metric, alike, user_metric
 from onnxprune.search.planner import Made, Planner
 from onnxprune.search.ready import ReadyMetric, ready
@@ -211,7 +211,7 @@ class _Search:
         if row["cost"] is None:
             return None
         told = {n: row[n] for n in ("asked", "cost", "macs", "params", "drop", "error", "noise", "seconds")}
-        holds = row["drop"] + limit.confidence * (row["error"] or 0.0) <= self.permitted + 1e-12
+        holds = within(row["drop"], row["error"], self.permitted, limit.confidence)
         if not math.isfinite(row["drop"]):
             holds = bool(row["holds"])
         self.trials.append(Trial(**told, metric=row["value"], holds=holds))

@@ -18,6 +18,16 @@ MetricSource: TypeAlias = "str | Callable[..., Any]"
 MINIMISED = ("macs", "params", "bytes", "cycles", "ms")
 
 
+#: What `sensitivity` measures where no metric is named, and the ratios.
+METRIC, RATIOS = "noise", (0.1, 0.2, 0.3, 0.4, 0.5)
+
+#: Whether a group's larger ratios are left out once its metric has dropped, or risen, by more than the threshold.
+STOPS = ("dropped", "raised")
+
+#: What a drop counts in.
+_DROPS = ("absolute", "relative")
+
+
 @dataclass(frozen=True)
 class Limit:
     """What a metric has to keep: one of ``max_drop`` and ``min_metric``.
@@ -70,7 +80,7 @@ class MetricOptions:
     drop: str = option(
         "absolute",
         "--drop",
-        kind=("absolute", "relative"),
+        kind=_DROPS,
         shown=True,
         help="What --max-drop counts in: units of the metric, or shares of the original's.",
     )
@@ -113,7 +123,7 @@ class MetricOptions:
             raise OptionError("needs one limit, of its drop or of itself", where="--metric", hint=hint)
         if self.evaluations < 1:
             raise OptionError(f"must be at least 1, not {self.evaluations}", where="--evaluations")
-        if self.drop not in ("absolute", "relative"):
+        if self.drop not in _DROPS:
             raise OptionError(f"must be absolute or relative, not {self.drop}", where="--drop")
         if self.minimise not in (None, *MINIMISED):
             raise OptionError(f"must be {', '.join(MINIMISED)}, not {self.minimise}", where="--minimise")
@@ -157,7 +167,7 @@ class SensitivityOptions:
     """What `sensitivity` measures, beside what `prune` is told of the model and its data."""
 
     metric: MetricSource = option(
-        "noise",
+        METRIC,
         "--metric",
         metavar="NAME",
         shown=True,
@@ -177,7 +187,7 @@ class SensitivityOptions:
     early_stop: str | None = option(
         None,
         "--early-stop",
-        kind=("dropped", "raised"),
+        kind=STOPS,
         help="Leave out a group's larger ratios once its metric has dropped, or risen, by more than --threshold.",
     )
     threshold: float = option(0.0, "--threshold", kind=float, shown=True, help="For --early-stop.")

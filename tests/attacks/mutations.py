@@ -21,9 +21,6 @@ NUMBERS = (0, 1, -1, 2, 3, 7, 255, 2**31 - 1, 2**31, -(2**31), 2**32, 2**40, 2**
 FLOATS = (0.0, -0.0, 1.0, -1.0, 1e38, -1e38, 1e-45, float("nan"), float("inf"), float("-inf"))
 TEXTS = ("", ".", "..", "/", "\0", "a\0b", "../x", "/etc/passwd", "x", "y", "h", "\n", "\x1b[2J", "€" * 40, "a" * 5000)
 
-LOCATIONS = ("", ".", "..", "/dev/zero", "/dev/stdin", "/etc/passwd", "../x", "a\0b", "m.onnx", "x/../m.onnx", "none")
-OFFSETS = ("0", "4", "-1", "-4", "9" * 20, "x", "1e3")
-
 #: Stands for bytes that are not UTF-8, which Python's protobuf does not let anyone set.
 _PLACEHOLDER = "!not-utf8!"
 

@@ -13,24 +13,11 @@ import pytest
 
 import onnxprune
 from onnxprune.report import html
-from tests.commands import Run, assert_one_line, widths
+from tests.commands import AGAINST_THE_ORIGINAL, Run, assert_one_line, widths
 
-METRICS = """
-from pathlib import Path
-
-import numpy as np
-import onnx
-import onnxruntime
-
-X = np.random.default_rng(0).standard_normal((40, 1, 3, 8, 8)).astype(np.float32)
-
-
-def outputs(session):
-    return np.stack([session.run(None, {"x": x})[0][0].argmax(0) for x in X])
-
-
-TRUE = outputs(onnxruntime.InferenceSession("chain.onnx"))
-
+METRICS = (
+    AGAINST_THE_ORIGINAL
+    + """
 
 def each(session):
     return (outputs(session) == TRUE).mean((1, 2))
@@ -73,6 +60,7 @@ def unlike(session, calls=[]):
     calls.append(1)
     return np.ones(10 + len(calls))
 """
+)
 
 
 @pytest.fixture(autouse=True)

@@ -14,29 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.commands import Run, assert_one_line
+from tests.commands import AGAINST_THE_ORIGINAL, Run, assert_one_line
 
-METRIC = """
-from pathlib import Path
-
-import numpy as np
-import onnxruntime
-
-X = np.random.default_rng(0).standard_normal((40, 1, 3, 8, 8)).astype(np.float32)
-
-
-def outputs(session):
-    return np.stack([session.run(None, {"x": x})[0][0].argmax(0) for x in X])
-
-
-TRUE = outputs(onnxruntime.InferenceSession("chain.onnx"))
-
+METRIC = (
+    AGAINST_THE_ORIGINAL
+    + """
 
 def each(session):
     with Path("calls").open("a") as calls:
         calls.write("called\\n")
     return (outputs(session) == TRUE).mean((1, 2))
 """
+)
 SEARCH = ("chain.onnx", "--data", "x.npy", "--check-n", "1", "--metric", "trial_metric:each", "--max-drop", "0.1")
 TABLE = ("--trials", "t.jsonl")
 

@@ -17,6 +17,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
 from onnxprune.labels.ops.table import Array
+from onnxprune.model.edits import captured
 
 
 def quick(proto: ModelProto) -> ModelProto:
@@ -60,19 +61,9 @@ def _needed(graph: GraphProto) -> list[NodeProto]:
     for node in reversed(graph.node):
         if needed.intersection(node.output):
             needed.update(node.input)
-            needed.update(_captured(node))
+            needed.update(captured(node))
             kept.append(node)
     return kept[::-1]
-
-
-def _captured(node: NodeProto) -> Iterator[str]:
-    """All that the node's subgraphs read."""
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-            for inner in graph.node:
-                yield from inner.input
-                yield from _captured(inner)
-            yield from (o.name for o in graph.output)
 
 
 @dataclass(frozen=True)

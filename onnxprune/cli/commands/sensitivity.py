@@ -50,9 +50,10 @@ def sensitivity(
     from onnxprune.model import files
     from onnxprune.report import html
     from onnxprune.report.sensitivity_report import to_json
-    from onnxprune.search.sensitivity import RATIOS, Asked, csv
+    from onnxprune.search.sensitivity import SensitivityRequest, csv
+    from onnxprune.widths.metric_options import RATIOS
 
-    asked = Asked(metric, ratios or RATIOS, ratios_for, early_stop, threshold)
+    asked = SensitivityRequest(metric, ratios or RATIOS, ratios_for, early_stop, threshold)
     options = Options(**given)
     loaded = files.load(model)
     places = [p for p in (csv_path, json_path, page_path) if p is not None]
