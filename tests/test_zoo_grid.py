@@ -46,7 +46,7 @@ def test_grid(analysed: tuple[Model, Analysis], ratio: float, align: int, scope:
 
     request, subject = options.request, Subject(analysis.trace)
     choice = choose(analysis, request, subject, Way("l2", scope), scores.resolve("l2")(subject))
-    pruned = Planner(analysis, options, None, silent).cut(choice, lossless=False)[0].model
+    pruned = Planner(analysis, options, None, silent).cut(choice, lossless=False)[1]
 
     model.check(pruned.skeleton(), "the pruned model", full=True)
     gone = np.zeros(analysis.trace.units, np.bool_)
