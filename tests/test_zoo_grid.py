@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,16 +33,22 @@ ZOO = sorted((Path(__file__).parents[1] / "fixtures" / "zoo").glob("*.onnx"))
 Flags = NDArray[np.bool_]
 
 
-@pytest.fixture(scope="module", params=ZOO, ids=lambda p: p.stem)
+def _cases() -> Iterator[Any]:
+    """The grid; of every file a third is ``slow``, another third in the next file, and the rest is ``grid``."""
+    grid = [*product((0.1, 0.3, 0.5, 0.9), (1, 8, 16), ("global", "group"))]
+    for number, path in enumerate(ZOO):
+        for place, (ratio, align, scope) in enumerate(grid):
+            mark = pytest.mark.grid if (place + place // 6 + number) % 3 else pytest.mark.slow
+            yield pytest.param(path, ratio, align, scope, marks=mark, id=f"{path.stem}-{ratio}-{align}-{scope}")
+
+
+@pytest.fixture(scope="module")
 def analysed(request: pytest.FixtureRequest) -> tuple[Model, Analysis]:
     loaded = model.from_proto(load_skeleton(request.param))
     return loaded, analyse(loaded)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("scope", ["global", "group"])
-@pytest.mark.parametrize("align", [1, 8, 16])
-@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize(("analysed", "ratio", "align", "scope"), [*_cases()], indirect=["analysed"])
 def test_grid(analysed: tuple[Model, Analysis], ratio: float, align: int, scope: str) -> None:
     _, analysis = analysed
     options = Options(ratio=ratio, align=align, scope=scope, check_n=1)
