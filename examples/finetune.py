@@ -94,7 +94,7 @@ def main(folder: Path) -> None:
     print(f"trained: {accuracy(net):.3f} of the images right")
 
     export(net, folder / "net.onnx")
-    result = onnxprune.prune(folder / "net.onnx", ratio=0.6, align=8, fuse_bn=False)
+    result = onnxprune.prune(folder / "net.onnx", ratio=0.6, align=8, fuse_bn=False, data="none")
     result.save(folder / "pruned.onnx", plan=folder / "plan.json")
     left = result.report
     print(f"pruned: {left.parameters.ratio:.3f} of the parameters, {left.macs.ratio:.3f} of the MACs left")
