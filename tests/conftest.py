@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from onnxprune import options
 from onnxprune.calibration.data_options import Data
 from onnxprune.cli import main as cli
+from onnxprune.cli.printing import table_style
 from tests.commands import CHAIN, Outcome, Run, put
 
 
@@ -23,6 +25,12 @@ def weights_only(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
     if request.node.get_closest_marker("drawn") is None:
         monkeypatch.setattr(options, "reading_of", reading_of)
+
+
+@pytest.fixture(autouse=True)
+def quick_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No stage is long enough for a line of its own, however busy the machine is."""
+    monkeypatch.setattr(table_style, "LONG", math.inf)
 
 
 @pytest.fixture

@@ -72,8 +72,8 @@ def report_of(outcome: Outcome) -> Report:
     gone[choice.dead] = True
     groups, removed = choice.groups, {g.index: int(gone[g.units].sum()) for g in choice.groups}
     own = ratio_of(trace, groups, request)
-    # No group was asked for a ratio.
-    free = outcome.planned or request.budget is not None or len(request.ways) > 1 or request.only_named
+    # No group was asked for a ratio; or only all of them together.
+    free = outcome.planned or request.budget is not None or request.only_named
     asked = {g.index: own.get(g.index, removed[g.index] / g.width if free else request.ratio) for g in groups}
     width = groups.width
     before = macs_and_bytes.cost(trace.model.graph, trace.shapes.shape)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onnxprune.cli.printing import table_style
 from tests.commands import FIXED, Run, put
 
 pty = pytest.importorskip("pty", reason="pseudo-terminals are Unix's")
@@ -89,6 +90,23 @@ def test_a_pipe_gets_the_same_plain_lines_each_time(run: Run, chain: Path) -> No
         lines[8],
     ]
     assert "\x1b" not in first.out
+
+
+def test_a_pipe_is_told_of_each_stage_that_took_long(run: Run, chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_style, "LONG", 0.0)
+    told = run(chain, "--dry-run")
+    stages = [line.partition(": ") for line in told.err.splitlines()]
+    assert [stage for stage, _, _ in stages][:4] == ["analyse", "choose", "rewrite", "prove"]
+    assert all(re.fullmatch(r"\d+\.\d s", spent) for _, _, spent in stages)
+    assert run(chain, "--dry-run", "-q").err == ""
+
+
+def test_what_was_typed_is_told_beside_what_it_came_to(run: Run, chain: Path) -> None:
+    told = run(chain, "--ratio", 0.3, "--importance", "l2", "--scope", "cost", "--dry-run").out
+    assert re.search(r"removed: \d+\.\d\d % \(asked for 30\.00 % of each group: as many MACs are saved where", told)
+    assert told.startswith("group   width  kept  removed")
+    aligned = run(chain, "--ratio", 0.3, "--align", 8, "--dry-run").out
+    assert re.search(r"removed: \d+\.\d\d % \(asked for 30\.00 %\)", aligned)
 
 
 def test_the_last_line_says_what_is_to_be_done_next(run: Run, chain: Path, tmp_path: Path) -> None:

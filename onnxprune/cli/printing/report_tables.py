@@ -35,7 +35,7 @@ def size_row(name: str, size: SizeReport) -> tuple[str, ...]:
 
 def report_text(report: Report, beside: Mapping[str, str]) -> list[str]:
     """What a reviewer asks: widths, sizes, both errors, and where the files are; ``beside``: others than the model."""
-    asked = not report.options.get("budget")  # which says nothing of single groups
+    asked = not _by_cost(report) and not report.options.get("budget")  # which say nothing of single groups
     rows = [
         (
             shortened(g.name),
@@ -66,6 +66,9 @@ def report_text(report: Report, beside: Mapping[str, str]) -> list[str]:
 def _verdict(report: Report) -> Iterator[str]:
     budget = report.options.get("budget")
     asked = f"budget {budget}" if budget else f"asked for {100 * report.asked:.2f} %"
+    if _by_cost(report):
+        saved = "cycles" if report.options.get("target") else "MACs"
+        asked += f" of each group: as many {saved} are saved where least is lost"
     yield f"channels removed: {100 * report.achieved:.2f} % ({asked})"
     if report.lossless or report.options.get("lossless"):
         gone = report.channels.before - report.channels.after
@@ -91,6 +94,12 @@ def _verdict(report: Report) -> Iterator[str]:
     if report.search is not None:
         yield from searched(report.search)
     yield from (f"note: {note}" for note in report.notes)
+
+
+def _by_cost(report: Report) -> bool:
+    """Whether a ratio says how much is saved, and not where."""
+    named = report.options.get("budget") or not report.asked or report.asked == report.achieved
+    return not named and report.options.get("scope") in ("auto", "cost")
 
 
 def _places(report: Report, beside: Mapping[str, str]) -> Iterator[str]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import click
 
-from onnxprune.progress import Progress, silent
+from onnxprune.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -102,37 +103,80 @@ def _paragraph(console: Console, part: str) -> None:
         console.print(text, soft_wrap=True)
 
 
+#: Seconds from which on a stage has a line of its own where nobody looks at a bar.
+LONG = 2.0
+
+
+@dataclass
+class _Clock:
+    """Seconds by stage; ``ended`` is told of each that ends, with its own."""
+
+    ended: Callable[[str, float], None]
+    current: str = ""
+    since: float = field(default_factory=time.perf_counter)
+
+    def turn(self, stage: str) -> bool:
+        """Go on with ``stage``; whether it is another."""
+        if stage == self.current:
+            return False
+        now = time.perf_counter()
+        if self.current:
+            self.ended(self.current, now - self.since)
+        self.current, self.since = stage, now
+        return True
+
+
 @contextmanager
 def status() -> Iterator[Progress]:
-    """On a terminal, what is being done, with a bar where it is counted, and then the time of each stage."""
-    if not sys.stderr.isatty():
-        yield silent
-        return
+    """On a terminal, what is being done, with a bar where it is counted, and then the time of each stage.
+
+    Elsewhere a line for each stage that took `LONG`, when it has ended.
+    """
+    with _bars() if sys.stderr.isatty() else _lines() as tell:
+        yield tell
+
+
+@contextmanager
+def _lines() -> Iterator[Progress]:
+    def ended(stage: str, spent: float) -> None:
+        if spent >= LONG:
+            click.echo(f"{stage}: {spent:.1f} s", err=True)
+
+    clock = _Clock(ended)
+
+    def tell(stage: str, _done: int = 0, _total: int = 0, /) -> None:
+        clock.turn(stage)
+
+    yield tell
+    clock.turn("")
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
     from rich import progress as bars
 
     columns = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"), bars.BarColumn(), bars.TimeElapsedColumn())
     console, seconds = _console(stderr=True), dict[str, float]()
+
+    def ended(stage: str, spent: float) -> None:
+        seconds[stage] = seconds.get(stage, 0.0) + spent
+
+    clock = _Clock(ended)
     with bars.Progress(*columns, console=console, transient=True) as shown:
         task = shown.add_task("", total=None)
-        current, since = "", time.perf_counter()
 
         def tell(stage: str, done: int = 0, total: int = 0, /) -> None:
-            nonlocal current, since
-            if stage != current:
-                now = time.perf_counter()
-                seconds[current] = seconds.get(current, 0.0) + now - since
-                current, since = stage, now
+            if clock.turn(stage):
                 shown.reset(task)
             shown.update(task, description=stage, completed=done, total=total or None)
 
         try:
             yield tell
         finally:
-            tell("")
-    width = max(map(len, seconds))
+            clock.turn("")
+    width = max(map(len, seconds), default=0)
     for stage, spent in seconds.items():
-        if stage:
-            console.print(f"{stage:<{width}}  {spent:6.1f} s", style="dim", markup=False)
+        console.print(f"{stage:<{width}}  {spent:6.1f} s", style="dim", markup=False)
 
 
 def shortened(text: str, most: int = 64) -> str:
