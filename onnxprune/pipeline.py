@@ -16,7 +16,7 @@ from onnxprune.calibration import samples
 from onnxprune.calibration.data_options import NO_DATA
 from onnxprune.calibration.gram_matrices import spilling
 from onnxprune.calibration.original_observed import Lesson, learn
-from onnxprune.calibration.synthetic import drawing
+from onnxprune.calibration.synthetic import drawing, few_samples
 from onnxprune.errors import (
     CheckError,
     KeptError,
@@ -177,7 +177,7 @@ def sensitivity(model: Model, options: Options, asked: SensitivityRequest, progr
         analysis, given = _analysed(model, options, options.to_json(), watch)
         if options.reading is not None and options.reading.drawn:
             drawing.check(options.reading)
-        with learning(analysis, options, watch) as lesson:
+        with learning(analysis, options, watch, judged=True) as lesson:
             planner = Planner(analysis, options, lesson, watch.announce, [*given.rows.values()])
             return measure(planner, asked, watch.announce)
 
@@ -204,8 +204,13 @@ def unproven(report: Report) -> CheckError | None:
 
 
 @contextmanager
-def learning(analysis: Analysis, options: Options, watch: Stopwatch) -> Iterator[Lesson | None]:
-    """What calibration data teaches, while what was seen lies on disk and BLAS has one thread; None without data."""
+def learning(
+    analysis: Analysis, options: Options, watch: Stopwatch, *, judged: bool = False
+) -> Iterator[Lesson | None]:
+    """What calibration data teaches, while what was seen lies on disk and BLAS has one thread; None without data.
+
+    ``judged``: models are to be judged on what is held out of it.
+    """
     if options.reading is None:
         yield None
         return
@@ -219,6 +224,8 @@ def learning(analysis: Analysis, options: Options, watch: Stopwatch) -> Iterator
                 data = drawing.load(reading, trace.model, trace.shapes, options.seed)
             else:
                 data = samples.load(reading, trace.model, trace.shapes.inputs, watch.announce)
+                judged = judged or options.metric is not None
+                data = few_samples.with_drawn(data, reading, trace.model, trace.shapes, options.seed, judged=judged)
         with spilling() as spill:
             with watch.stage("observe"):
                 steps: list[Pass] = [FuseBatchNorm(analysis.flat.inner())] if options.fuse_bn else []

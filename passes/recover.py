@@ -44,7 +44,8 @@ class Learnt:
 
     ``pruned``: with the channels gone; ``final``: as written. They are the same where compensation did not help.
     ``solved``: layers with new weights, of ``layers`` that could have them. ``steps``: of training, of which
-    ``best_step`` was the best held out, 0 where none was better than before. ``drawn``: whether the samples were.
+    ``best_step`` was the best held out, 0 where none was better than before. ``beside``: how many inputs were drawn
+    beside the samples; ``drawn``: whether those that were held out were.
     """
 
     samples: int
@@ -58,11 +59,20 @@ class Learnt:
     best_step: int = 0
     by_sample: tuple[SampleError, ...] = field(default=(), repr=False)
     drawn: bool = False
+    beside: int = 0
+
+    @property
+    def held_out_of(self) -> int:
+        """How many there are of what is held out."""
+        return self.beside if self.drawn and self.beside else self.samples
 
     @property
     def on(self) -> str:
         """What the errors were measured on."""
-        return f"{self.held_out} held-out of {self.samples} {'drawn inputs' if self.drawn else 'samples'}"
+        told = f"{self.held_out} held-out of {self.held_out_of} {'drawn inputs' if self.drawn else 'samples'}"
+        if not self.beside:
+            return told
+        return f"{told}, beside {self.samples} samples" if self.drawn else f"{told}, beside {self.beside} drawn inputs"
 
 
 @dataclass(frozen=True)
@@ -115,11 +125,11 @@ class Recovery:
             train = Distill(self.trace, seen, self.steps, self.seed, self.progress, masks)
             best, result = train.fit(result)
             after = heldout.measure(result, seen, "the trained model")
-        held = self.lesson.data.split()[1].chosen.tolist()
+        data = self.lesson.data
+        held = data.split()[1].places().tolist()
         by_sample = tuple(SampleError(*s) for s in zip(held, before.samples, after.samples, strict=True))
-        count = sum(p.samples for p in seen.parts)
         learnt = Learnt(
-            count,
+            data.given,
             len(held),
             before.errors,
             after.errors,
@@ -129,6 +139,7 @@ class Recovery:
             self.steps,
             best,
             by_sample,
-            self.lesson.data.drawn,
+            data.drawn or (data.mixture is not None and not data.mixture.held_out),
+            data.count - data.given * (data.mixture.copies if data.mixture else 1),
         )
         return result, learnt, masks

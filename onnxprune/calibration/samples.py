@@ -27,6 +27,44 @@ from onnxprune.running.session import Feeds
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """Positions of a set: first the samples that were given, ``copies`` times over, then what was drawn.
+
+    ``origin``: where in the data those that were given are; ``held_out``: whether it is they that judge.
+    """
+
+    origin: NDArray[np.int64] = field(repr=False)
+    copies: int
+    held_out: bool
+
+    @property
+    def given(self) -> int:
+        """How many samples were given."""
+        return len(self.origin)
+
+    def drawn(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these were drawn."""
+        return np.asarray(positions >= self.given * self.copies)
+
+    def places(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where in what was given, or among what was drawn, these are."""
+        own = self.origin[positions % self.given]
+        return np.where(self.drawn(positions), positions - self.given * self.copies, own)
+
+    def split(self, units: NDArray[np.int64], share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(fit, held out) of ``units`` [n, samples of a run]: no sample that judges is learnt from, in any copy."""
+        first = units[:, 0]
+        drawn = self.drawn(first)
+        if not self.held_out:
+            rest, held = _parted(units[drawn], share)
+            return np.concatenate([units[~drawn], rest]), held
+        once = units[first < self.given]
+        _, held = _parted(once, share)
+        judges = np.isin(first % self.given, held[:, 0]) & ~drawn
+        return units[~judges], held
+
+
+@dataclass(frozen=True)
 class CalibrationSet:
     """Samples in use: ``count`` of them, ``unit`` at a time where the model takes no other number.
 
@@ -40,11 +78,21 @@ class CalibrationSet:
     labelled: bool = False
     notes: tuple[str, ...] = ()  # what a reader must not miss
     drawn: bool = False  # whether nobody gave them
+    mixture: Mixture | None = None  # where some of them are drawn
 
     @property
     def count(self) -> int:
         """Samples in use."""
         return len(self.chosen)
+
+    @property
+    def given(self) -> int:
+        """Samples in use that are not drawn beside others, each once."""
+        return self.count if self.mixture is None else self.mixture.given
+
+    def places(self) -> NDArray[np.int64]:
+        """Where in the data each of them is."""
+        return self.chosen if self.mixture is None else self.mixture.places(self.chosen)
 
     def batches(self, size: int) -> Iterator[Feeds]:
         """{input: [at most size, ...]} in order; of exactly as many as the model takes, where its batch is fixed."""
@@ -53,7 +101,7 @@ class CalibrationSet:
 
     def labelled_batches(self, size: int) -> Iterator[tuple[Feeds, NDArray[Any] | None]]:
         """As `batches`, each with its labels [size, ...], or None where the data has none."""
-        samples = self._samples()
+        samples = self.samples()
         while batch := list(islice(samples, self.run_size(size))):
             labels = np.stack([s[LABELS] for s in batch]) if self.labelled else None
             yield self.inputs.joined(batch), labels
@@ -71,9 +119,9 @@ class CalibrationSet:
         units = self.chosen.reshape(-1, self.inputs.unit)
         if len(units) < 2:
             return self, self
-        held = _spread(len(units), min(max(round(held_out * len(units)), 1), len(units) - 1))
-        rest = np.setdiff1d(np.arange(len(units)), held)
-        return replace(self, chosen=units[rest].reshape(-1)), replace(self, chosen=units[held].reshape(-1))
+        split = self.mixture.split if self.mixture else _parted
+        fit, held = split(units, held_out)
+        return replace(self, chosen=fit.reshape(-1)), replace(self, chosen=held.reshape(-1))
 
     def head(self, samples: int) -> CalibrationSet:
         """At most so many samples, evenly spread, and never less than one run of the model takes."""
@@ -81,7 +129,8 @@ class CalibrationSet:
         wanted = min(max(samples // self.inputs.unit, 1), len(units))
         return replace(self, chosen=units[_spread(len(units), wanted)].reshape(-1))
 
-    def _samples(self) -> Iterator[Sample]:
+    def samples(self) -> Iterator[Sample]:
+        """Those in use, one by one."""
         start = 0
         for chunk in self.chunks():
             first, last = np.searchsorted(self.chosen, (start, start + chunk.size))
@@ -152,7 +201,7 @@ def _checked(
     pixels = any(c.pixels for c in islice(chunks(), 1))
     labels: set[bool] = set()
     found = CalibrationSet(source, inputs, chunks, chosen)
-    for sample in counted(found._samples(), "reading calibration data", found.count, progress):  # noqa: SLF001
+    for sample in counted(found.samples(), "reading calibration data", found.count, progress):
         labels.add(LABELS in sample)
     if len(labels) > 1:
         raise DataError(f"only some of the files have '{LABELS}'", where=source, hint="give all of them or none")
@@ -170,6 +219,12 @@ def _notes(inputs: Inputs, available: int, chosen: NDArray[np.int64], samples: i
         yield "calibration pixels are fed as 0..255: --mean and --std, where the model was trained on another range"
     if given and not pixels:
         yield "--mean and --std have no effect: calibration samples are taken as they are"
+
+
+def _parted(units: NDArray[np.int64], share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rest, and a ``share`` of ``units``, evenly spread: at least one, and never the last."""
+    held = _spread(len(units), min(max(round(share * len(units)), 1), len(units) - 1))
+    return np.delete(units, held, axis=0), units[held]
 
 
 def _spread(available: int, wanted: int) -> NDArray[np.int64]:

@@ -148,8 +148,8 @@ class Planner:
         found: dict[str, Scorer | str] = {}
         for name in names:
             found[name] = _scorer(name, self._subject, alone=len(names) == 1)
-            if data is not None and data.drawn and not isinstance(found[name], str):
-                break  # the first that there is: what was drawn does not tell which is best
+            if data is not None and (data.drawn or data.mixture) and not isinstance(found[name], str):
+                break  # the first that there is: what was drawn, or is few, does not tell which is best
         scorers = {n: s for n, s in found.items() if not isinstance(s, str)}
         return scorers, tuple(s for s in found.values() if isinstance(s, str))
 

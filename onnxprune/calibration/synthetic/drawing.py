@@ -63,7 +63,7 @@ def load(how: Data, model: Model, shapes: Shapes, seed: int) -> CalibrationSet:
     pixels = Pixels(how.mean, how.std, how.layout)
     inputs, known, fixed = Inputs.of(model, shapes.inputs, pixels), shapes.shape, shapes.draws.values
     kinds = {s.name: _kind(s, model, known) for s in inputs.slots}
-    count = calibration.checked_samples(how) or _enough(inputs, model, known)
+    count = calibration.checked_samples(how) or enough(inputs, model, known)
     count = max(1, -(-count // inputs.unit)) * inputs.unit
     drawn = {
         s.name: np.full((count, *s.shape), fixed[s.name]) if s.name in fixed else _values(s, kinds[s.name], count, seed)
@@ -94,7 +94,7 @@ def _kind(slot: Slot, model: Model, known: Mapping[str, Shape]) -> Kind:
     return kind
 
 
-def _enough(inputs: Inputs, model: Model, known: Mapping[str, Shape]) -> int:
+def enough(inputs: Inputs, model: Model, known: Mapping[str, Shape]) -> int:
     """As many samples as give every product rows enough, within what is used of real ones."""
     size = sum(int(np.prod(s.shape)) * 4 for s in inputs.slots)
     made = sum(float(np.prod(shape)) for shape in known.values()) / inputs.unit

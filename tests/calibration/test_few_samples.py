@@ -1,0 +1,82 @@
+"""Few samples: what is drawn beside them, who judges, and what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import onnxprune
+from onnxprune.calibration import samples
+from onnxprune.calibration.data_options import Data
+from onnxprune.calibration.samples import CalibrationSet
+from onnxprune.calibration.synthetic import few_samples
+from onnxprune.labels.analysis import analyse
+from onnxprune.model.onnx_model import from_proto
+from tests.commands import CHAIN
+from tests.models import build
+
+
+def given(count: int) -> dict[str, NDArray[Any]]:
+    """Samples that are known by their values: the first is 1000 everywhere, the second 1001."""
+    return {"x": np.full((count, 3, 8, 8), 1000, np.float32) + np.arange(count, dtype=np.float32).reshape(-1, 1, 1, 1)}
+
+
+def mixed(data: Mapping[str, NDArray[Any]], *, judged: bool = False) -> tuple[CalibrationSet, CalibrationSet]:
+    """(as given, with drawn inputs beside)."""
+    trace = analyse(from_proto(build(CHAIN))).trace
+    own = samples.load(Data(data), trace.model, trace.shapes.inputs)
+    return own, few_samples.with_drawn(own, Data(data), trace.model, trace.shapes, 0, judged=judged)
+
+
+def values(data: CalibrationSet) -> list[int]:
+    """Which samples are in it, 0 for each that was drawn."""
+    first = np.concatenate([b["x"][:, 0, 0, 0] for b in data.batches(7)])
+    return [int(v) if v >= 1000 else 0 for v in first]
+
+
+def test_a_few_are_read_more_than_once_beside_drawn_ones() -> None:
+    _, both = mixed(given(5))
+    found = values(both)
+    assert found[:20] == [1000, 1001, 1002, 1003, 1004] * few_samples.COPIES
+    assert set(found[20:]) == {0}
+    assert (both.given, both.count) == (5, len(found))
+    assert both.places().tolist()[:7] == [0, 1, 2, 3, 4, 0, 1]
+    assert both.places().tolist()[20:23] == [0, 1, 2]
+
+
+def test_drawn_ones_judge_where_there_are_few() -> None:
+    fit, held = mixed(given(5))[1].split()
+    assert set(values(held)) == {0}
+    assert {*range(1000, 1005)} < set(values(fit))
+
+
+@pytest.mark.parametrize(("count", "judged"), [(few_samples.JUDGES, False), (5, True)])
+def test_samples_judge_where_there_are_enough_or_models_are_judged(count: int, judged: bool) -> None:
+    fit, held = mixed(given(count), judged=judged)[1].split()
+    assert min(values(held)) >= 1000
+    assert not set(values(fit)) & set(values(held))
+    assert set(values(fit)) | set(values(held)) == {0, *range(1000, 1000 + count)}
+    assert held.places().tolist() == [v - 1000 for v in values(held)]
+
+
+def test_more_stand_alone_and_so_do_labels() -> None:
+    for data in (given(few_samples.FEW + 1), {**given(5), "labels": np.arange(5)}):
+        own, both = mixed(data)
+        assert both is own
+
+
+@pytest.mark.drawn
+def test_the_report_says_how_many_were_drawn_beside() -> None:
+    for count in (5, few_samples.JUDGES):
+        found = onnxprune.prune(build(CHAIN), data={"x": given(count)["x"] / 1000}).report
+        learnt = found.learnt
+        assert learnt is not None
+        assert (learnt.samples, learnt.drawn, learnt.held_out) == (count, count == 5, len(learnt.by_sample))
+        assert learnt.beside > count
+        told = f"{learnt.beside} drawn inputs"
+        assert told in learnt.on
+        assert any(note.startswith(f"{count} samples are few") and told in note for note in found.notes)
