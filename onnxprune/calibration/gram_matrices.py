@@ -31,6 +31,7 @@ from onnxprune.progress import Progress, silent
 from onnxprune.running import session as runtime
 from onnxprune.running.batch_size import batch_size
 from onnxprune.running.session import Feeds
+from onnxprune.running.tensor_shapes import ensure_as_traced
 
 #: Rows drawn of a product, by its number of columns, within these bounds.
 ROWS_PER_COLUMN, LEAST_ROWS, MOST_ROWS = 8, 16384, 65536
@@ -286,6 +287,9 @@ def observe(
             for feeds in own.batches(batch_size(model.graph, shapes)):
                 part = Part(len(parts), len(next(iter(feeds.values()))), held)
                 values = {**feeds, **runtime.run(active, feeds, where)}
+                for product in found:
+                    y = values[product.target]
+                    ensure_as_traced(product.target, y.shape, shapes[product.target], [product.form.made])
                 _take(seen, part, values, data.count, takers)
                 for name in feeds:
                     spill.put(f"feed {name}", part.number, feeds[name])

@@ -37,6 +37,7 @@ from onnxprune.running import seeded_inputs
 from onnxprune.running import session as runtime
 from onnxprune.running.session import Feeds
 from onnxprune.running.snr_and_cosine import Differences, OutputError
+from onnxprune.running.tensor_shapes import ensure_as_traced
 from onnxprune.running.unknown_operators import Severed
 
 #: What rounds activations at run time; weights that are dequantized round nothing.
@@ -111,10 +112,7 @@ class Inside:
 
         Raises ModelError where that is of another shape than the file declares.
         """
-        if array.shape != self.shape:
-            shape = ",".join(map(str, array.shape))
-            hint = "export it again"
-            raise ModelError(f"is of shape {shape}, and declared otherwise", where=f"tensor '{self.name}'", hint=hint)
+        ensure_as_traced(self.name, array.shape, self.shape, range(array.ndim))
         return array[np.ix_(*self.kept)]
 
 

@@ -70,14 +70,25 @@ def resolve(
     walk.run()
     if missing := [o for n in model.graph.nodes for o in n.outputs if o and o not in walk.shape]:
         known.update({name: (inferred.get(name, (0,))[0], shape) for name, shape in probe(missing).items()})
-        known.update(_declared(model, missing))
-        walk = _Walk(model, known, symbolic)
+        walk = _Walk(model, known, symbolic, _declared(model, missing))
         walk.run()
     return Shapes(dict(input_shapes), walk.shape, walk.elem_type, walk.value)
 
 
+def ensure_as_traced(name: str, shape: Shape, traced: Shape, axes: Iterable[int]) -> None:
+    """Raise ModelError where a tensor that was run has another rank, or other sizes along ``axes``, than was traced.
+
+    Inference believes what the file declares of results inside If and Loop. Other axes may depend on the data.
+    """
+    if len(shape) == len(traced) and all(shape[a] == traced[a] for a in axes):
+        return
+    found = ",".join(map(str, shape))
+    hint = "export it again"
+    raise ModelError(f"is of shape {found}, and declared otherwise", where=f"tensor '{name}'", hint=hint)
+
+
 def _declared(model: Model, names: list[str]) -> dict[str, tuple[int, Shape]]:
-    """What the file says of tensors that nothing infers; nothing where inputs are dynamic, as it may not fit these."""
+    """What the file says of tensors; nothing where inputs are dynamic, as it may not fit these."""
     if _has_open(model):
         return {}
     kinds = {v.name: v.type.tensor_type for v in (*model.proto.graph.value_info, *model.proto.graph.output)}
@@ -137,12 +148,19 @@ def _infer(skeleton: onnx.ModelProto, model: Model) -> dict[str, tuple[int, Shap
 
 
 class _Walk:
-    """One pass over the nodes in order, filling in what inference left open."""
+    """One pass over the nodes in order, filling in what inference left open.
+
+    ``declared`` is believed of outputs that nothing else tells: it may be wrong, and nobody compares it.
+    """
 
     def __init__(
-        self, model: Model, known: dict[str, tuple[int, Shape]], symbolic: Mapping[str, tuple[int, Shape]]
+        self,
+        model: Model,
+        known: dict[str, tuple[int, Shape]],
+        symbolic: Mapping[str, tuple[int, Shape]],
+        declared: Mapping[str, tuple[int, Shape]] | None = None,
     ) -> None:
-        self.model, self.known, self.symbolic = model, known, symbolic
+        self.model, self.known, self.symbolic, self.declared = model, known, symbolic, declared or {}
         self.shape: dict[str, Shape] = {}
         self.elem_type: dict[str, int] = {}
         self.value: dict[str, Value] = {}
@@ -193,6 +211,12 @@ class _Walk:
                     self._learn(name, self.elem_type[result], self.shape[result])
         if any(o and o not in self.shape for o in node.outputs):
             self._infer_node(node)
+            self._believe(node)
+
+    def _believe(self, node: Node) -> None:
+        for name in node.outputs:
+            if name in self.declared and name not in self.shape:
+                self._learn(name, *self.declared[name])
 
     def _dynamic(self, name: str) -> tuple[bool, ...]:
         """Which axes of a tensor have no fixed size in the file."""

@@ -187,7 +187,23 @@ def _contradictions() -> Iterator[Attack]:
     weights = ("float[8,8,1,1] w1", "float one = {1}", "float zero = {0}", "float bits = {8}")
     text = sandwich(quantized, *weights)
     yield Attack("a negative declared shape", _chain(_declared(2, (2, 8, -(2**63), 6)), text), [], code=0)
-    yield Attack("another declared shape", _chain(_declared(4, (2, 8, 6, 6)), text), ["declared otherwise"])
+    for batch, shape in ((4, (2, 8, 6, 6)), (2, (2, 8, 6, 6, 8)), (2, (2, 9, 6, 6))):
+        yield Attack(f"another declared shape {batch} {shape}", _chain(_declared(batch, shape), text), [], code=0)
+    drawn = (*PRUNE, "--samples", "8")
+    fused = mlp("g = com.microsoft.FusedMatMul(h, w1)", "float[8,4] w1", reads=4)
+
+    def of_six(model: ModelProto) -> None:
+        model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 6]))
+
+    yield Attack("an output of another declared shape", _chain(of_six, fused), [], code=0, args=drawn)
+    for width in (8, 9):
+        branches = (
+            f"g = If(c)<then_branch = t () => (float[2,{width},6,6] a) {{ a = Conv(h, w1) }}, "
+            f"else_branch = e () => (float[2,{width},6,6] b) {{ b = Abs(h) }}>"
+        )
+        inner = _chain(lambda _: None, sandwich(branches, "float[8,8,1,1] w1", inputs=", bool c"))
+        said = [] if width == 8 else ["g"]
+        yield Attack(f"branches of {width} channels", inner, said, code=0 if width == 8 else 2, args=drawn)
     swapped = mlp(
         "q, s, z = DynamicQuantizeLinear(h)\ng = com.microsoft.MatMulIntegerToFloat(q, w1, s, v, z, b)",
         *("int8[8,4] w1", "float[4] v", "float[4] b", "uint8[2,8] g"),
@@ -204,7 +220,7 @@ def _contradictions() -> Iterator[Attack]:
     def wider(model: ModelProto) -> None:
         model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 9
 
-    yield Attack("codes of another declared shape", _chain(wider, text), ["declared otherwise"])
+    yield Attack("codes of another declared shape", _chain(wider, text), [], code=0)
     shaped = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 5])
     yield Attack(
         "a zero point of floats", _chain(lambda m: m.graph.output[0].CopyFrom(shaped), swapped), ["onnxruntime refuses"]
