@@ -4,34 +4,56 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from onnxprune.cli.commands.advise import advise
-from onnxprune.cli.commands.diff import diff
-from onnxprune.cli.commands.doctor import doctor
-from onnxprune.cli.commands.inspect import inspect
-from onnxprune.cli.commands.prune import prune
-from onnxprune.cli.commands.rknn import rknn
-from onnxprune.cli.commands.sensitivity import sensitivity
-from onnxprune.cli.commands.sparsify import sparsify
-from onnxprune.cli.commands.sparsity import sparsity
-from onnxprune.cli.commands.targets import targets
-from onnxprune.cli.commands.trials import trials
 from onnxprune.cli.error_messages import error_message
 from onnxprune.errors import ExitCode, OnnxPruneError, OptionError, nearest
 
+#: The commands, each a module in `onnxprune.cli.commands`, and what the list of them says.
+COMMANDS: Mapping[str, str] = {
+    "advise": "Show where MODEL wastes the target, without changing it.",
+    "diff": "Show what differs between two models: widths, nodes, metadata, and how far their outputs are apart.",
+    "doctor": "Show what this installation has: versions, providers, rknn-toolkit2, targets, a file of options.",
+    "inspect": "Show what of MODEL could be pruned, and what could not, by which node and why.",
+    "prune": "Remove channels from MODEL and write the smaller model.",
+    "rknn": "Convert MODEL with rknn-toolkit2, and show what its compiler charges for each layer.",
+    "sensitivity": "Show what each group of channels of MODEL costs a metric when it is cut alone, at several ratios.",
+    "sparsify": "Make weights of MODEL zero, and no channel go: `onnxprune prune --ratio 0 --sparsity 0.5`.",
+    "sparsity": "Show the zeros among the weights of MODEL, layer by layer, and what targets do with them.",
+    "targets": "List the chips and engines that --target knows, or print the file of one.",
+    "trials": "Show the trials in TABLES, which --trials wrote, each once, with those that no other beats.",
+}
+
 
 class _DefaultsToPrune(click.Group):
-    """``onnxprune MODEL ...`` is short for ``onnxprune prune MODEL ...``."""
+    """``onnxprune MODEL ...`` is short for ``onnxprune prune MODEL ...``. A command is imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (as click calls them)
+        """Their names."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """One of them."""
+        if cmd_name not in COMMANDS:
+            return None
+        found = getattr(import_module(f"onnxprune.cli.commands.{cmd_name}"), cmd_name)
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the list, for which none of them is imported."""
+        with formatter.section("Commands"):
+            formatter.write_dl([*COMMANDS.items()])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {"--help", "-h", "--version"}
-        if args and args[0] not in self.commands and args[0] not in own:
+        if args and args[0] not in COMMANDS and args[0] not in own:
             self._not_a_command(args[0])
             args = ["prune", *args]
         return super().parse_args(ctx, args)
@@ -39,7 +61,7 @@ class _DefaultsToPrune(click.Group):
     def _not_a_command(self, name: str) -> None:
         """Raise OptionError for a word that is no file: what it may have meant is one of the commands."""
         if name.replace("-", "").isalpha() and not name.startswith("-") and not Path(name).exists():
-            hint = nearest(name, self.commands, f"commands: {', '.join(sorted(self.commands))}; a model is a path")
+            hint = nearest(name, COMMANDS, f"commands: {', '.join(COMMANDS)}; a model is a path")
             raise OptionError(f"there is no command and no file '{name}'", hint=hint)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
@@ -63,22 +85,6 @@ def cli(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(ExitCode.USAGE)
-
-
-for command in (
-    prune,
-    sparsify,
-    inspect,
-    sensitivity,
-    sparsity,
-    trials,
-    diff,
-    advise,
-    rknn,
-    targets,
-    doctor,
-):
-    cli.add_command(command)
 
 
 def main(args: Sequence[str] | None = None) -> None:

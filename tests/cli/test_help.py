@@ -34,6 +34,22 @@ def test_the_ten_most_used_options_come_first_and_every_option_comes_once(run: R
     assert sorted(rows) == sorted([*(next(o[2:] for o in p.opts if o[:2] == "--") for p in options), "help"])
 
 
+def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
+    modules = {p.stem for p in (ROOT / "onnxprune/cli/commands").glob("*.py")} - {"__init__"}
+    assert list(cli.COMMANDS) == sorted(modules)
+    for name, line in cli.COMMANDS.items():
+        command = cli.cli.get_command(click.Context(cli.cli), name)
+        assert command is not None
+        assert str(command.help).split("\n\n")[0].replace("\n", " ") == line
+
+
+def test_help_imports_no_command() -> None:
+    code = "import sys; from onnxprune.cli import main; main.cli.main(['--help'], standalone_mode=False)"
+    code += "; print([m for m in sys.modules if 'cli.commands.' in m or m in ('numpy', 'onnx')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_the_command_line_takes_as_many_samples_as_the_library() -> None:
     (option,) = (p for p in prune.params if p.name == "samples")
     assert option.default is None

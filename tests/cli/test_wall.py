@@ -18,14 +18,16 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the wall is tes
 
 #: The command line with a command that does what a model might make a library do.
 PROGRAM = """
-import ctypes, mmap, os, sys, tempfile, time
+import click, ctypes, mmap, os, sys, tempfile, time
 from onnxprune import scratch
 from onnxprune.cli import main, wall
 from onnxprune.cli.options import bounded
-@main.cli.command()
+@click.command()
 @bounded
 def work():
     {}
+main.COMMANDS["work"] = ""
+sys.modules["onnxprune.cli.commands.work"] = sys.modules["__main__"]
 sys.argv[1:1] = ["work"]
 wall.main()
 """

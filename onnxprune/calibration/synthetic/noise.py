@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from onnxprune.model.graph import Shape
@@ -33,6 +32,8 @@ def unit(array: Array) -> Array:
 
 
 def _drawn(rng: np.random.Generator, count: int, space: Shape) -> Array:
+    import scipy.fft  # noqa: PLC0415 (a run that draws nothing must not wait for it)
+
     axes = [np.fft.fftfreq(n) if a < len(space) - 1 else np.fft.rfftfreq(n) for a, n in enumerate(space)]
     square = np.zeros(())
     for axis in axes:

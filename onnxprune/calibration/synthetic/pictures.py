@@ -12,7 +12,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.ndimage
 from numpy.typing import NDArray
 
 from onnxprune.calibration.synthetic import noise
@@ -28,6 +27,8 @@ LEAVES, SMALLEST, LARGEST = 48, 0.04, 0.45
 
 def grey(rng: np.random.Generator, count: int, height: int, width: int) -> Array:
     """[count, height, width] in 0..1."""
+    from scipy.ndimage import gaussian_filter  # noqa: PLC0415 (a run that draws nothing must not wait for it)
+
     found = noise.fields(rng, count, (height, width))
     for number, picture in enumerate(found):
         if number % 3 == 0:
@@ -37,7 +38,7 @@ def grey(rng: np.random.Generator, count: int, height: int, width: int) -> Array
         high = 1.0 if number % 3 == 1 else min(1.0, low + rng.uniform(0.05, 0.2))  # a region, or lines along its level
         first, last = np.quantile(picture, (low, high))
         shape = ((picture > first) & (picture <= last)).astype(np.float32)
-        scipy.ndimage.gaussian_filter(shape, rng.uniform(0.3, 1.0), output=picture)
+        gaussian_filter(shape, rng.uniform(0.3, 1.0), output=picture)
     found **= np.exp(rng.uniform(*TONES, (count, 1, 1))).astype(np.float32)
     grain = rng.uniform(0, GRAIN, (count, 1, 1)).astype(np.float32)
     found += grain * rng.standard_normal(found.shape, np.float32)

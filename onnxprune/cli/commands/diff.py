@@ -51,7 +51,6 @@ def diff(
     from onnxprune.model import files
     from onnxprune.proof import side_by_side as sidebyside
     from onnxprune.report import diff as compare
-    from onnxprune.report import html
     from onnxprune.report.gates import Measured, failure
 
     on = sidebyside.On(count=check_n, **given)
@@ -65,6 +64,8 @@ def diff(
     found = replace(found, checks=checks, command=command)
     texts = {json_path: found.to_json()}
     if page_path is not None:
+        from onnxprune.report import html
+
         texts[page_path] = html.comparison(found, lang or html.of_locale(os.environ))
     files.write({path: text for path, text in texts.items() if path is not None})
     table_style.show(render_diff.comparison_text(found, verbose=verbose))

@@ -57,7 +57,6 @@ def run(
     from onnxprune.labels import plan_file as plans
     from onnxprune.model import files
     from onnxprune.progress import silent
-    from onnxprune.report import html
     from onnxprune.report.gates import Measured, failure
 
     settings = _settings(**given)
@@ -76,6 +75,8 @@ def run(
     texts: dict[Path | None, Model | str] = {save_plan: result.plan.to_json()} if writes else {}
     texts[json_path] = report.to_json()
     if page_path is not None:
+        from onnxprune.report import html
+
         texts[page_path] = html.page(report, lang or html.of_locale(os.environ))
     texts |= {target: result.model} if writes else {}
     files.write({path: text for path, text in texts.items() if path is not None}, external=save_as_external_data)

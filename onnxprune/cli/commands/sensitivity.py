@@ -48,7 +48,6 @@ def sensitivity(
     from onnxprune.cli.printing import table_style
     from onnxprune.cli.printing.search import sensitivity_text
     from onnxprune.model import files
-    from onnxprune.report import html
     from onnxprune.report.sensitivity_report import to_json
     from onnxprune.search.sensitivity import SensitivityRequest, csv
     from onnxprune.widths.metric_options import RATIOS
@@ -63,6 +62,8 @@ def sensitivity(
     command = shlex.join(["onnxprune", *click.get_current_context().obj])
     texts = {csv_path: csv(found), json_path: to_json(found, options.to_json(), command)}
     if page_path is not None:
+        from onnxprune.report import html
+
         texts[page_path] = html.sensitivity(found, command, lang or html.of_locale(os.environ))
     files.write({path: text for path, text in texts.items() if path is not None})
     table_style.show(sensitivity_text(found))
