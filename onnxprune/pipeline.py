@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.cache_folder import CacheFolder
 from onnxprune.calibration import samples
 from onnxprune.calibration.data_options import NO_DATA
 from onnxprune.calibration.gram_matrices import spilling
@@ -230,7 +231,7 @@ def learning(
             with watch.stage("observe"):
                 steps: list[Pass] = [FuseBatchNorm(analysis.flat.inner())] if options.fuse_bn else []
                 reference = run_passes(trace.model, [*steps, RestoreBranches(analysis.flat)]).model
-                lesson = learn(trace, reference, data, spill, watch.announce)
+                lesson = learn(trace, reference, data, spill, watch.announce, CacheFolder.at(options.cache))
             yield lesson
 
 
@@ -307,8 +308,8 @@ class _Run:
     def _notes(self, choice: Choice) -> tuple[str, ...]:
         """What is to be said of the outputs, of the data, and of what was not tried."""
         held = named_channels.still_there(self.analysis.trace, choice.groups, choice.dead, self.given.rows)
-        data = self.lesson.data.notes if self.lesson else ()
-        return (*self.given.notes, *held, *data, *self.notes)
+        taught = self.lesson.notes if self.lesson else ()
+        return (*self.given.notes, *held, *taught, *self.notes)
 
     def _last(self, choice: Choice) -> list[Pass]:
         """What is done once weights are solved: calls are put back, and outputs are made at once that were cut."""

@@ -142,6 +142,10 @@ def _plain(node: Node, form: Linear, rank: int) -> bool:
     return not scaled and form.summed in (1, rank - 1) and (form.made == form.summed)
 
 
+#: A batch of a tensor: its number, the code of its type, its shape.
+Batch = tuple[int, str, Shape]
+
+
 @dataclass
 class Spill:
     """Arrays in a folder, by name and batch: a file for each name, as thousands take long to make and to delete."""
@@ -168,7 +172,23 @@ class Spill:
     def drop(self, name: str) -> None:
         """Forget all batches of a tensor."""
         if name in self._files:
-            self._files.pop(name).path.unlink()
+            self._files.pop(name).path.unlink(missing_ok=True)
+
+    def file(self, name: str) -> tuple[Path, list[Batch]]:
+        """Where a tensor lies, and its batches in their order there."""
+        rows = self._files[name]
+        return rows.path, [(batch, dtype.str, shape) for batch, (_, dtype, shape) in rows.places.items()]
+
+    def adopt(self, name: str, batches: Iterable[Batch]) -> tuple[Path, int]:
+        """A tensor whose file another writes: where it is to lie, and how many bytes it has."""
+        self._count += 1
+        rows, size = _Rows(self.folder / str(self._count)), 0
+        for batch, code, shape in batches:
+            dtype = np.dtype(code)
+            rows.places[batch] = (size, dtype, shape)
+            size += math.prod(shape) * dtype.itemsize
+        self._files[name] = rows
+        return rows.path, size
 
 
 @dataclass
@@ -272,7 +292,7 @@ def observe(
     joined, names = ends(model.graph), seen_of(model, found)
     seen = Observations(
         {p.node.label: p for p in found},
-        {p.node.label: Moments.empty(p.groups, p.columns if p.fine else p.channels, 0, bias=True) for p in found},
+        {p.node.label: empty_moments(p) for p in found},
         spill,
         (),
         any_batch=data.inputs.any_batch,
@@ -320,6 +340,11 @@ def _take(
         else:
             x = x.transpose(0, 3, 1, 2).reshape(-1, product.groups, product.channels)
         takers[label](x, np.zeros((*x.shape[:2], 0), np.float32))
+
+
+def empty_moments(product: Product) -> Moments:
+    """What is kept of a product's columns, of no rows yet."""
+    return Moments.empty(product.groups, product.columns if product.fine else product.channels, 0, bias=True)
 
 
 def as_float(array: Array) -> Array:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from onnxprune.cache_folder import CacheFolder
+from onnxprune.calibration.cached import observations as kept
 from onnxprune.calibration.gram_matrices import (
     ENOUGH_ROWS,
     Observations,
@@ -23,25 +25,53 @@ from onnxprune.running.batch_size import batch_size
 
 @dataclass(frozen=True)
 class Lesson:
-    """``reference``: the original, its BatchNormalization folded if it will be; ``seen``: what it gives on ``data``."""
+    """``reference``: the original, its BatchNormalization folded if it will be; ``seen``: what it gives on ``data``.
+
+    ``cache``: where what follows from that may be kept, and ``key``, which stands for all that it depends on.
+    """
 
     reference: Model = field(repr=False)
     data: CalibrationSet
     seen: Observations = field(repr=False)
+    cache: CacheFolder | None = field(default=None, repr=False)
+    key: str = field(default="", repr=False)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must not miss."""
+        return (*self.data.notes, *(self.cache.notes if self.cache else ()))
 
 
 #: No more samples are looked at than give every product `gram_matrices.ENOUGH_ROWS` rows, but these.
 LEAST_SAMPLES = 64
 
 
-def learn(trace: Trace, reference: Model, data: CalibrationSet, spill: Spill, progress: Progress) -> Lesson:
-    """Run ``reference`` on as much of ``data`` as helps. Raises ModelError where onnxruntime cannot."""
+def learn(
+    trace: Trace,
+    reference: Model,
+    data: CalibrationSet,
+    spill: Spill,
+    progress: Progress,
+    cache: CacheFolder | None = None,
+) -> Lesson:
+    """Run ``reference`` on as much of ``data`` as helps, unless ``cache`` knows what comes of it.
+
+    Raises ModelError where onnxruntime cannot.
+    """
     shapes = trace.shapes.shape
     found = products(reference, shapes)
     taken = data.head(max(LEAST_SAMPLES, samples_for(ENOUGH_ROWS, found, shapes)))
     if taken.count < data.count:
         note = f"{taken.count} of {data.count} calibration samples are used: every layer finds positions enough in them"
         taken = replace(taken, notes=(*taken.notes, note))
+    key = kept.key_for(reference, taken, shapes) if cache else ""
+    known = kept.recalled(cache, key, reference, found, taken, shapes, spill) if cache else None
+    if known is not None:
+        taken = replace(taken, inputs=replace(taken.inputs, any_batch=known.any_batch))
+        return Lesson(reference, taken, known, cache, key)
     if batch_size(reference.graph, shapes) > 1:
         taken = joined(reference, seen_of(reference, found), taken)
-    return Lesson(reference, taken, observe(reference, found, taken, shapes, spill, progress))
+    seen = observe(reference, found, taken, shapes, spill, progress)
+    if cache:
+        kept.keep(cache, key, seen, reference, shapes, taken.inputs.unit)
+    return Lesson(reference, taken, seen, cache, key)

@@ -18,6 +18,7 @@ PRUNE: Mapping[str, Sequence[str]] = {
     "Zeros": ("sparsity", "pattern", "sparsity_for", "sparsity_scope", "sparsity_criterion", "mask"),
     "Calibration data": (
         "samples", "mean", "std", "layout", "color", "input_range", "compensate", "recover", "input_values",
+        "cache",
     ),
     "As far as a metric lets it go": (
         "metric", "max_drop", "min_metric", "metric_lower_is_better", "drop", "confidence", "test_metric", "minimise",

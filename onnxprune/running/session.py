@@ -189,6 +189,13 @@ def providers() -> list[str]:
     return list(ort.get_available_providers())
 
 
+def version() -> str:
+    """Of onnxruntime: another may add up in another order."""
+    import onnxruntime as ort  # noqa: PLC0415 (heavy: only where models run)
+
+    return str(ort.__version__)
+
+
 def has_operator(domain: str, op: str) -> bool:
     """Whether onnxruntime knows the operator; that it has a kernel for its types is not said."""
     return domain in ("", "ai.onnx") or (domain, op) in _operators()

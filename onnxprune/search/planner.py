@@ -18,9 +18,10 @@ from onnxprune.calibration.original_observed import Lesson
 from onnxprune.cost.macs_and_bytes import CostModel
 from onnxprune.cost.sizes import cost_of
 from onnxprune.errors import OnnxPruneError
-from onnxprune.importance import criteria
+from onnxprune.importance import kept_scores
 from onnxprune.importance.criterion import Scorer, Subject
 from onnxprune.labels.analysis import Analysis
+from onnxprune.labels.groups import Groups
 from onnxprune.labels.lossless_removal import same_after
 from onnxprune.labels.plan_file import Plan
 from onnxprune.labels.rewrite import alive_of
@@ -147,7 +148,7 @@ class Planner:
         names = dict.fromkeys(w.importance for w in self.options.request.ways)
         found: dict[str, Scorer | str] = {}
         for name in names:
-            found[name] = _scorer(name, self._subject, alone=len(names) == 1)
+            found[name] = _scorer(name, self._subject, self.analysis.groups, alone=len(names) == 1)
             if data is not None and (data.drawn or data.mixture) and not isinstance(found[name], str):
                 break  # the first that there is: what was drawn, or is few, does not tell which is best
         scorers = {n: s for n, s in found.items() if not isinstance(s, str)}
@@ -171,10 +172,10 @@ class Planner:
         return [RemoveChannels(choice.rewrite), *fuse, *branches]
 
 
-def _scorer(name: str, subject: Subject, *, alone: bool) -> Scorer | str:
+def _scorer(name: str, subject: Subject, groups: Groups, *, alone: bool) -> Scorer | str:
     """What scores, or, of several, why it cannot (where gradients are needed and there are none)."""
     try:
-        return criteria.resolve(name)(subject)
+        return kept_scores.scorer(name, subject, groups)
     except OnnxPruneError as reason:
         if alone:
             raise

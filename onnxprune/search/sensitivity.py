@@ -126,7 +126,7 @@ def measure(planner: Planner, asked: SensitivityRequest, progress: Progress) -> 
             done += len(ratios[group.index])
             groups.append(GroupSensitivity(group.name, group.width, tuple(steps)))
     every = sorted({r for own in ratios.values() for r in own})
-    notes = planner.lesson.data.notes if planner.lesson else ()
+    notes = planner.lesson.notes if planner.lesson else ()
     spent = round(time.perf_counter() - start, 3)
     return Sensitivity(
         str(planner.analysis.inlined.model.path or ""),

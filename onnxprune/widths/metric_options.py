@@ -108,6 +108,13 @@ class MetricOptions:
         None, "--trials", metavar="PATH", help="Append every finished trial to this table (JSON lines)."
     )
     resume: bool = option(False, "--resume", kind=bool, help="What is in --trials already is not run again.")
+    cache: str | os.PathLike[str] | None = option(
+        None,
+        "--cache",
+        metavar="DIR",
+        help="Keep what calibration data showed of the model, and scores, in this folder: another budget, target or "
+        "metric then starts from there.",
+    )
 
     @property
     def limit(self) -> Limit | None:

@@ -1,0 +1,1 @@
+"""What an earlier run has seen of a model, out of the folder of ``--cache``."""
