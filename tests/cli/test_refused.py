@@ -244,8 +244,8 @@ def test_module_runs_as_the_command_does(chain: Path) -> None:
 
 @pytest.fixture
 def samples(tmp_path: Path) -> Path:
-    """Forty samples for `chain`."""
-    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((40, 3, 8, 8)).astype(np.float32))
+    """Eighty samples for `chain`: enough to stand alone."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((80, 3, 8, 8)).astype(np.float32))
     return tmp_path / "x.npy"
 
 
@@ -256,13 +256,13 @@ def test_data_alone_compares_plans_and_compensates_the_best(run: Run, chain: Pat
     ways = [f"importance {name}, scope cost" for name in ("output", "reconstruction")]
     assert [t["way"] for t in learnt["tried"]] == ways
     assert 0 < learnt["solved"] <= learnt["layers"]
-    assert (learnt["samples"], learnt["held_out"]) == (40, 8)
+    assert (learnt["samples"], learnt["held_out"]) == (80, 16)
     (before,), (after,) = learnt["pruned"], learnt["final"]
     assert after["snr_db"] > before["snr_db"]
     assert f"compensated: {learnt['solved']} of {learnt['layers']} layers solved anew" in outcome.out
     assert outcome.out.count("tried: ") == 2
     assert outcome.out.count("% of the signal on held-out samples, taken") == 1
-    assert "dB by compensation, on 8" in outcome.out
+    assert "dB by compensation, on 16" in outcome.out
     assert "on 8 held-out of 40 samples" in outcome.out
     assert report["options"]["importance"] == report["options"]["scope"] == "auto"
 
