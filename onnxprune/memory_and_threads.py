@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 #: Where Linux says what a container may use: version 2 and version 1 of control groups, by the controllers' names.
 _CGROUPS = {"": ("/sys/fs/cgroup", "memory.max"), "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")}
@@ -59,6 +62,38 @@ def size_text(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.3g} PB"
+
+
+#: Runs a function with arguments, now or later, in the order in which it is asked to.
+Doing = Callable[..., None]
+
+
+def at_once(function: Callable[..., None], *arguments: Any) -> None:
+    """Now."""
+    function(*arguments)
+
+
+#: What waits for the thread beside this one: more would only take memory.
+_WAITING = 4
+
+
+@contextmanager
+def another_thread() -> Iterator[Doing]:
+    """Inside, what does things in another thread, one by one and in order, so that nothing depends on the threads.
+
+    All is done when this ends; what a thing raises is raised by one of those that follow, or at the end.
+    """
+    with ThreadPoolExecutor(1) as worker:
+        asked: deque[Future[None]] = deque()
+
+        def do(function: Callable[..., None], *arguments: Any) -> None:
+            while len(asked) >= _WAITING:
+                asked.popleft().result()
+            asked.append(worker.submit(function, *arguments))
+
+        yield do
+        for future in asked:
+            future.result()
 
 
 @contextmanager

@@ -22,13 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration.gram_matrices import Observations, Product, as_float, products
-from onnxprune.calibration.least_squares import Moments
+from onnxprune.calibration.least_squares import Kept, Moments
 from onnxprune.calibration.piecewise_replay import Replay
 from onnxprune.constraints.patterns import Mask
 from onnxprune.constraints.zeros import Zeros
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.labels import Alive
 from onnxprune.labels.rewrite import alive_of
+from onnxprune.memory_and_threads import another_thread
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.base import PassResult
 from onnxprune.progress import Progress, silent
@@ -108,7 +109,7 @@ class Compensate:
         before = held.error(prior)
         best, after, ridge, mask = prior, before, None, None
         if before > _EXACT:
-            best, after, ridge = self._nearest(partial(fit.ridge, prior), held, prior, before)
+            best, after, ridge = self._nearest(partial(fit.ridge, prior), held, prior, before, wide=not product.fine)
         if (zeros := self.asked.get(node.label)) is not None:
             mask = zeros.chosen(fit, prior, ridge)
             solver = zeros.solver(fit, prior, mask)
@@ -128,11 +129,20 @@ class Compensate:
         return Fit(node.label, before, after, ridge, node.inputs[1], mask)
 
     def _nearest(
-        self, solve: Callable[[float], NDArray[Any] | None], held: Moments, prior: NDArray[Any], before: float
+        self,
+        solve: Callable[[float], NDArray[Any] | None],
+        held: Moments | Kept,
+        prior: NDArray[Any],
+        before: float,
+        *,
+        wide: bool = False,
     ) -> tuple[NDArray[Any], float, float | None]:
-        """Weights, their held-out error and their ridge: from the middle on, upwards or else down, while that helps."""
+        """Weights, their held-out error and their ridge: from the middle on, upwards or else down, while that helps.
+
+        What is ``wide`` takes long to solve and asks for more: it begins one further up.
+        """
         best, least, ridge = prior, np.inf, None
-        middle = len(self.ridges) // 2
+        middle = min(len(self.ridges) // 2 + wide, len(self.ridges) - 1)
         for side in (self.ridges[middle:], self.ridges[:middle][::-1]):
             for strength in side:
                 solved = solve(strength)
@@ -145,13 +155,14 @@ class Compensate:
                 break
         return (best, least, ridge) if least < before else (prior, before, None)
 
-    def _moments(self, network: Replay, product: Product, alive: Alive) -> tuple[Moments, Moments]:
+    def _moments(self, network: Replay, product: Product, alive: Alive) -> tuple[Moments, Moments | Kept]:
         """Of the pruned input's columns and the original output's rows, to fit and held out."""
         kept = kept_along(self.trace, alive, product.target, product.form.made)
-        fit, held = (
-            Moments.empty(product.groups, product.columns, product.outputs, bias=product.form.bias) for _ in range(2)
-        )
-        with fit.gathering() as to_fit, held.gathering() as to_judge:
+        size = (product.groups, product.columns, product.outputs)
+        fit = Moments.empty(*size, bias=product.form.bias)
+        few = self.seen.held_out_rows(product.node.label) < product.columns
+        held = Kept(product.form.bias) if few else Moments.empty(*size, bias=product.form.bias)
+        with another_thread() as doing, fit.gathering(doing) as to_fit, held.gathering(doing) as to_judge:
             for part in self.seen.parts:
                 x, (y, rows) = network.get(product.source, part), self.seen.rows_of(product.node.label, part)
                 every = 1

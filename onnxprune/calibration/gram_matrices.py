@@ -25,6 +25,7 @@ from onnxprune.labels import ops
 from onnxprune.labels.labels import Tensor
 from onnxprune.labels.ops.table import Array, Linear, Rows
 from onnxprune.labels.output_parts import ends
+from onnxprune.memory_and_threads import another_thread
 from onnxprune.model.graph import Graph, Naming, Node, Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.progress import Progress, silent
@@ -165,6 +166,10 @@ class Spill:
         """What was kept."""
         return self._files[name].read(batch)
 
+    def size(self, name: str, batch: int) -> int:
+        """How many entries that has along its first axis."""
+        return self._files[name].places[batch][2][0]
+
     def names(self, prefix: str, batch: int) -> list[str]:
         """The tensors of a batch whose names start so, without the start."""
         return [n.removeprefix(prefix) for n, f in self._files.items() if batch in f.places and n.startswith(prefix)]
@@ -258,6 +263,10 @@ class Observations:
         """What was drawn of a product's output [rows, groups, outputs], and where."""
         return self.spill.get(f"target {node}", part.number), self.spill.get(f"rows {node}", part.number)
 
+    def held_out_rows(self, node: str) -> int:
+        """How many rows of a product's output there are to judge by."""
+        return sum(self.spill.size(f"rows {node}", p.number) for p in self.parts if p.held_out)
+
     def beside(self, node: str, part: Part) -> Array:
         """The same rows of what is added to that output."""
         return self.spill.get(f"beside {node}", part.number)
@@ -302,7 +311,8 @@ def observe(
         active = stack.enter_context(
             runtime.session(model, where, optimize=True, outputs=names, any_batch=seen.any_batch)
         )
-        takers = {n: stack.enter_context(m.gathering()) for n, m in seen.moments.items()}
+        doing = stack.enter_context(another_thread())
+        takers = {n: stack.enter_context(m.gathering(doing)) for n, m in seen.moments.items()}
         for held, own in zip((False, True), data.split(), strict=True):
             for feeds in own.batches(batch_size(model.graph, shapes)):
                 part = Part(len(parts), len(next(iter(feeds.values()))), held)
@@ -334,6 +344,8 @@ def _take(
             seen.spill.put(f"beside {label}", part.number, beside)
         if part.held_out:
             continue
+        if not product.fine:  # each makes a row of every tap
+            rows = rows[:: product.taps]
         x = as_float(product.form.patches(values[product.source], values[product.target].shape, rows))
         if product.fine:
             x = x.reshape(len(rows), product.groups, -1)

@@ -12,7 +12,7 @@ these follow, for every W [groups, m, n],
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -21,11 +21,15 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from onnxprune.labels.ops.table import Array
+from onnxprune.memory_and_threads import Doing, at_once
 
 Float = NDArray[np.float64]
 
 #: Rows that are gathered before sums are made of them; or at least as many as columns, of so many bytes.
-ROWS, BYTES = 4096, 6 << 20
+ROWS, BYTES = 4096, 2 << 20
+
+#: What takes in rows: x [rows, groups, columns] and y [rows, groups, targets].
+Taking = Callable[[Array, Array], None]
 
 
 @dataclass
@@ -59,15 +63,17 @@ class Moments:
         self.rows += len(x)
 
     @contextmanager
-    def gathering(self) -> Iterator[Callable[[Array, Array], None]]:
-        """Inside, what takes in rows as `add` does, many of them at once: sums cost as much for a few."""
+    def gathering(self, doing: Doing = at_once) -> Iterator[Taking]:
+        """Inside, what takes in rows as `add` does, many of them at once: sums cost as much for a few.
+
+        Sums are made by ``doing``, which has to be done with them before they are looked at.
+        """
         waiting: list[tuple[Array, Array]] = []
 
         def flush() -> None:
             if waiting:
-                x, y = (np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*waiting, strict=True))
+                doing(self._add, waiting.copy())
                 waiting.clear()
-                self.add(x, y)
 
         def take(x: Array, y: Array) -> None:
             waiting.append((x, y))
@@ -77,6 +83,10 @@ class Moments:
 
         yield take
         flush()
+
+    def _add(self, parts: Sequence[tuple[Array, Array]]) -> None:
+        x, y = (np.concatenate(arrays) if len(arrays) > 1 else arrays[0] for arrays in zip(*parts, strict=True))
+        self.add(x, y)
 
     def energy(self) -> float:
         """The mean square of the targets around their means, summed over targets."""
@@ -103,3 +113,31 @@ class Moments:
             except scipy.linalg.LinAlgError:
                 return None
         return found if np.isfinite(found).all() else None
+
+
+@dataclass
+class Kept:
+    """Rows as they are, to judge by: where there are fewer of them than columns, sums take more room and more time."""
+
+    bias: bool
+    parts: list[tuple[Array, Array]] = field(default_factory=list, repr=False)
+
+    @contextmanager
+    def gathering(self, doing: Doing = at_once) -> Iterator[Taking]:
+        """As that of `Moments`; nothing is left to do."""
+        del doing
+        yield lambda x, y: self.parts.append((x, y))
+
+    def error(self, w: Float) -> float:
+        """As that of `Moments`."""
+        w = w.astype(np.float32)
+        columns, constant = (w[..., :-1], w[..., -1]) if self.bias else (w, np.float32(0))
+        square, yy, total, rows = 0.0, 0.0, np.zeros(w.shape[:2]), 0
+        for x, y in self.parts:
+            found = np.matmul(x.transpose(1, 0, 2), columns.transpose(0, 2, 1)).transpose(1, 0, 2) + constant
+            square += float(np.square(y - found, dtype=np.float64).sum())
+            yy = yy + np.square(y, dtype=np.float64).sum(axis=0)
+            total += y.sum(axis=0, dtype=np.float64)
+            rows += len(x)
+        energy = float((yy / rows - (total / rows) ** 2).clip(0).sum())
+        return square / rows / energy if energy > 0 else 0.0

@@ -30,7 +30,7 @@ Float = NDArray[np.float64]
 
 #: Samples are enough when their rows are many: as few as give every product so many rows, within these bounds; and no
 #: more than make so many elements of all maps, but the fewest.
-ROWS, FEWEST, MOST, ELEMENTS = 4096, 8, 64, 4 * 10**8
+ROWS, FEWEST, MOST, ELEMENTS = 4096, 4, 64, 2 * 10**8
 
 #: Activations, gates, and the gradients of both.
 _COPIES = 4

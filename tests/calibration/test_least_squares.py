@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxprune.calibration import least_squares
-from onnxprune.calibration.least_squares import Moments
+from onnxprune.calibration.least_squares import Kept, Moments
+from onnxprune.memory_and_threads import another_thread
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((400, 2, 5)) + 0.5
@@ -36,11 +37,21 @@ def test_error_is_what_is_missed_relative_to_the_variance_of_the_targets() -> No
     assert filled().error(wrong) == pytest.approx(missed)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_rows_that_are_kept_judge_as_their_sums_do(bias: bool) -> None:
+    kept = Kept(bias)
+    with kept.gathering() as take:
+        for part in np.array_split(np.arange(len(X)), 3):
+            take(X[part].astype(np.float32), Y[part].astype(np.float32))
+    w = TRUE + 0.1 if bias else TRUE[:, :, :-1] + 0.1
+    assert kept.error(w) == pytest.approx(filled(bias=bias).error(w), rel=1e-5)
+
+
 @pytest.mark.parametrize("rows", [1, 150, 10**9])
 def test_rows_that_wait_for_others_are_all_counted(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(least_squares, "ROWS", rows)
     moments = Moments.empty(2, 5, 3, bias=True)
-    with moments.gathering() as take:
+    with another_thread() as doing, moments.gathering(doing) as take:
         for part in np.array_split(np.arange(len(X)), 7):
             take(X[part], Y[part])
     assert moments.rows == len(X)

@@ -170,7 +170,9 @@ def _span(
     said = _said(how)
     if said is not None:
         return said, ()
-    runs = [_run(inputs, drawn, start) for start in range(0, value_range.PICTURES, inputs.unit)]
+    large = max(drawn[n][0].size for n in ranged) > value_range.LARGE
+    shown = value_range.PICTURES // (2 if large else 1)
+    runs = [_run(inputs, drawn, start) for start in range(0, shown, inputs.unit)]
     axes = {n: None if a is None else a + (1 if inputs.stacked else 0) for n, a in ranged.items()}
     found = value_range.find(model, known, runs, axes)
     names = ", ".join(f"'{n}'" for n in ranged)

@@ -32,6 +32,9 @@ Array = NDArray[np.float32]
 #: Layers that are looked at, pictures that are shown to them, and what a mean far from where it should be counts.
 LAYERS, PICTURES, WEIGHT = 8, 4, 0.15
 
+#: Pictures of more pixels than this are shown half as many, and of a map no more positions than these are looked at.
+LARGE, POSITIONS = 1 << 15, 4096
+
 #: No layer counts more than this, however wrong: one that is dead says no more than that.
 _MOST = 12.0
 
@@ -95,11 +98,14 @@ class _Look:
     mean: NDArray[np.float64]
     variance: NDArray[np.float64]
 
+    def _sampled(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """[channels, positions], evenly spread."""
+        rows = np.moveaxis(values, self.axis, 0).reshape(values.shape[self.axis], -1)
+        return rows[:, :: max(1, rows.shape[1] // POSITIONS)]
+
     def score(self, values: Sequence[NDArray[np.generic]]) -> float:
         """How unlike training: 0 is alike."""
-        rows = np.concatenate(
-            [np.moveaxis(as_float(v), self.axis, 0).reshape(v.shape[self.axis], -1) for v in values], 1
-        )
+        rows = np.concatenate([as_float(self._sampled(v)) for v in values], 1)
         mean, variance = rows.mean(axis=1, dtype=np.float64), rows.var(axis=1, dtype=np.float64) + 1e-12
         off, share = (mean - self.mean) ** 2, variance / self.variance
         kl = (off / self.variance + share - 1 - np.log(share)) / 2

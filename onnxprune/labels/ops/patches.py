@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from onnxprune.labels.ops.table import Array, Rows
 from onnxprune.model.graph import Node, Shape
 
+#: Where a map has this many times the positions that are read, they are picked out of it as it is.
+_FEW = 2
+
 
 @dataclass(frozen=True)
 class _Window:
@@ -70,9 +73,11 @@ def gather(node: Node, kernel: Shape, x: Array, target: Shape, rows: Rows, *, tr
     flat = np.zeros(inside.shape, np.int64)
     for axis, size in enumerate(space):
         flat = flat * size + np.clip(reads[..., axis], 0, size - 1)
-    last = np.ascontiguousarray(
-        x.reshape(*x.shape[:2], -1).transpose(0, 2, 1)
-    )  # [N, positions, C]: whole rows are taken
-    taken = last.reshape(-1, x.shape[1]).take(sample[:, None] * last.shape[1] + flat, axis=0)  # [rows, taps, C]
+    last = x.reshape(*x.shape[:2], -1).transpose(0, 2, 1)  # [N, positions, C]
+    if _FEW * flat.size < len(x) * last.shape[1]:
+        taken = last[sample[:, None], flat]  # [rows, taps, C]
+    else:  # whole rows lie together then
+        last = np.ascontiguousarray(last)
+        taken = last.reshape(-1, x.shape[1]).take(sample[:, None] * last.shape[1] + flat, axis=0)
     taken[~inside] = 0
     return np.asarray(taken.transpose(0, 2, 1).reshape(len(rows), group, x.shape[1] // group, -1))
