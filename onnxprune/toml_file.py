@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import OptionError
+from onnxprune.regular_file import ensure_regular
 
 #: The most that a file may hold, in bytes.
 _LARGEST = 1 << 20
@@ -24,6 +25,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     else:
         import tomli as tomllib  # noqa: PLC0415
     try:
+        ensure_regular(path)
         with path.open("rb") as file:
             text = file.read(_LARGEST + 1).decode("utf-8")
         if len(text) > _LARGEST or _DEEP_KEY.search(text):

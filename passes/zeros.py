@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from onnxprune.passes.compensate import free, kept_along
 from onnxprune.plugins import user_function
 from onnxprune.progress import Progress
 from onnxprune.proof import distance_over_outputs as heldout
+from onnxprune.regular_file import ensure_regular
 
 #: How often curves are measured where the last shares are, and on how many samples.
 ROUNDS, SAMPLES = 2, 64
@@ -306,11 +308,13 @@ def _given(path: str, layers: Mapping[str, _Layer], plan: Plan) -> dict[str, NDA
         return {}
     found = {}
     try:
+        ensure_regular(Path(path))
         with np.load(path) as stored:
             arrays = {n: stored[n] for n in stored.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         hint = "numpy.savez(path, **{weight: mask})"
-        raise OptionError(f"cannot read masks: {error}", where=path, hint=hint) from None
+        reason = getattr(error, "strerror", None) or error
+        raise OptionError(f"cannot read masks: {reason}", where=path, hint=hint) from None
     for name, array in arrays.items():
         if name not in layers:
             raise OptionError(f"'{name}' is no weight of a layer", where=path, hint="onnxprune sparsity lists them")

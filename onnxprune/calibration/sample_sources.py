@@ -20,6 +20,7 @@ from onnxprune.calibration.model_inputs import LABELS, Inputs, Sample, Slot
 from onnxprune.calibration.npz import Member, header, members
 from onnxprune.errors import DataError
 from onnxprune.plugins import is_code, user_function
+from onnxprune.regular_file import ensure_regular
 
 _SUFFIXES = {".npy", ".npz", *images.SUFFIXES}
 
@@ -204,6 +205,7 @@ class _Npz:
 def _listed(path: Path, inputs: Inputs) -> list[Chunk]:
     """rknn-toolkit2's dataset.txt: a sample a line, its inputs separated by spaces, paths relative to the list."""
     try:
+        ensure_regular(path)
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, error) from None

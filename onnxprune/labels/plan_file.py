@@ -36,6 +36,7 @@ from onnxprune.errors import PlanError
 from onnxprune.labels.cut_or_copied_initializers import Kept
 from onnxprune.labels.label_propagation import Trace, Use
 from onnxprune.labels.rewrite import Rewrite, rewrite
+from onnxprune.regular_file import ensure_regular
 
 T = TypeVar("T")
 
@@ -158,6 +159,7 @@ def _axis(part: Kept, shape: tuple[int, ...]) -> AxisKept:
 def load(path: Path) -> Plan:
     """Read a plan. Raises PlanError."""
     try:
+        ensure_regular(path)
         document = json.loads(path.read_bytes())
         if document["format"] != FORMAT or document["version"] not in (VERSION, WITH_MASKS):
             raise PlanError("is not a plan of a version that this onnxprune reads", where=str(path))

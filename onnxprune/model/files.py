@@ -56,6 +56,7 @@ def write(files: Mapping[Path, Model | str], *, external: bool = False) -> None:
         staged: list[tuple[Path, Path]] = []
         for path, content in files.items():
             with _writing(path):
+                _ensure_file(path)
                 folder = Path(
                     folders.enter_context(
                         tempfile.TemporaryDirectory(prefix=scratch.prefix(path.parent, _STAGE), dir=path.parent)
@@ -106,6 +107,11 @@ def ensure_writable(paths: Sequence[Path], *, keep: Path | None) -> None:
         if path.resolve() in [p.resolve() for p in paths[:index]]:
             raise OutputError("is named twice as an output", where=str(path), hint="name another file")
         with _writing(path), tempfile.NamedTemporaryFile(prefix=scratch.prefix(path.parent, _STAGE), dir=path.parent):
-            folder = path.is_dir()
-        if folder:
-            raise OutputError("is a folder", where=str(path), hint="name a file")
+            _ensure_file(path)
+
+
+def _ensure_file(path: Path) -> None:
+    """Raise OutputError for what is there and no file: what is written takes the place of a pipe or a device."""
+    if path.is_dir() or (path.exists() and not path.is_file()):
+        what = "is a folder" if path.is_dir() else "is a pipe or a device"
+        raise OutputError(what, where=str(path), hint="name a file")

@@ -22,6 +22,7 @@ from onnxprune.model.door.external_data import below, is_external, place_of
 from onnxprune.model.dtypes import BITS
 from onnxprune.model.nested import all_nodes, graphs_of
 from onnxprune.model.protobuf import OWN, refer, reference
+from onnxprune.regular_file import ensure_regular
 
 #: Constants of more bytes are kept out of the message.
 INLINE = 1024
@@ -109,6 +110,7 @@ def raw(array: NDArray[Any]) -> memoryview:
 
 def map_file(path: Path) -> NDArray[np.uint8]:
     """The bytes of a file, which come into memory when they are looked at. Raises OSError."""
+    ensure_regular(path)
     if path.stat().st_size == 0:
         path.read_bytes()
         return np.zeros(0, np.uint8)

@@ -141,6 +141,8 @@ def _fields(data: memoryview, start: int, stop: int) -> Iterator[_Field]:
     while at < stop:
         begin = at
         tag, at = _varint(data, at, stop)
+        if tag >> 3 == 0:
+            raise ValueError("not a protobuf message")
         if tag & 7 == 0:
             payload = at
             _, at = _varint(data, at, stop)

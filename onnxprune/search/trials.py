@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import DataError, OptionError, OutputError
+from onnxprune.regular_file import ensure_regular
 from onnxprune.search.metrics import Metric, UserMetric
 from onnxprune.search.planner import Planner
 from onnxprune.widths.metric_options import MetricOptions
@@ -64,6 +65,7 @@ def rows(paths: Sequence[Path]) -> list[Row]:
     found: dict[str, Row] = {}
     for path in paths:
         try:
+            ensure_regular(path)
             text = path.read_text(encoding="utf-8", errors="replace")
         except OSError as error:
             raise DataError(f"cannot be read: {error.strerror or error}", where=str(path)) from None

@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -454,6 +455,40 @@ def _tables() -> Iterator[Attack]:
     yield Attack("target: elsewhere = 5", files, ["elsewhere"], args=(*PRUNE, "--target", "t.toml"))
 
 
+def _without_end() -> Iterator[Attack]:
+    """What every argument that names a file may lead to: a folder, a pipe that nobody writes into, a device."""
+    model = _chain(lambda _: None)
+    bare, metric = (*PRUNE, "--data", "none"), (*PRUNE, "--metric", "kl", "--max-drop", "1")
+    doors = {
+        "the model": ("inspect", "it.onnx"),
+        "a model to compare with": ("diff", "m.onnx", "it.onnx"),
+        "--plan": (*bare, "--plan", "it.json"),
+        "--data": (*PRUNE, "--data", "it.npy"),
+        "a list of samples": (*PRUNE, "--data", "it.txt"),
+        "--config": (*bare, "--config", "it.toml"),
+        "--target": (*bare, "--target", "it.toml"),
+        "--mask": ("sparsify", "m.onnx", "-o", "out.onnx", "--data", "none", "--mask", "it.npz"),
+        "--metric": (*PRUNE, "--metric", "kl@it.npy", "--max-drop", "1"),
+        "--trials": (*metric, "--data", "x.npy", "--trials", "it.jsonl", "--resume"),
+        "a table": ("trials", "it.jsonl"),
+    }
+    files = {**model, "x.npy": _npy((8, 3, 8, 8), data=bytes(4 * 8 * 3 * 64))}
+    makers: dict[str, Callable[[Path], object]] = {
+        "a folder": Path.mkdir,
+        "a pipe": os.mkfifo,
+        "a device": lambda it: it.symlink_to("/dev/zero"),
+    }
+    for door, args in doors.items():
+        (it,) = (a.partition("it.")[2] for a in args if "it." in a)
+        for kind, make in makers.items():
+            prepare = partial(_made, make, f"it.{it}")
+            yield Attack(f"{kind} as {door}", files, [], args=args, prepare=prepare)
+
+
+def _made(make: Callable[[Path], object], name: str, folder: Path) -> None:
+    make(folder / name)
+
+
 ATTACKS: tuple[Attack, ...] = tuple(
     attack
     for family in (
@@ -467,16 +502,20 @@ ATTACKS: tuple[Attack, ...] = tuple(
         _data,
         _plans,
         _tables,
+        _without_end,
     )
     for attack in family()
 )
 
 
 def main() -> None:
-    """Judge all attacks."""
+    """Judge all attacks, or those whose names hold an argument."""
     imported()
     for attack in ATTACKS:
-        args = (*attack.args, *(() if "--timeout" in attack.args else LIMITS))
+        bounded = "--timeout" in attack.args or attack.args[0] == "trials"
+        args = attack.args if bounded else (*attack.args, *LIMITS)
+        if sys.argv[1:] and not any(a in attack.name for a in sys.argv[1:]):
+            continue
         found = judged(attack.files, args, ("out.onnx",), attack.prepare)
         sys.stdout.write(json.dumps([attack.name, found.fault, found.code, found.err, found.seconds]) + "\n")
         sys.stdout.flush()

@@ -110,6 +110,13 @@ def _faults() -> Iterator[Fault]:
         yield Fault(
             f"{option} is a folder", lambda: None, ["is a folder"], folder, prepare=lambda f: (f / "sub").mkdir()
         )
+        yield Fault(
+            f"{option} is a pipe",
+            lambda: None,
+            ["is a pipe or a device"],
+            (*PRUNE, *output, option, "it"),
+            prepare=lambda f: os.mkfifo(f / "it"),
+        )
         own = (*PRUNE, *output, option, "m.onnx")
         yield Fault(f"{option} is the model", lambda: None, ["is the model itself"], own)
         yield Fault(f"{option} is below a file", lambda: None, ["cannot write"], (*PRUNE, *output, option, "m.onnx/x"))

@@ -263,7 +263,7 @@ def test_data_alone_compares_plans_and_compensates_the_best(run: Run, chain: Pat
     assert outcome.out.count("tried: ") == 2
     assert outcome.out.count("% of the signal on held-out samples, taken") == 1
     assert "dB by compensation, on 16" in outcome.out
-    assert "on 8 held-out of 40 samples" in outcome.out
+    assert "on 16 held-out of 80 samples" in outcome.out
     assert report["options"]["importance"] == report["options"]["scope"] == "auto"
 
 
