@@ -96,6 +96,19 @@ def another_thread() -> Iterator[Doing]:
             future.result()
 
 
+_sharing: list[bool] = []
+
+
+def share_the_machine() -> None:
+    """From now on this process is one of several: what it runs in onnxruntime has one thread."""
+    _sharing[:] = [True]
+
+
+def session_threads() -> int:
+    """Threads of a session; 0: as many as onnxruntime finds cores for."""
+    return len(_sharing)
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """One thread for BLAS inside: sums are then the same on any number of cores.

@@ -25,6 +25,7 @@ from onnxprune.errors import (
     ModelError,
     OnnxPruneError,
     OptionError,
+    ToolError,
     nearest,
 )
 from onnxprune.importance import criteria
@@ -57,6 +58,7 @@ from onnxprune.report.run_report import Report
 from onnxprune.search.planner import Planner
 from onnxprune.search.sensitivity import Sensitivity, SensitivityRequest, measure
 from onnxprune.search.smallest import Found, smallest
+from onnxprune.search.workers import Workers, gathered
 from onnxprune.widths import named_channels
 from onnxprune.widths.choose_channels import Choice
 from onnxprune.widths.named_channels import Rows
@@ -92,7 +94,8 @@ def attempt(
     """
     with custom.declared([custom.read(text) for text in options.custom]):
         try:
-            result = _attempted(model, options, plan, Stopwatch(progress), where)
+            with gathered(model, options, planning) as workers:
+                result = _attempted(workers, plan, Stopwatch(progress), where)
         except CheckError:
             check_original(model)
             raise
@@ -101,7 +104,8 @@ def attempt(
         return result
 
 
-def _attempted(model: Model, options: Options, plan: Plan | None, watch: Stopwatch, where: str) -> Result:
+def _attempted(workers: Workers, plan: Plan | None, watch: Stopwatch, where: str) -> Result:
+    model, options = workers.model, workers.options
     if plan is not None and options.metric is not None:
         raise OptionError("says how far to go, and so does the plan", where="--metric", hint="leave one of them out")
     if plan is None:
@@ -109,15 +113,15 @@ def _attempted(model: Model, options: Options, plan: Plan | None, watch: Stopwat
             criteria.resolve(way.importance).check(options.reading)
     analysis, given = _analysed(model, options, plan.options if plan else options.to_json(), watch)
     if options.reading is None or not options.reading.drawn:
-        return _taught(analysis, options, watch, plan, where, given)
+        return _taught(analysis, workers, watch, plan, where, given)
     drawing.check(options.reading)
-    weights_only = replace(options, data=NO_DATA)
+    weights_only = replace(workers, options=replace(options, data=NO_DATA))
     idle = not len(analysis.groups) or (plan is None and options.request.exact)
     if idle and options.zeros is None and not (plan and plan.masks):
         return _taught(analysis, weights_only, watch, plan, where, given)
     try:
-        return _taught(analysis, options, watch, plan, where, given)
-    except (MetricError, KeptError):
+        return _taught(analysis, workers, watch, plan, where, given)
+    except (MetricError, KeptError, ToolError):
         raise  # other weights are no answer to these
     except (OnnxPruneError, np.linalg.LinAlgError) as reason:
         what = reason.what if isinstance(reason, OnnxPruneError) else str(reason)
@@ -173,22 +177,29 @@ def _analysed(model: Model, options: Options, made: Mapping[str, Any], watch: St
 
 def sensitivity(model: Model, options: Options, asked: SensitivityRequest, progress: Progress = silent) -> Sensitivity:
     """What each group of channels costs a metric, alone. Raises OnnxPruneError."""
-    watch = Stopwatch(progress)
+    told = replace(options, progress=progress)
+    with gathered(model, told, planning) as workers, planning(model, workers.options) as planner:
+        return measure(planner, asked, progress, workers)
+
+
+@contextmanager
+def planning(model: Model, options: Options) -> Iterator[Planner]:
+    """A planner of ``model``, while what was seen of it is there; `Options.progress` is told. Raises OnnxPruneError."""
+    watch = Stopwatch(options.progress)
     with custom.declared([custom.read(text) for text in options.custom]):
         analysis, given = _analysed(model, options, options.to_json(), watch)
         if options.reading is not None and options.reading.drawn:
             drawing.check(options.reading)
         with learning(analysis, options, watch, judged=True) as lesson:
-            planner = Planner(analysis, options, lesson, watch.announce, [*given.rows.values()])
-            return measure(planner, asked, watch.announce)
+            yield Planner(analysis, options, lesson, watch.announce, [*given.rows.values()])
 
 
 def _taught(
-    analysis: Analysis, options: Options, watch: Stopwatch, plan: Plan | None, where: str, given: _Given, *notes: str
+    analysis: Analysis, workers: Workers, watch: Stopwatch, plan: Plan | None, where: str, given: _Given, *notes: str
 ) -> Result:
     """Prune with what calibration data teaches, where there is some. ``notes``: how it came to this."""
-    with learning(analysis, options, watch) as lesson:
-        return _Run(analysis, options, lesson, watch, given, notes).result(plan, where)
+    with learning(analysis, workers.options, watch) as lesson:
+        return _Run(analysis, workers, lesson, watch, given, notes).result(plan, where)
 
 
 def unproven(report: Report) -> CheckError | None:
@@ -240,11 +251,16 @@ class _Run:
     """One run, from its analysis on. ``lesson``: what calibration data taught, where there is any."""
 
     analysis: Analysis
-    options: Options
+    workers: Workers
     lesson: Lesson | None
     watch: Stopwatch
     given: _Given = _Given()
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def options(self) -> Options:
+        """Those of the run."""
+        return self.workers.options
 
     def result(self, plan: Plan | None, where: str) -> Result:
         """Choose, or apply ``plan`` (``where`` it is from), rewrite, prove, and solve weights anew."""
@@ -253,7 +269,7 @@ class _Run:
         found, request = None, options.request
         if plan is None and options.metric is not None:
             with watch.stage("search"):
-                found = smallest(planner, watch.announce)
+                found = smallest(planner, watch.announce, self.workers)
             request = found.made.request
         with watch.stage("choose"):
             judged = self._judged(planner, request, found, plan, where)

@@ -22,7 +22,7 @@ PRUNE: Mapping[str, Sequence[str]] = {
     ),
     "As far as a metric lets it go": (
         "metric", "max_drop", "min_metric", "metric_lower_is_better", "drop", "confidence", "test_metric", "minimise",
-        "evaluations", "trials", "resume",
+        "evaluations", "trials", "resume", "jobs", "cluster",
     ),
     "The proof": ("check_n", "rtol", "atol", "seed"),
     "Files": ("save_plan", "json_path", "lang", "save_as_external_data", "config", "trust_config"),

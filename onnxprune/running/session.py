@@ -18,6 +18,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from onnxprune import scratch
 from onnxprune.errors import ModelError, OutputError
+from onnxprune.memory_and_threads import session_threads
 from onnxprune.model.onnx_model import Model
 
 Feeds = dict[str, NDArray[Any]]
@@ -87,6 +88,7 @@ def _onnxruntime(model: Model, where: str, optimize: bool, outputs: Iterable[str
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = False
+    options.intra_op_num_threads = session_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # build machines are shared
     # Integer kernels of processors without VNNI saturate in an order of their own; and pairs of quantize and dequantize
     # are not to become integer kernels in one model and not in another.

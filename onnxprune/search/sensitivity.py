@@ -7,13 +7,13 @@ are those of the least importance. Damage that compensation repairs is no damage
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from functools import partial
 
 import numpy as np
 
-from onnxprune.calibration.gram_matrices import spilling
+from onnxprune.calibration.gram_matrices import Spill, spilling
 from onnxprune.errors import OptionError
 from onnxprune.labels.analysis import matches, units_of
 from onnxprune.labels.groups import Group
@@ -23,7 +23,8 @@ from onnxprune.search.drop import Drop, Measurement, drop
 from onnxprune.search.metrics import Metric, alike
 from onnxprune.search.planner import Planner
 from onnxprune.search.smallest import metric_of
-from onnxprune.search.trials import Keys, Table
+from onnxprune.search.trials import Keys, Row, Table
+from onnxprune.search.workers import Workers
 from onnxprune.widths.metric_options import METRIC, RATIOS, STOPS, Limit, MetricSource, name_of
 from onnxprune.widths.plan_contest import Way
 
@@ -106,39 +107,73 @@ class Sensitivity:
     seconds: float
 
 
-def measure(planner: Planner, asked: SensitivityRequest, progress: Progress) -> Sensitivity:
+def measure(planner: Planner, asked: SensitivityRequest, progress: Progress, workers: Workers) -> Sensitivity:
     """Measure every group of ``planner`` alone. Raises MetricError and OptionError."""
     start = time.perf_counter()
     with spilling() as spill:
-        metric = metric_of(planner, asked.metric, "--metric", spill, drawn=True)
         progress("measure the original")
-        original = metric.measure(planner.analysis.trace.model)
-        run = _Run(planner, asked, metric, original, Table.of(planner.options), Keys(planner, metric))
+        run = _run_of(asked, planner, spill)
         ratios = dict(run.ratios())
-        groups, total, done = [], sum(map(len, ratios.values())), 0
-        for group in planner.analysis.groups:
-            steps = []
-            for ratio in ratios[group.index]:
-                steps.append(run.step(group, ratio))
-                progress("sensitivity", done + len(steps), total)
-                if run.ends(steps[-1].best):
-                    break
-            done += len(ratios[group.index])
-            groups.append(GroupSensitivity(group.name, group.width, tuple(steps)))
+        steps = _steps(run, ratios, workers, progress)
+    groups = [
+        GroupSensitivity(g.name, g.width, tuple(steps[g.index, r] for r in ratios[g.index] if (g.index, r) in steps))
+        for g in planner.analysis.groups
+    ]
     every = sorted({r for own in ratios.values() for r in own})
     notes = planner.lesson.notes if planner.lesson else ()
     spent = round(time.perf_counter() - start, 3)
     return Sensitivity(
         str(planner.analysis.inlined.model.path or ""),
         name_of(asked.metric),
-        metric.lower,
-        original.value,
-        original.samples,
+        run.metric.lower,
+        run.original.value,
+        run.original.samples,
         tuple(every),
         tuple(groups),
         tuple(notes),
         spent,
     )
+
+
+def _steps(
+    run: _Run, ratios: Mapping[int, tuple[float, ...]], workers: Workers, progress: Progress
+) -> dict[tuple[int, float], Step]:
+    """By group and ratio, a wave of trials after the other: all at once, or, where groups may end, ratio by ratio."""
+    table, keys = Table.of(run.planner.options), Keys(run.planner, run.metric)
+    total, longest = sum(map(len, ratios.values())), max(map(len, ratios.values()), default=0)
+    found: dict[tuple[int, float], Step] = {}
+    ended: set[int] = set()
+    making = partial(_maker, run.asked)
+    slices = [slice(n, n + 1) for n in range(longest)] if run.asked.stop else [slice(None)]
+    for some in slices:
+        wave = [(index, ratio) for index, own in ratios.items() if index not in ended for ratio in own[some]]
+        before = len(found)
+        trials = {run.key(keys, trial): trial for trial in wave}
+        rows = table.rows(
+            trials,
+            lambda left: workers.rows(making, run.planner, run.row, left),
+            {"sha256": keys.sha256, "metric": run.metric.name},
+            lambda done, before=before: progress("sensitivity", before + done, total),  # type: ignore[misc]
+        )
+        found.update((trial, _step(row)) for trial, row in zip(trials.values(), rows, strict=True))
+        ended |= {index for index, ratio in wave if run.ends(found[index, ratio].best)}
+    return found
+
+
+def _step(row: Row) -> Step:
+    solved = row["solved"]
+    return Step(row["ratio"], row["kept"], Value(**row["raw"]), None if solved is None else Value(**solved))
+
+
+def _maker(asked: SensitivityRequest, planner: Planner, spill: Spill) -> Callable[[tuple[int, float]], Row]:
+    """What makes rows in a worker."""
+    return _run_of(asked, planner, spill).row
+
+
+def _run_of(asked: SensitivityRequest, planner: Planner, spill: Spill) -> _Run:
+    """A run, its original measured."""
+    metric = metric_of(planner, asked.metric, "--metric", spill, drawn=True)
+    return _Run(planner, asked, metric, metric.measure(planner.analysis.trace.model))
 
 
 @dataclass(frozen=True)
@@ -147,8 +182,6 @@ class _Run:
     asked: SensitivityRequest
     metric: Metric
     original: Measurement
-    table: Table
-    keys: Keys
 
     def ratios(self) -> Iterator[tuple[int, tuple[float, ...]]]:
         """(index, ratios) of each group, ascending; the last glob that names one of its channels decides."""
@@ -160,19 +193,17 @@ class _Run:
         for index, ratios in own.items():
             yield index, tuple(sorted(set(ratios)))
 
-    def step(self, group: Group, ratio: float) -> Step:
-        """``group`` without ``ratio`` of its channels, everything else as it is: measured, or out of the table."""
+    def key(self, keys: Keys, trial: tuple[int, float]) -> str:
+        """What a trial is known by in a table."""
+        index, ratio = trial
+        return keys.of(group=self.planner.analysis.groups.groups[index].name, ratio=ratio, lower=self.metric.lower)
 
-        def row() -> dict[str, Any]:
-            start = time.perf_counter()
-            told = {"sha256": self.keys.sha256, "metric": self.metric.name, "group": group.name}
-            step = asdict(self._measured(group, ratio))
-            return {**told, **step, "seconds": round(time.perf_counter() - start, 3)}
-
-        key = self.keys.of(group=group.name, ratio=ratio, lower=self.metric.lower)
-        found = self.table.row(key, row)
-        solved = found["solved"]
-        return Step(found["ratio"], found["kept"], Value(**found["raw"]), None if solved is None else Value(**solved))
+    def row(self, trial: tuple[int, float]) -> Row:
+        """A group without a share of its channels, everything else as it is."""
+        start = time.perf_counter()
+        group = self.planner.analysis.groups.groups[trial[0]]
+        step = asdict(self._measured(group, trial[1]))
+        return {"group": group.name, **step, "seconds": round(time.perf_counter() - start, 3)}
 
     def _measured(self, group: Group, ratio: float) -> Step:
         planner = self.planner

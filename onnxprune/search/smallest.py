@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -21,11 +20,12 @@ from onnxprune.options import Options
 from onnxprune.plugins import is_code
 from onnxprune.progress import Progress
 from onnxprune.search.curve import Point, find, taken
-from onnxprune.search.drop import drop, told, within
+from onnxprune.search.drop import Measurement, drop, told, within
 from onnxprune.search.metrics import Metric, alike, user_metric
 from onnxprune.search.planner import Made, Planner
 from onnxprune.search.ready import ReadyMetric, ready
-from onnxprune.search.trials import Keys, Table
+from onnxprune.search.trials import Keys, Row, Table
+from onnxprune.search.workers import Workers
 from onnxprune.widths.budget import Budget
 from onnxprune.widths.metric_options import Limit, MetricSource
 from onnxprune.widths.request import Request
@@ -94,24 +94,22 @@ class Found:
     report: SearchReport
 
 
-def smallest(planner: Planner, progress: Progress) -> Found:
+def smallest(planner: Planner, progress: Progress, workers: Workers) -> Found:
     """The smallest model that the metric of the planner's options accepts.
 
     Raises MetricError; KeptError where none that is smaller holds.
     """
-    options, limit = planner.options, planner.options.limit
-    assert options.metric is not None
-    assert limit is not None
+    options = planner.options
     with spilling() as spill:
-        metric = metric_of(planner, options.metric, "--metric", spill)
-        limit = replace(limit, lower=limit.lower or metric.lower)
-        search = _Search(planner, metric, limit, _cost(options), progress)
+        progress("measure the original")
+        measuring = _measuring(planner, spill)
+        search = _Search(measuring, progress, workers)
         found = search.run()
         if options.test_metric is None:
             return found
         test = metric_of(planner, options.test_metric, "--test-metric", spill)
         before, after = (test.measure(m) for m in (planner.analysis.trace.model, found.made.model))
-        lost = drop(limit, before, alike(after, before, f"--test-metric {test.name}"))
+        lost = drop(measuring.limit, before, alike(after, before, f"--test-metric {test.name}"))
         told = Tested(test.name, before.value, after.value, lost.amount, lost.error, before.samples)
         return replace(found, report=replace(found.report, test=told))
 
@@ -149,100 +147,33 @@ def _cost(options: Options) -> CostModel:
     return Budget.of(name, 0.5, target).cost
 
 
-@dataclass
-class _Search:
-    """One search. ``trials`` are in the order in which they were measured."""
+@dataclass(frozen=True)
+class _Measuring:
+    """Plans of ``planner`` that a metric judges, and its value of the original. ``made``: what came of them here."""
 
     planner: Planner
     metric: Metric
     limit: Limit
     cost: CostModel
-    progress: Progress
-    trials: list[Trial] = field(default_factory=list)
-    points: list[Point] = field(default_factory=list)
+    original: Measurement
+    made: dict[float, Made] = field(default_factory=dict, repr=False)
 
-    def run(self) -> Found:
-        """Measure the original, then plans until enough is known. Raises KeptError where none holds."""
-        options = self.planner.options
-        self.progress("measure the original")
-        self.original = self.metric.measure(self.planner.analysis.trace.model)
-        nothing = drop(self.limit, self.original, self.original)
-        if nothing.permitted < 0:
-            what = f"the original's metric is {self.original.value:.6g}, which is not as good as asked for"
-            raise KeptError(what, where=f"--metric {self.metric.name}", hint="a smaller --min-metric")
-        self.permitted = nothing.permitted
-        self.table = Table.of(options)
-        self.keys = Keys(self.planner, self.metric)
-        self.made: dict[int, Made] = {}
-        points = find(self._measured, self.permitted, self.limit.confidence, options.evaluations)
-        answer = taken(points, self.permitted)
-        if answer is None:
-            raise self._missed()
-        place = self.points.index(answer)
-        report = SearchReport(
-            metric=self.metric.name,
-            limit=str(self.limit),
-            permitted=self.permitted,
-            confidence=self.limit.confidence,
-            minimised=self.cost.name,
-            original=self.original.value,
-            samples=self.original.samples,
-            trials=tuple(self.trials),
-            taken=place,
-        )
-        again = self.made.get(place)  # a row of the table says what came of a plan, and not the plan
-        return Found(again or self.planner.made(self._request(self.trials[place].asked)), report)
-
-    def _measured(self, shares: Sequence[float]) -> list[Point | None]:
-        return [self._trial(share) for share in shares]
-
-    def _trial(self, share: float) -> Point | None:
-        """Plan, make and measure a model with ``share`` of the cost; None where so little cannot be left."""
-        self.progress("search", len(self.trials), self.planner.options.evaluations)
-        limit = self.limit
-        key = self.keys.of(
-            asked=share,
-            cost=self.cost.name,
-            floor=limit.min_metric is not None,
-            relative=limit.relative,
-            lower=limit.lower,
-        )
-        row = self.table.row(key, lambda: self._row(share))
-        if row["cost"] is None:
-            return None
-        told = {n: row[n] for n in ("asked", "cost", "macs", "params", "drop", "error", "noise", "seconds")}
-        holds = within(row["drop"], row["error"], self.permitted, limit.confidence)
-        if not math.isfinite(row["drop"]):
-            holds = bool(row["holds"])
-        self.trials.append(Trial(**told, metric=row["value"], holds=holds))
-        left, noise = row["cost"], row["noise"]
-        point = Point(left, 1 - left if noise is None else noise, row["drop"], row["error"] or 0.0, holds)
-        self.points.append(point)
-        return point
-
-    def _row(self, share: float) -> dict[str, Any]:
-        """What comes of a plan, as the table has it; no ``cost`` where there is none."""
+    def row(self, share: float) -> Row:
+        """What comes of a plan with ``share`` of the cost, as the table has it; no ``cost`` where there is none."""
         start = time.perf_counter()
-        planner, metric = self.planner, self.metric.name
-        row: dict[str, Any] = {
-            "model": str(planner.analysis.inlined.model.path or ""),
-            "sha256": self.keys.sha256,
-            "metric": metric,
-            "minimised": self.cost.name,
-            "asked": share,
-        }
+        planner = self.planner
         try:
-            made = planner.made(self._request(share))
+            made = planner.made(self.request(share))
         except OptionError as reason:
             if reason.where != "--budget":
                 raise
-            return {**row, "cost": None}
-        found = alike(self.metric.measure(made.model), self.original, f"--metric {metric}")
+            return {"asked": share, "cost": None}
+        found = alike(self.metric.measure(made.model), self.original, f"--metric {self.metric.name}")
         lost = drop(self.limit, self.original, found)
         choice = made.judged.best
-        self.made[len(self.points)] = made
+        self.made[share] = made
         return {
-            **row,
+            "asked": share,
             "cost": planner.left(self.cost, choice),
             "macs": planner.left(COSTS["macs"], choice),
             "params": planner.left(COSTS["params"], choice),
@@ -256,7 +187,8 @@ class _Search:
             "seconds": round(time.perf_counter() - start, 3),
         }
 
-    def _request(self, share: float) -> Request:
+    def request(self, share: float) -> Request:
+        """What is asked for a plan with ``share`` of the cost."""
         return replace(self.planner.options.request, budget=self._budget(share))
 
     def _budget(self, share: float) -> Budget:
@@ -265,12 +197,116 @@ class _Search:
         whole = cost_of(self.planner.analysis.trace, self.cost, np.zeros(0, np.int64))
         return Budget(self.cost, share * whole)  # milliseconds are never a share
 
+
+def _measuring(planner: Planner, spill: Spill) -> _Measuring:
+    options, limit = planner.options, planner.options.limit
+    assert options.metric is not None
+    assert limit is not None
+    metric = metric_of(planner, options.metric, "--metric", spill)
+    limit = replace(limit, lower=limit.lower or metric.lower)
+    return _Measuring(planner, metric, limit, _cost(options), metric.measure(planner.analysis.trace.model))
+
+
+def _maker(planner: Planner, spill: Spill) -> Callable[[float], Row]:
+    """What makes rows in a worker, which keeps no models."""
+    measuring = _measuring(planner, spill)
+
+    def row(share: float) -> Row:
+        measuring.made.clear()
+        return measuring.row(share)
+
+    return row
+
+
+@dataclass
+class _Search:
+    """One search. ``trials`` are in the order in which they were measured."""
+
+    measuring: _Measuring
+    progress: Progress
+    workers: Workers
+    trials: list[Trial] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
+
+    def run(self) -> Found:
+        """Measure plans until enough is known. Raises KeptError where none holds."""
+        measuring = self.measuring
+        options, limit, original = measuring.planner.options, measuring.limit, measuring.original
+        nothing = drop(limit, original, original)
+        if nothing.permitted < 0:
+            what = f"the original's metric is {original.value:.6g}, which is not as good as asked for"
+            raise KeptError(what, where=f"--metric {measuring.metric.name}", hint="a smaller --min-metric")
+        self.permitted = nothing.permitted
+        self.table = Table.of(options)
+        self.keys = Keys(measuring.planner, measuring.metric)
+        points = find(self._measured, self.permitted, limit.confidence, options.evaluations)
+        answer = taken(points, self.permitted)
+        if answer is None:
+            raise self._missed()
+        place = self.points.index(answer)
+        report = SearchReport(
+            metric=measuring.metric.name,
+            limit=str(limit),
+            permitted=self.permitted,
+            confidence=limit.confidence,
+            minimised=measuring.cost.name,
+            original=original.value,
+            samples=original.samples,
+            trials=tuple(self.trials),
+            taken=place,
+        )
+        share = self.trials[place].asked
+        made = measuring.made.get(share)  # a row of the table says what came of a plan, and not the plan
+        return Found(made or measuring.planner.made(measuring.request(share)), report)
+
+    def _measured(self, shares: Sequence[float]) -> list[Point | None]:
+        """Plan, make and measure models with these shares of the cost; None where so little cannot be left."""
+        measuring, before = self.measuring, len(self.trials)
+        common = {
+            "model": str(measuring.planner.analysis.inlined.model.path or ""),
+            "sha256": self.keys.sha256,
+            "metric": measuring.metric.name,
+            "minimised": measuring.cost.name,
+        }
+        rows = self.table.rows(
+            {self._key(share): share for share in shares},
+            lambda left: self.workers.rows(_maker, measuring.planner, measuring.row, left),
+            common,
+            lambda done: self.progress("search", before + done, measuring.planner.options.evaluations),
+        )
+        return [self._point(row) for row in rows]
+
+    def _key(self, share: float) -> str:
+        limit = self.measuring.limit
+        return self.keys.of(
+            asked=share,
+            cost=self.measuring.cost.name,
+            floor=limit.min_metric is not None,
+            relative=limit.relative,
+            lower=limit.lower,
+        )
+
+    def _point(self, row: Row) -> Point | None:
+        """A trial, noted; None where there is none."""
+        if row["cost"] is None:
+            return None
+        told = {n: row[n] for n in ("asked", "cost", "macs", "params", "drop", "error", "noise", "seconds")}
+        holds = within(row["drop"], row["error"], self.permitted, self.measuring.limit.confidence)
+        if not math.isfinite(row["drop"]):
+            holds = bool(row["holds"])
+        self.trials.append(Trial(**told, metric=row["value"], holds=holds))
+        left, noise = row["cost"], row["noise"]
+        point = Point(left, 1 - left if noise is None else noise, row["drop"], row["error"] or 0.0, holds)
+        self.points.append(point)
+        return point
+
     def _missed(self) -> KeptError:
-        where = f"--metric {self.metric.name}"
+        name, limit, minimised = self.measuring.metric.name, self.measuring.limit, self.measuring.cost.name
+        where = f"--metric {name}"
         if not self.trials:
-            return KeptError(f"no plan leaves less {self.cost.name}", where=where, hint="fewer layers excluded")
+            return KeptError(f"no plan leaves less {minimised}", where=where, hint="fewer layers excluded")
         nearest = max(self.trials, key=lambda t: t.cost)
-        what = f"no smaller model keeps {self.limit}: with {100 * nearest.cost:.1f} % of the {self.cost.name}"
+        what = f"no smaller model keeps {limit}: with {100 * nearest.cost:.1f} % of the {minimised}"
         hint = "more samples, a larger --max-drop, or --confidence 0"
         return KeptError(
             f"{what} it is {nearest.metric:.6g}, a drop of {told(nearest.drop, nearest.error)}", where=where, hint=hint

@@ -50,14 +50,28 @@ class Table:
         there = path is not None and resume and path.exists()
         return cls(path, {row["key"]: row for row in reversed(rows([path]))} if there and path else {})
 
-    def row(self, key: str, make: Callable[[], Row]) -> Row:
-        """The row of this key: as it is there, or made now and appended. Raises OutputError."""
-        if key in self.known:
-            return self.known[key]
-        made = {"format": FORMAT, "key": key, **make()}
-        if self.path is not None:
-            _append(self.path, json.dumps(made))
-        return made
+    def rows(
+        self,
+        trials: Mapping[str, Any],
+        make: Callable[[Sequence[Any]], Iterator[tuple[int, Row]]],
+        common: Row,
+        finished: Callable[[int], None],
+    ) -> list[Row]:
+        """The rows of trials by key: as they are there, or made now, and appended as soon as each is.
+
+        ``make``: (position, row) of trials in any order; ``common``: what each row says beside; ``finished`` is told
+        how many are. Raises OutputError.
+        """
+        found = {key: self.known[key] for key in trials if key in self.known}
+        left = [key for key in trials if key not in found]
+        finished(len(found))
+        for position, row in make([trials[key] for key in left]):
+            made = {"format": FORMAT, "key": left[position], **common, **row}
+            if self.path is not None:
+                _append(self.path, json.dumps(made))
+            found[left[position]] = made
+            finished(len(found))
+        return [found[key] for key in trials]
 
 
 def rows(paths: Sequence[Path]) -> list[Row]:

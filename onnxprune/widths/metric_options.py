@@ -115,6 +115,15 @@ class MetricOptions:
         help="Keep what calibration data showed of the model, and scores, in this folder: another budget, target or "
         "metric then starts from there.",
     )
+    jobs: int = option(
+        1, "--jobs", kind=int, metavar="N", shown=True, help="How many processes run trials, with one thread each."
+    )
+    cluster: str | None = option(
+        None,
+        "--cluster",
+        metavar="URL",
+        help="Who runs trials instead: dask://HOST:PORT of a scheduler, or ray://HOST:PORT.",
+    )
 
     @property
     def limit(self) -> Limit | None:

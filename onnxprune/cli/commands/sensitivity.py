@@ -19,8 +19,8 @@ from onnxprune.options import Options
 @shared.measured
 @shared.calibration(drawn=True)
 @shared.taken(
-    "metric_lower_is_better", "trials", "resume", "cache", "align", "target", "dtype", "importance", "exclude",
-    "input_shapes", "input_values", "custom", "fuse_bn", "seed",
+    "metric_lower_is_better", "trials", "resume", "cache", "jobs", "cluster", "align", "target", "dtype", "importance",
+    "exclude", "input_shapes", "input_values", "custom", "fuse_bn", "seed",
 )  # fmt: skip
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write layername,0.1,0.2,... (CSV).")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all that was measured (JSON).")

@@ -1,0 +1,167 @@
+"""Trials side by side: processes here, and a real scheduler with two workers over TCP, of which one is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import onnxprune
+from onnxprune.errors import KeptError, MetricError, OnnxPruneError
+from tests.commands import AGAINST_THE_ORIGINAL, Run, assert_one_line
+
+METRIC = (
+    AGAINST_THE_ORIGINAL
+    + """
+import os, signal
+
+
+def each(session):
+    return (outputs(session) == TRUE).mean((1, 2))
+
+
+def kills(session):
+    parent = int(Path("parent").read_text())
+    if os.getpid() != parent:
+        with Path("calls").open("a") as calls:
+            calls.write(f"{os.getpid()}\\n")
+        if len(Path("calls").read_text().splitlines()) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return each(session)
+
+
+def raises(session):
+    if os.getpid() != int(Path("parent").read_text()):
+        raise KeyError("of a worker")
+    return each(session)
+"""
+)
+SWEEP = ("sensitivity", "chain.onnx", "--data", "x.npy", "--ratios", "0.2,0.4,0.6")
+SEARCH = ("chain.onnx", "--data", "x.npy", "--check-n", "1", "--max-drop", "0.1", "--metric")
+
+
+@pytest.fixture(autouse=True)
+def here(chain: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(chain.parent)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.delitem(sys.modules, "worker_metric", raising=False)
+    Path("worker_metric.py").write_text(METRIC, encoding="utf-8")
+    Path("parent").write_text(str(os.getpid()))
+    np.save("x.npy", np.random.default_rng(1).standard_normal((30, 3, 8, 8)).astype(np.float32))
+    return chain.parent
+
+
+@pytest.fixture
+def cluster(here: Path) -> Iterator[str]:
+    """A scheduler and two workers, as a user starts them; they look on nothing but their own folder."""
+    distributed = pytest.importorskip("distributed")
+    env = {**os.environ, "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    started = []
+
+    def start(name: str, *args: str) -> None:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{name}", *args]
+        quiet = subprocess.DEVNULL
+        started.append(subprocess.Popen(command, env=env, stdout=quiet, stderr=quiet, start_new_session=True))
+
+    start("scheduler", "--port", "0", "--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", "scheduler.json")
+    for number in (1, 2):
+        own = here / f"folder{number}"
+        own.mkdir()
+        alone = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(own))
+        start("worker", "--scheduler-file", "scheduler.json", *alone)
+    until = time.monotonic() + 60
+    while not Path("scheduler.json").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    address = json.loads(Path("scheduler.json").read_text())["address"]
+    with distributed.Client(address, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=60)
+    yield address.replace("tcp://", "dask://")
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def swept(run: Run, name: str, *args: object) -> bytes:
+    outcome = run(*SWEEP, *args, "--csv", name)
+    assert outcome.err == ""
+    return Path(name).read_bytes()
+
+
+def test_any_number_of_processes_comes_to_the_same(run: Run) -> None:
+    assert swept(run, "a.csv") == swept(run, "b.csv", "--jobs", 2)
+    stop = ("--early-stop", "raised", "--threshold", 0.01)
+    assert swept(run, "c.csv", *stop) == swept(run, "d.csv", *stop, "--jobs", 2)
+    told = []
+    for jobs in (1, 2):
+        args = ("--trials", f"{jobs}.jsonl", "-o", f"{jobs}.onnx", "--jobs", jobs)
+        outcome = run(*SEARCH, "worker_metric:each", *args)
+        assert outcome.err == ""
+        told.append([x for x in outcome.out.splitlines() if x.startswith(("tried: ", "metric: "))])
+    assert told[0] == told[1]
+    assert Path("1.onnx").read_bytes() == Path("2.onnx").read_bytes()
+    keys = [{json.loads(x)["key"] for x in Path(f"{j}.jsonl").read_text().splitlines()} for j in (1, 2)]
+    assert keys[0] == keys[1]
+
+
+def test_a_process_that_is_killed_costs_what_it_was_running(run: Run) -> None:
+    whole = swept(run, "a.csv", "--metric", "worker_metric:each")
+    assert swept(run, "b.csv", "--metric", "worker_metric:kills", "--jobs", 2, "--trials", "t.jsonl") == whole
+    assert len({*Path("calls").read_text().split()}) > 2  # others took over
+    keys = [json.loads(x)["key"] for x in Path("t.jsonl").read_text().splitlines()]
+    assert len(keys) == len(set(keys)) == 6
+
+
+def test_a_worker_of_a_cluster_that_is_killed_costs_what_it_was_running(run: Run, cluster: str) -> None:
+    whole = swept(run, "a.csv", "--metric", "worker_metric:each")
+    args = ("--metric", "worker_metric:kills", "--cluster", cluster, "--trials", "t.jsonl")
+    assert swept(run, "b.csv", *args) == whole
+    assert len({*Path("calls").read_text().split()}) == 2  # one, and the other alone
+    keys = [json.loads(x)["key"] for x in Path("t.jsonl").read_text().splitlines()]
+    assert len(keys) == len(set(keys)) == 6
+
+
+def test_what_a_worker_raises_is_one_line(run: Run) -> None:
+    outcome = run(*SEARCH, "worker_metric:raises", "--jobs", 2)
+    assert outcome.code == 2
+    assert_one_line(outcome.err, "worker_metric:raises: raises KeyError: 'of a worker'")
+
+
+def test_a_function_needs_no_module() -> None:
+    def right(session: object) -> float:
+        return float(len(str(type(session))))
+
+    found = [onnxprune.sensitivity("chain.onnx", data="x.npy", metric=right, ratios=[0.5], jobs=j) for j in (1, 2)]
+    assert found[0].groups == found[1].groups
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--jobs", "0"], "--jobs: must be at least 1"),
+        (["--cluster", "nobody"], "dask://HOST:PORT or ray://HOST:PORT"),
+    ],
+)
+def test_what_nobody_can_be_is_said(run: Run, options: list[str], says: str) -> None:
+    assert_one_line(run(*SWEEP, *options).err, says)
+
+
+def test_a_scheduler_that_does_not_answer_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("onnxprune.search.workers._PATIENCE", 0.5)
+    outcome = run(*SWEEP, "--cluster", "dask://127.0.0.1:9")
+    assert_one_line(outcome.err, "no scheduler with workers answers")
+
+
+@pytest.mark.parametrize("error", [MetricError("a", where="b", hint="c"), KeptError("a")])
+def test_errors_come_back_as_they_were(error: OnnxPruneError) -> None:
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301
+    assert type(again) is type(error)
+    assert str(again) == str(error)
