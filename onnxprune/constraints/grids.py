@@ -1,0 +1,69 @@
+"""Numbers of few bits: scale * (q - zero_point), q an integer of so many bits.
+
+A grid lies along a tensor as its scales' shape says: of the tensor's rank, each length 1 (one for all), the tensor's
+own (one for each), or a divisor of it (one for each block in a row). All arithmetic is in single precision, as whoever
+reads the file computes it, so that a weight on its grid is the same bits on every side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Codes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """``scale`` (float32, more than 0) and ``zero_point`` (within the codes), of the shape that the module describes.
+
+    ``bits``: 2 to 16; ``signed``: codes from -2^(bits-1), else from 0.
+    """
+
+    scale: NDArray[np.float32] = field(repr=False)
+    zero_point: Codes = field(repr=False)
+    bits: int
+    signed: bool
+
+    @property
+    def low(self) -> int:
+        """The least code."""
+        return -(2 ** (self.bits - 1)) if self.signed else 0
+
+    @property
+    def high(self) -> int:
+        """The largest code."""
+        return self.low + 2**self.bits - 1
+
+    def codes(self, values: NDArray[Any]) -> Codes:
+        """The nearest codes, ties to even, as QuantizeLinear has them."""
+        scale, zero = self._along(values.shape)
+        return np.clip(np.rint(values.astype(np.float32) / scale).astype(np.int64) + zero, self.low, self.high)
+
+    def values(self, codes: Codes) -> NDArray[np.float32]:
+        """What codes stand for, as DequantizeLinear has it."""
+        scale, zero = self._along(codes.shape)
+        return np.asarray((codes - zero).astype(np.float32) * scale)
+
+    def holds(self, values: NDArray[Any]) -> bool:
+        """Whether every value is on the grid, bit for bit."""
+        return np.array_equal(self.values(self.codes(values)), values.astype(np.float32))
+
+    def _along(self, shape: tuple[int, ...]) -> tuple[NDArray[np.float32], Codes]:
+        scale, zero = self.scale, self.zero_point
+        for axis, (whole, own) in enumerate(zip(shape, scale.shape, strict=True)):
+            if own not in (1, whole):
+                scale, zero = scale.repeat(whole // own, axis), zero.repeat(whole // own, axis)
+        return scale, zero
+
+
+@dataclass(frozen=True)
+class Grids:
+    """``weights``: by initializer; ``activations``: by tensor (graph inputs too), each with one scale for all of it."""
+
+    weights: Mapping[str, Grid] = field(repr=False, default_factory=dict)
+    activations: Mapping[str, Grid] = field(repr=False, default_factory=dict)
