@@ -89,6 +89,14 @@ def shares_of(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
     return tuple(_numbers(texts, "GLOB=SHARE"))
 
 
+def bits_of(texts: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    """GLOB=BITS, as (glob, bits). Raises ValueError."""
+    found = tuple(_numbers(texts, "GLOB=BITS"))
+    if any(bits != int(bits) for _, bits in found):
+        raise ValueError("bits are whole numbers")
+    return tuple((glob, int(bits)) for glob, bits in found)
+
+
 def ratios_of(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
     """GLOB=RATIO, as (glob, ratio). Raises ValueError."""
     return tuple(_numbers(texts, "GLOB=RATIO"))

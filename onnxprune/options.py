@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from onnxprune.calibration.data_options import NO_DATA, Data
+from onnxprune.constraints.bit_options import BitOptions, BitsRequest
 from onnxprune.errors import OptionError
 from onnxprune.option_declarations import option, positions_of, ratios_of, shapes_of, shares_of, values_of
 from onnxprune.progress import Progress, silent
@@ -141,14 +142,14 @@ def reading_of(given: DataSource | None) -> Data | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(MetricOptions, ApplyOptions):
+class Options(BitOptions, MetricOptions, ApplyOptions):
     """How to prune. README.md describes the options; `Request` is what they ask of widths and channels."""
 
     ratio: float | None = option(
         None,
         "--ratio",
         kind=float,
-        help="Share of the prunable channels to remove. [default: 0.3, or 0 with --lossless or --sparsity]",
+        help="Share of the prunable channels to remove. [default: 0.3, or 0 with --lossless, --sparsity or --weights]",
     )
     lossless: bool = option(
         False,
@@ -304,6 +305,8 @@ class Options(MetricOptions, ApplyOptions):
     request: Request = field(init=False, repr=False, compare=False)
     #: What is asked of the weights that stay, None for nothing.
     zeros: ZerosRequest | None = field(init=False, repr=False, compare=False)
+    #: What is asked of their bits, None for nothing.
+    bits: BitsRequest | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Raise OptionError for values out of range, and for names that nobody knows."""
@@ -331,9 +334,15 @@ class Options(MetricOptions, ApplyOptions):
             solved=judged and self.compensate,
             seed=self.seed,
         )
-        if zeros is not None and self.limit is not None:
-            what = "measures channels only, and zeros would come after it"
-            raise OptionError(what, where="--metric", hint="prune by the metric first, then sparsify what it writes")
+        bits = self.bits_asked()
+        if (zeros or bits) and self.limit is not None:
+            what = "measures channels only, and zeros and bits would come after it"
+            raise OptionError(what, where="--metric", hint="prune by the metric first, then ask it of what it writes")
+        if bits is not None and self.recover:
+            raise OptionError("trains weights off their grids", where="--recover", hint="leave it or --weights out")
+        if bits is not None and bits.activations and not judged:
+            hint = "--data, or none at all: inputs are drawn then"
+            raise OptionError("takes ranges from samples", where="--activations", hint=hint)
         request = asked(
             ratio=0.0 if self.ratio is None and named else self.ratio,
             lossless=self.lossless,
@@ -348,18 +357,25 @@ class Options(MetricOptions, ApplyOptions):
             remove=self.remove,
             keep=self.keep,
             judged=judged,
-            weights=zeros is not None,
+            weights=zeros is not None or bits is not None,
         )
         object.__setattr__(self, "exclude", tuple(self.exclude))
         object.__setattr__(self, "request", request)
         object.__setattr__(self, "zeros", zeros)
+        object.__setattr__(self, "bits", bits)
         super().__post_init__()
+
+    @property
+    def weighed(self) -> bool:
+        """Whether anything is asked of the weights that stay."""
+        return self.zeros is not None or self.bits is not None
 
     def to_json(self) -> dict[str, Any]:
         """As plan and report write them."""
         return {
             **self.request.to_json(),
             **(self.zeros.to_json() if self.zeros else {}),
+            **(self.bits.to_json() if self.bits else {}),
             "compensate": self.compensate,
             **({"recover": self.recover} if self.recover else {}),
             "exclude": list(self.exclude),

@@ -47,12 +47,14 @@ from onnxprune.passes import (
     cut_to,
 )
 from onnxprune.passes import run as run_passes
-from onnxprune.passes.zeros import Asked, Masks
+from onnxprune.passes.bits import planned
+from onnxprune.passes.recover import Constrained
+from onnxprune.passes.zeros import Asked
 from onnxprune.progress import Progress, Stopwatch, silent
 from onnxprune.proof.exact import Proof, prove
 from onnxprune.proof.side_by_side import On, apart
 from onnxprune.proof.validity import check_original, check_valid
-from onnxprune.proof.weights import ZerosProof, prove_zeros
+from onnxprune.proof.weights import GridsProof, ZerosProof, prove_grids, prove_zeros
 from onnxprune.report.assemble import Outcome, report_of
 from onnxprune.report.run_report import Report
 from onnxprune.search.planner import Planner
@@ -111,13 +113,15 @@ def _attempted(workers: Workers, plan: Plan | None, watch: Stopwatch, where: str
     if plan is None:
         for way in options.request.ways:
             criteria.resolve(way.importance).check(options.reading)
+    if plan is not None and plan.weighed and options.recover and (plan.grids or plan.activations):
+        raise OptionError("trains weights off the grids of the plan", where="--recover", hint="leave it out")
     analysis, given = _analysed(model, options, plan.options if plan else options.to_json(), watch)
     if options.reading is None or not options.reading.drawn:
         return _taught(analysis, workers, watch, plan, where, given)
     drawing.check(options.reading)
     weights_only = replace(workers, options=replace(options, data=NO_DATA))
     idle = not len(analysis.groups) or (plan is None and options.request.exact)
-    if idle and options.zeros is None and not (plan and plan.masks):
+    if idle and not options.weighed and not (plan and plan.weighed):
         return _taught(analysis, weights_only, watch, plan, where, given)
     try:
         return _taught(analysis, workers, watch, plan, where, given)
@@ -208,6 +212,9 @@ def unproven(report: Report) -> CheckError | None:
     if zeros is not None and zeros.missed:
         what = f"{zeros.missed} weights that must be zero are not; no model was written"
         return CheckError(what, where=f"tensor '{zeros.where}'", hint="please report this as a bug")
+    if (grids := report.grids) is not None and grids.missed:
+        what = f"{grids.missed} weights are not on their grids; no model was written"
+        return CheckError(what, where=f"tensor '{grids.where}'", hint="please report this as a bug")
     if proof is None or not (failures := proof.failures()):
         return None
     error = f"rewrite error {failures[0].relative:.2e} of its range (limit {proof.rtol:.0e}); no model was written"
@@ -276,7 +283,7 @@ class _Run:
         choice = judged.best
         asked = {**options.to_json(), **request.to_json()}
         made = plan or plans.make(analysis.trace, choice.rewrite, asked)
-        weighed = bool(plan.masks) if plan is not None else options.zeros is not None
+        weighed = plan.weighed if plan is not None else options.weighed
         touched = len(choice.groups) > 0 or weighed
         with watch.stage("rewrite"):
             lossless = options.lossless or bool(plan and plan.options.get("lossless"))
@@ -287,7 +294,7 @@ class _Run:
             # Nodes that cannot be run are known by their own names, which a call hides.
             proof = self._proof(choice, whole if analysis.severed.gone else written)
         learnt, of_weights = None, Asked()
-        masks: Masks = {}
+        holds = Constrained()
         failed = proof is not None and bool(proof.failures())
         if not failed and (self.lesson is not None or weighed):
             with watch.stage("compensate"):
@@ -295,11 +302,12 @@ class _Run:
                     solved, learnt = found.made.model, found.made.learnt
                 else:
                     of_weights = planner.asked(whole, choice, made, plan)
-                    solved, learnt, masks = planner.solved(judged, whole, of_weights)
+                    solved, learnt, holds = planner.solved(judged, whole, of_weights)
                 if solved is not whole:
                     written = run_passes(solved, self._last(choice)).model
                     check_valid(analysis.inlined.model, written)
-        made = replace(made, masks=masks)
+        made = planned(replace(made, masks=holds.masks), holds.grids)
+        zeros, grids = self._constrained(written, holds, of_weights, judged=learnt is not None)
         outcome = Outcome(
             analysis=analysis,
             choice=choice,
@@ -314,8 +322,9 @@ class _Run:
             options=asked,
             input_shapes=options.input_shapes,
             input_values=options.input_values,
-            notes=self._notes(choice) + judged.missed + of_weights.notes,
-            zeros=self._zeros(written, masks, judged=learnt is not None) if of_weights else None,
+            notes=self._notes(choice) + judged.missed + of_weights.notes + of_weights.bits.notes,
+            zeros=zeros,
+            grids=grids,
             seconds=watch.seconds,
             search=found.report if found else None,
         )
@@ -340,15 +349,20 @@ class _Run:
             return found.made.judged
         return planner.chosen(request) if plan is None else Judged(self._planned(plan, where))
 
-    def _zeros(self, written: Model, masks: Masks, *, judged: bool) -> ZerosProof:
-        """That zeros are; and what they cost, unless it was ``judged`` on samples."""
-        proven = prove_zeros(written, masks)
-        if judged or not self.options.check_n or self.analysis.severed.foreign:
-            return proven
+    def _constrained(
+        self, written: Model, holds: Constrained, asked: Asked, *, judged: bool
+    ) -> tuple[ZerosProof | None, GridsProof | None]:
+        """That weights are what they must be; and what that costs, unless it was ``judged`` on samples."""
+        zeros = prove_zeros(written, holds.masks) if asked.fixed or asked.solved else None
+        grids = prove_grids(written, holds.grids) if asked.bits else None
+        if not asked or judged or not self.options.check_n or self.analysis.severed.foreign:
+            return zeros, grids
         shapes = self.analysis.trace.shapes
         on = On(shapes.inputs, None, self.options.check_n, self.options.seed, shapes.draws)
         found = apart(self.analysis.inlined.model, written, shapes.inputs, shapes.shape, on, self.watch.announce)
-        return replace(proven, outputs=found.outputs)
+        if zeros is not None:
+            return replace(zeros, outputs=found.outputs), grids
+        return zeros, replace(grids, outputs=found.outputs) if grids is not None else None
 
     def _planned(self, plan: Plan, where: str) -> Choice:
         dead, rewrite = plans.apply(self.analysis.trace, plan, where)

@@ -24,8 +24,12 @@ from numpy.typing import NDArray
 from onnxprune.calibration.gram_matrices import Observations, Product, as_float, products
 from onnxprune.calibration.least_squares import Kept, Moments
 from onnxprune.calibration.piecewise_replay import Replay
+from onnxprune.constraints.grids import Grid
+from onnxprune.constraints.laid import laid_along
 from onnxprune.constraints.patterns import Mask
-from onnxprune.constraints.zeros import Zeros
+from onnxprune.constraints.quadratic import Quadratic, with_bias
+from onnxprune.constraints.rounding import WeightGrid
+from onnxprune.constraints.zeros import RIDGE, Zeros
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.labels import Alive
 from onnxprune.labels.rewrite import alive_of
@@ -54,6 +58,7 @@ class Fit:
     ridge: float | None  # None: left as it was
     weight: str = ""
     mask: Mask | None = field(default=None, repr=False)  # of the weight: false where zero was asked for
+    grid: Grid | None = field(default=None, repr=False)  # that the weight is on
 
     def __str__(self) -> str:
         return f"solved {self.node} anew: held-out error {self.before:.2e} -> {self.after:.2e}"
@@ -64,7 +69,8 @@ class Compensate:
     """Refit every matrix product behind removed channels to what ``seen`` holds of the original.
 
     ``rows``: of each product, about so many for each column, and thousands at least; all there are without it.
-    ``asked``: what is asked of the weights of nodes, by label, beside; they are solved again whatever comes of it.
+    ``asked`` and ``grids``: what is asked of the weights of nodes, by label, beside; they are solved again whatever
+    comes of it. ``rounded``: tensors that are on a grid for all who read them.
     """
 
     trace: Trace = field(repr=False)
@@ -74,6 +80,8 @@ class Compensate:
     ridges: tuple[float, ...] = RIDGES
     rows: int | None = None
     asked: Mapping[str, Zeros] = field(default_factory=dict, repr=False)
+    grids: Mapping[str, WeightGrid] = field(default_factory=dict, repr=False)
+    rounded: Mapping[str, Grid] = field(default_factory=dict, repr=False)
     name: str = "compensate"
 
     def run(self, model: Model) -> PassResult:
@@ -86,7 +94,7 @@ class Compensate:
         """Each layer's fit, and the model."""
         every = products(model, self.trace.shapes.shape)
         found = [p for p in every if p.node.label in self.seen.products and free(model, self.trace, p)]
-        network = Replay(model, self.seen, self.trace.shapes.elem_type)
+        network = Replay(model, self.seen, self.trace.shapes.elem_type, {n: g.rounded for n, g in self.rounded.items()})
         alive = alive_of(self.trace, self.dead)
         fits = []
         for number, product in enumerate(found, 1):
@@ -115,6 +123,12 @@ class Compensate:
             solver = zeros.solver(fit, prior, mask)
             best, after, ridge = self._nearest(solver, held, solver(self.ridges[-1]), np.inf)
             ridge = ridge or self.ridges[-1]
+        cells = None
+        if (grid := self.grids.get(node.label)) is not None:
+            quadratic = Quadratic.of(fit, prior, ridge or RIDGE, np.ones(prior.shape[:2]))
+            w, cells = grid.solved(quadratic, best[:, :, :-1] if fit.bias else best, mask, product.taps)
+            best, ridge = with_bias(fit, w), ridge or RIDGE
+            after = held.error(best)
         if ridge is not None:
             columns = best[:, :, :-1] if product.form.bias else best
             constants = {node.inputs[1]: product.form.weight(columns.reshape(weight.shape)).astype(dtype)}
@@ -126,7 +140,8 @@ class Compensate:
             network.give(constants, added, node.index)
         if mask is not None:
             mask = product.form.weight(mask.reshape(weight.shape))
-        return Fit(node.label, before, after, ridge, node.inputs[1], mask)
+        grid_of = None if cells is None else laid_along(product, cells)
+        return Fit(node.label, before, after, ridge, node.inputs[1], mask, grid_of)
 
     def _nearest(
         self,

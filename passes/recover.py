@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.activations.simulated import simulated
 from onnxprune.calibration.gram_matrices import samples_for
 from onnxprune.calibration.original_observed import Lesson
+from onnxprune.constraints.grids import Grids
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes import Compensate, Distill
+from onnxprune.passes.bits import nearest
 from onnxprune.passes.zeros import Asked, masked
 from onnxprune.progress import Progress
 from onnxprune.proof import distance_over_outputs as heldout
@@ -76,6 +79,14 @@ class Learnt:
 
 
 @dataclass(frozen=True)
+class Constrained:
+    """What holds of a model's weights: ``masks`` by weight, false where it is 0, and ``grids``."""
+
+    masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict, repr=False)
+    grids: Grids = field(default_factory=Grids, repr=False)
+
+
+@dataclass(frozen=True)
 class Recovery:
     """Compensates pruned forms of the model that ``lesson`` is of, or, without ``compensate``, measures them only.
 
@@ -103,21 +114,33 @@ class Recovery:
 
     def finished(
         self, pruned: Model, dead: Units, tried: tuple[Tried, ...], asked: Asked
-    ) -> tuple[Model, Learnt, Mapping[str, NDArray[np.bool_]]]:
-        """The model to write, what is told of it, and the masks of its weights.
+    ) -> tuple[Model, Learnt, Constrained]:
+        """The model to write, what is told of it, and what holds of its weights.
 
-        Without what does not help held-out samples, but with all that is ``asked`` of the weights.
+        Without what does not help held-out samples, but with all that is ``asked`` of the weights. Where activations
+        are on grids, errors are of the network with them rounded.
         """
+        bits = asked.bits
         seen = self.lesson.seen
         before = after = heldout.measure(pruned, seen, "the pruned model")
-        result, solved, layers, masks = masked(pruned, asked.fixed), 0, 0, dict(asked.fixed)
+        solved, layers, masks = 0, 0, dict(asked.fixed)
+        result, grids = nearest(masked(pruned, asked.fixed), self.trace, bits)
         if self.compensate:
-            walk = Compensate(self.trace, dead, seen, self.progress, asked=asked.solved)
+            walk = Compensate(
+                self.trace,
+                dead,
+                seen,
+                self.progress,
+                asked=asked.solved,
+                grids=bits.solved,
+                rounded=bits.activations,
+            )
             fits, result = walk.fit(result)
             solved, layers = sum(f.ridge is not None for f in fits), len(fits)
             masks |= {f.weight: f.mask for f in fits if f.mask is not None}
+            grids |= {f.weight: f.grid for f in fits if f.grid is not None}
         if self.compensate or asked:
-            after = heldout.measure(result, seen, "the compensated model")
+            after = heldout.measure(simulated(result, bits.activations), seen, "the compensated model")
             if after.distance >= before.distance and not asked:
                 result, solved, after = pruned, 0, before
         best = 0
@@ -142,4 +165,4 @@ class Recovery:
             data.drawn or (data.mixture is not None and not data.mixture.held_out),
             data.count - data.given * (data.mixture.copies if data.mixture else 1),
         )
-        return result, learnt, masks
+        return result, learnt, Constrained(masks, Grids(grids, bits.activations))

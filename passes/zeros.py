@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.calibration.gram_matrices import Product, products
+from onnxprune.calibration.gram_matrices import Product
 from onnxprune.calibration.original_observed import Lesson
 from onnxprune.calibration.output_curvature import felt_rows
 from onnxprune.constraints.masks import curve, sketched
@@ -33,6 +33,7 @@ from onnxprune.labels.plan_file import Plan
 from onnxprune.labels.rewrite import alive_of
 from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model
+from onnxprune.passes.bits import Bits, distinct
 from onnxprune.passes.compensate import free, kept_along
 from onnxprune.plugins import user_function
 from onnxprune.progress import Progress
@@ -47,14 +48,18 @@ Masks = Mapping[str, NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class Asked:
-    """``fixed``: masks by weight; ``solved``: by node label, what the walk is asked; ``notes``: who is left out."""
+    """``fixed``: masks by weight; ``solved``: by node label, what the walk is asked; ``notes``: who is left out.
+
+    ``bits``: what is asked of the numbers that are not zero.
+    """
 
     fixed: Masks = field(default_factory=dict, repr=False)
     solved: Mapping[str, Zeros] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
+    bits: Bits = field(default_factory=Bits)
 
     def __bool__(self) -> bool:
-        return bool(self.fixed or self.solved)
+        return bool(self.fixed or self.solved or self.bits)
 
 
 @dataclass(frozen=True)
@@ -137,13 +142,10 @@ class Deciding:
         return Asked(fixed, solved)
 
     def _layers(self, model: Model) -> Iterator[_Layer]:
-        """Every weight once; but not those that a user may give in their place, or that are read as outputs."""
-        seen = model.defaults | {o.name for o in model.graph.outputs}
-        for product in products(model, self.trace.shapes.shape, every=True):
+        """Every weight once."""
+        for product in distinct(model, self.trace):
             name = product.node.inputs[1]
-            if name not in seen:
-                seen = seen | {name}
-                yield _Layer(product, name, product.form.matrix(model.array(name).astype(np.float64)))
+            yield _Layer(product, name, product.form.matrix(model.array(name).astype(np.float64)))
 
     def _solvable(self, model: Model, layer: _Layer) -> bool:
         known = self.lesson is not None and layer.product.node.label in self.lesson.seen.products

@@ -57,6 +57,7 @@ PROTO_DOORS = {
     "rewrite.py",
     "gradients.py",
     "extract.py",
+    "simulated.py",
     "diff.py",
 }
 

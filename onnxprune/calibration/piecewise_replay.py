@@ -7,7 +7,7 @@ computed twice, and memory is bounded by a batch.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,11 +25,15 @@ from onnxprune.running.extract import excerpt
 
 @dataclass
 class Replay:
-    """``model`` on the samples of ``seen``, run as far as node ``at``. ``edits``: the weights that changed since."""
+    """``model`` on the samples of ``seen``, run as far as node ``at``. ``edits``: the weights that changed since.
+
+    ``rounded``: what becomes of tensors before anyone reads them.
+    """
 
     model: Model
     seen: Observations
     types: Mapping[str, int] = field(repr=False)  # element type of every tensor
+    rounded: Mapping[str, Callable[[Array], Array]] = field(default_factory=dict, repr=False)
     at: int = 0
     edits: Edits = field(default_factory=Edits)
 
@@ -37,8 +41,13 @@ class Replay:
         """Nothing is computed yet."""
         graph = self.model.graph
         self._last = {name: max(node.index for node, _ in readers) for name, readers in graph.consumers.items()}
-        self._inputs = {i.name for i in graph.inputs}
+        self._inputs = {i.name for i in graph.inputs} - set(self.rounded)
         self._live: set[str] = set()
+        for name in {i.name for i in graph.inputs} & set(self.rounded):
+            for part in self.seen.parts:
+                given = self.seen.spill.get(f"feed {name}", part.number)
+                self.seen.spill.put(f"replay {name}", part.number, self.rounded[name](given))
+            self._live.add(name)
 
     def get(self, name: str, part: Part) -> Array:
         """A graph input, or a live tensor."""
@@ -63,6 +72,13 @@ class Replay:
     def advance(self, stop: int) -> None:
         """Run up to node ``stop``, without it. Raises ModelError where onnxruntime cannot."""
         graph = self.model.graph
+        for node in graph.nodes[self.at : stop]:  # what is rounded, nobody reads before it is
+            if any(o in self.rounded for o in node.outputs):
+                self._run(node.index + 1)
+        self._run(stop)
+
+    def _run(self, stop: int) -> None:
+        graph = self.model.graph
         inside = graph.nodes[self.at : stop]
         made = {o for n in inside for o in n.outputs if o}
         read = dict.fromkeys(i for n in inside for i in (*n.inputs, *n.captured) if i)
@@ -77,7 +93,10 @@ class Replay:
                 for step in self.seen.parts:
                     results = runtime.run(active, {n: self.get(n, step) for n in needed}, "part of the pruned model")
                     for name in wanted:
-                        self.seen.spill.put(f"replay {name}", step.number, np.asarray(results[name]))
+                        array = np.asarray(results[name])
+                        if name in self.rounded:
+                            array = self.rounded[name](array)
+                        self.seen.spill.put(f"replay {name}", step.number, array)
         self._live.update(wanted)
         for name in [n for n in self._live if self._last.get(n, -1) < stop]:
             self.seen.spill.drop(f"replay {name}")

@@ -16,6 +16,7 @@ PRUNE: Mapping[str, Sequence[str]] = {
         "custom", "remove", "keep", "outputs", "keep_outputs",
     ),
     "Zeros": ("sparsity", "pattern", "sparsity_for", "sparsity_scope", "sparsity_criterion", "mask"),
+    "Bits": ("weights", "activations", "bits_for", "symmetric", "weights_per", "ranges"),
     "Calibration data": (
         "samples", "mean", "std", "layout", "color", "input_range", "compensate", "recover", "input_values",
         "cache",

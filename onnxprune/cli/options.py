@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from onnxprune.calibration.data_options import NO_DATA, Data
+from onnxprune.constraints.bit_options import BitOptions
 from onnxprune.option_declarations import Flag, flags
 from onnxprune.options import ApplyOptions, Options
 from onnxprune.widths.metric_options import MetricOptions, SensitivityOptions
@@ -201,7 +202,8 @@ def of_prune(function: Callable[..., Any]) -> Callable[..., Any]:
     """All options of `prune` but ``--config``."""
     general = flags(ApplyOptions)
     metric = flags(MetricOptions)
-    own = taken(*(name for name in flags(Options) if name not in (*general, *metric)), *metric)
+    bits = flags(BitOptions)
+    own = taken(*(name for name in flags(Options) if name not in (*general, *metric, *bits)), *bits, *metric)
     written = checking(proven=True)(function)
     for option in reversed(_WRITTEN):
         written = option(written)

@@ -32,28 +32,43 @@ class Grid:
     @property
     def low(self) -> int:
         """The least code."""
-        return -(2 ** (self.bits - 1)) if self.signed else 0
+        return -(1 << (self.bits - 1)) if self.signed else 0
 
     @property
     def high(self) -> int:
         """The largest code."""
-        return self.low + 2**self.bits - 1
+        return self.low + (1 << self.bits) - 1
+
+    def of_rank(self, rank: int) -> Grid:
+        """A grid of one scale, for a tensor of ``rank``."""
+        return Grid(self.scale.reshape((1,) * rank), self.zero_point.reshape((1,) * rank), self.bits, self.signed)
 
     def codes(self, values: NDArray[Any]) -> Codes:
         """The nearest codes, ties to even, as QuantizeLinear has them."""
-        scale, zero = self._along(values.shape)
-        return np.clip(np.rint(values.astype(np.float32) / scale).astype(np.int64) + zero, self.low, self.high)
+        scale, zero = self.along(values.shape)
+        codes = np.rint(values.astype(np.float32) / scale).astype(np.int64) + zero
+        return np.asarray(np.clip(codes, self.low, self.high), np.int64)
 
     def values(self, codes: Codes) -> NDArray[np.float32]:
         """What codes stand for, as DequantizeLinear has it."""
-        scale, zero = self._along(codes.shape)
+        scale, zero = self.along(codes.shape)
         return np.asarray((codes - zero).astype(np.float32) * scale)
+
+    def rounded(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The nearest on the grid, in the type of ``values``; bit for bit `values` of `codes`, in less time."""
+        scale, zero = self.along(values.shape)
+        codes = values.astype(np.float32) / scale
+        np.rint(codes, out=codes)
+        np.clip(codes, self.low - zero, self.high - zero, out=codes)
+        codes *= scale
+        return codes.astype(values.dtype, copy=False)
 
     def holds(self, values: NDArray[Any]) -> bool:
         """Whether every value is on the grid, bit for bit."""
         return np.array_equal(self.values(self.codes(values)), values.astype(np.float32))
 
-    def _along(self, shape: tuple[int, ...]) -> tuple[NDArray[np.float32], Codes]:
+    def along(self, shape: tuple[int, ...]) -> tuple[NDArray[np.float32], Codes]:
+        """Scale and zero point, so that they broadcast with a tensor of this ``shape``."""
         scale, zero = self.scale, self.zero_point
         for axis, (whole, own) in enumerate(zip(shape, scale.shape, strict=True)):
             if own not in (1, whole):

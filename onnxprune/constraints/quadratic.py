@@ -45,8 +45,12 @@ class Quadratic:
 
     def error(self, w: Float) -> float:
         """Of W."""
+        return float((self.by_row(w) * self.rows).sum())
+
+    def by_row(self, w: Float) -> Float:
+        """What each row [groups, m] of W misses, not weighed."""
         apart = w - self.best
-        return float(np.einsum("gmn,gmn,gm->", np.matmul(apart, self.h), apart, self.rows))
+        return np.asarray((np.matmul(apart, self.h) * apart).sum(axis=2))
 
     def on(self, mask: Mask, start: Float | None = None) -> Float:
         """The W of the least error that is 0 where ``mask`` is false; from ``start`` on where it is not exact."""

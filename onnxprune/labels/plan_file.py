@@ -9,10 +9,13 @@
         "conv2.weight": [{"axis": 1, "size": 32, "blocks": 2, "keep": [[...], [...]]}]   # each block of axis 0 its own
       },
       "copies": {"bias_1": {"of": "bias", "node": "conv3", "input": 2}},  # a vector whose uses are cut differently
-      "masks": {"conv1.weight": {"shape": [...], "keep": "eJz..."}}       # version 2: which weights are not zero
+      "masks": {"conv1.weight": {"shape": [...], "keep": "eJz..."}},      # version 2: which weights are not zero
+      "grids": {"conv1.weight": {"bits": 4, "signed": true, "shape": [...], "scale": "eJz...", "zero_point": "eJz..."}},
+      "activations": {"relu1": {...}}                                     # version 3: weights and tensors of few bits
     }
 
-A mask has the shape of the weight after the cut: base64 of zlib of numpy.packbits.
+A mask has the shape of the weight after the cut: base64 of zlib of numpy.packbits. A grid's scales (float32) and zero
+points (int32; left out where all are 0), of their ``shape``, are base64 of zlib of their bytes, the lowest first.
 
 The same lists cut a PyTorch state_dict: ``tensor.index_select(axis, keep)``. A plan can be applied again, to the same
 model or to one retrained with the same shapes.
@@ -40,8 +43,8 @@ from onnxprune.regular_file import ensure_regular
 
 T = TypeVar("T")
 
-#: The second version is for plans with masks, which who reads the first must not overlook.
-FORMAT, VERSION, WITH_MASKS = "onnxprune-plan", 1, 2
+#: The second version is for plans with masks, the third for those with grids: who reads one must not overlook more.
+FORMAT, VERSION, WITH_MASKS, WITH_GRIDS = "onnxprune-plan", 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,47 @@ class AxisKept:
 
 
 @dataclass(frozen=True)
+class PlannedGrid:
+    """Scales and zero points of numbers of so many ``bits``, along a tensor as their shape says; codes with a sign."""
+
+    scale: NDArray[np.float32] = field(repr=False)
+    zero_point: NDArray[np.int64] = field(repr=False)
+    bits: int
+    signed: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """As in the file."""
+        document = {"bits": self.bits, "signed": self.signed, "shape": list(self.scale.shape)}
+        document["scale"] = _text_of(self.scale.astype("<f4").tobytes())
+        if self.zero_point.any():
+            document["zero_point"] = _text_of(self.zero_point.astype("<i4").tobytes())
+        return document
+
+    @staticmethod
+    def from_json(entry: Mapping[str, Any]) -> PlannedGrid:
+        """Raises ValueError for what is none."""
+        shape = tuple(_of(int, n) for n in entry["shape"])
+        count = math.prod(shape)
+        scale = np.frombuffer(_bytes_of(entry["scale"], 4 * count, shape), "<f4").astype(np.float32).reshape(shape)
+        zero = np.zeros(shape, np.int64)
+        if "zero_point" in entry:
+            zero = (
+                np.frombuffer(_bytes_of(entry["zero_point"], 4 * count, shape), "<i4").astype(np.int64).reshape(shape)
+            )
+        bits, signed = _of(int, entry["bits"]), _of(bool, entry["signed"])
+        low = -(2 ** (bits - 1)) if signed and 2 <= bits <= 16 else 0
+        fine = 2 <= bits <= 16 and np.isfinite(scale).all() and (scale > 0).all()
+        if not fine or (zero < low).any() or (zero > low + 2**bits - 1).any():
+            raise ValueError("not a grid")
+        return PlannedGrid(scale, zero, bits, signed)
+
+
+@dataclass(frozen=True)
 class Plan:
     """Kept positions by initializer name; ``copies``: new name -> (initializer, node, input position).
 
-    ``masks``: by weight, in its shape after the cut, false where it is zero.
+    ``masks``: by weight, in its shape after the cut, false where it is zero; ``grids``: by weight, and ``activations``:
+    by tensor, what they are rounded to.
     """
 
     model_name: str
@@ -79,40 +119,58 @@ class Plan:
     initializers: Mapping[str, tuple[AxisKept, ...]] = field(repr=False)
     copies: Mapping[str, tuple[str, str, int]] = field(default_factory=dict, repr=False)
     masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict, repr=False)
+    grids: Mapping[str, PlannedGrid] = field(default_factory=dict, repr=False)
+    activations: Mapping[str, PlannedGrid] = field(default_factory=dict, repr=False)
+
+    @property
+    def weighed(self) -> bool:
+        """Whether it asks anything of the weights that stay."""
+        return bool(self.masks or self.grids or self.activations)
 
     def to_json(self) -> str:
         """The file's text; the same plan gives the same text."""
+        on_grid = {"grids": self.grids, "activations": self.activations}
         document = {
             "format": FORMAT,
-            "version": WITH_MASKS if self.masks else VERSION,
+            "version": WITH_GRIDS if self.grids or self.activations else WITH_MASKS if self.masks else VERSION,
             "model": {"name": self.model_name, "sha256": self.model_sha256},
             "options": dict(self.options),
             "initializers": {n: [a.to_json() for a in axes] for n, axes in self.initializers.items()},
             "copies": {n: {"of": of, "node": node, "input": i} for n, (of, node, i) in self.copies.items()},
             **({"masks": {n: _packed(m) for n, m in self.masks.items()}} if self.masks else {}),
+            **{key: {n: g.to_json() for n, g in found.items()} for key, found in on_grid.items() if found},
         }
         return _compact(document) + "\n"
 
 
-_BY_NAME = ("initializers", "copies", "masks")
+_BY_NAME = ("initializers", "copies", "masks", "grids", "activations")
 
 
 def _packed(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    packed = zlib.compress(np.packbits(mask).tobytes(), 9)
-    return {"shape": list(mask.shape), "keep": base64.b64encode(packed).decode("ascii")}
+    return {"shape": list(mask.shape), "keep": _text_of(np.packbits(mask).tobytes())}
+
+
+def _text_of(data: bytes) -> str:
+    return base64.b64encode(zlib.compress(data, 9)).decode("ascii")
+
+
+def _bytes_of(text: Any, length: int, shape: tuple[int, ...]) -> bytes:
+    """What `_text_of` packed, so many bytes and no more. Raises ValueError."""
+    opened = zlib.decompressobj()
+    try:
+        data = opened.decompress(base64.b64decode(_of(str, text)), length + 1)
+    except zlib.error:
+        raise ValueError("not packed") from None
+    if min(shape, default=0) < 0 or len(data) != length:
+        raise ValueError("not of this shape")
+    return data
 
 
 def _unpacked(entry: Mapping[str, Any]) -> NDArray[np.bool_]:
     """A mask from JSON. Raises ValueError where it is not as long as its shape says."""
     shape = tuple(_of(int, n) for n in entry["shape"])
     count = math.prod(shape)
-    opened = zlib.decompressobj()
-    try:
-        bits = opened.decompress(base64.b64decode(_of(str, entry["keep"])), count // 8 + 2)
-    except zlib.error:
-        raise ValueError("not a mask") from None
-    if min(shape, default=0) < 0 or len(bits) != -(-count // 8):
-        raise ValueError("not a mask of this shape")
+    bits = _bytes_of(entry["keep"], -(-count // 8), shape)
     return np.unpackbits(np.frombuffer(bits, np.uint8), count=count).astype(np.bool_).reshape(shape)
 
 
@@ -161,7 +219,7 @@ def load(path: Path) -> Plan:
     try:
         ensure_regular(path)
         document = json.loads(path.read_bytes())
-        if document["format"] != FORMAT or document["version"] not in (VERSION, WITH_MASKS):
+        if document["format"] != FORMAT or document["version"] not in (VERSION, WITH_MASKS, WITH_GRIDS):
             raise PlanError("is not a plan of a version that this onnxprune reads", where=str(path))
         return Plan(
             _of(str, document["model"]["name"]),
@@ -173,6 +231,8 @@ def load(path: Path) -> Plan:
             },
             {n: (_of(str, c["of"]), _of(str, c["node"]), _of(int, c["input"])) for n, c in document["copies"].items()},
             {n: _unpacked(entry) for n, entry in document.get("masks", {}).items()},
+            {n: PlannedGrid.from_json(entry) for n, entry in document.get("grids", {}).items()},
+            {n: PlannedGrid.from_json(entry) for n, entry in document.get("activations", {}).items()},
         )
     except OSError as error:
         raise PlanError(f"cannot read the plan: {error.strerror}", where=str(path)) from None

@@ -24,7 +24,7 @@ from onnxprune.model.onnx_model import Model
 from onnxprune.passes.recover import Learnt
 from onnxprune.proof.exact import Proof
 from onnxprune.proof.unrounded_quantized import Steps
-from onnxprune.proof.weights import ZerosProof
+from onnxprune.proof.weights import GridsProof, ZerosProof
 from onnxprune.report import structure
 from onnxprune.report.run_report import GroupReport, Report, SizeReport
 from onnxprune.report.sparsity import sparsity_of
@@ -42,7 +42,8 @@ class Outcome:
 
     ``planned``: whether a saved plan was applied. ``request``, ``options``, ``input_shapes`` and
     ``input_values``: what was asked for.
-    ``notes``: what is to be said of the data, and of what was not tried. ``zeros``: that they are, where asked for.
+    ``notes``: what is to be said of the data, and of what was not tried. ``zeros`` and ``grids``: that weights are 0,
+    and on a grid, where asked for.
     """
 
     analysis: Analysis
@@ -62,6 +63,7 @@ class Outcome:
     seconds: Mapping[str, float]
     search: SearchReport | None = None
     zeros: ZerosProof | None = None
+    grids: GridsProof | None = None
 
 
 def report_of(outcome: Outcome) -> Report:
@@ -117,6 +119,7 @@ def report_of(outcome: Outcome) -> Report:
         layers=structure.layers(trace.model.graph, trace.shapes.shape, outcome.pruned.graph, later, request.target),
         slices=structure.slices(trace, groups, outcome.plan),
         zeros=outcome.zeros,
+        grids=outcome.grids,
         sparsity=sparsity_of(outcome.written, later) if outcome.zeros is not None else None,
     )
 

@@ -77,7 +77,8 @@ class Measured:
             on = f"{learnt.held_out} held-out {'drawn inputs' if learnt.drawn else 'samples'}"
         else:
             outputs, on = (proof.pruning, f"{proof.samples} random inputs") if proof else ((), "")
-            outputs = report.zeros.outputs if report.zeros is not None else outputs
+            alone = report.zeros or report.grids
+            outputs = alone.outputs if alone is not None else outputs
         if proof is None:
             return Measured(named, outputs, on)
         return Measured(named, outputs, on, proof.rewrite_error, (_proven(proof),))

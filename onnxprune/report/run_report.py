@@ -11,7 +11,7 @@ from typing import Any
 from onnxprune.model.graph import Shape
 from onnxprune.passes.recover import Learnt
 from onnxprune.proof.exact import Proof
-from onnxprune.proof.weights import ZerosProof
+from onnxprune.proof.weights import GridsProof, ZerosProof
 from onnxprune.report.sparsity import Sparsity
 from onnxprune.search.smallest import SearchReport
 
@@ -118,7 +118,7 @@ class Report:
 
     ``costs``: by cost model, what a target or a budget makes interesting: cycles, activations. ``checks``: the proof
     and what else the result had to hold. ``seconds`` by stage. ``zeros``: what was asked of weights, and
-    ``sparsity`` the zeros that there are, where something was asked.
+    ``sparsity`` the zeros that there are, where something was asked; ``grids``: of few bits.
     """
 
     model: str
@@ -148,6 +148,7 @@ class Report:
     checks: tuple[Check, ...] = ()
     zeros: ZerosProof | None = None
     sparsity: Sparsity | None = field(default=None, repr=False)
+    grids: GridsProof | None = None
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -172,9 +173,9 @@ class Report:
                     if value is None
                     else {**asdict(value), "rewrite_error": value.rewrite_error, "inside_error": value.inside_error}
                 )
-            elif name in ("learnt", "search", "zeros", "sparsity"):
+            elif name in ("learnt", "search", "zeros", "sparsity", "grids"):
                 value = None if value is None else asdict(value)
-                if value is None and name in ("zeros", "sparsity"):
+                if value is None and name in ("zeros", "sparsity", "grids"):
                     continue
             document[name] = value
         return _text(plain(document)) + "\n"

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
 
 import numpy as np
 
 from onnxprune.calibration.original_observed import Lesson
+from onnxprune.constraints.grids import Grids
 from onnxprune.cost.macs_and_bytes import CostModel
 from onnxprune.cost.sizes import cost_of
 from onnxprune.errors import OnnxPruneError
@@ -29,8 +30,9 @@ from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.passes import FuseBatchNorm, Pass, PassResult, RemoveBranches, RemoveChannels, RestoreBranches
 from onnxprune.passes import run as run_passes
-from onnxprune.passes.recover import Learnt, Recovery
-from onnxprune.passes.zeros import Asked, Deciding, Masks, masked
+from onnxprune.passes.bits import DecidingBits, grids_of, nearest
+from onnxprune.passes.recover import Constrained, Learnt, Recovery
+from onnxprune.passes.zeros import Asked, Deciding, masked
 from onnxprune.progress import Progress
 from onnxprune.widths import plan_contest
 from onnxprune.widths.choose_channels import Choice, choose
@@ -118,21 +120,30 @@ class Planner:
         """What is asked of the weights that stay: by ``plan``, or by the options for the plan that was ``made``."""
         options, lesson = self.options, self.lesson if self.options.compensate else None
         deciding = Deciding(self.analysis.trace, choice.dead, lesson, options.seed, self.progress)
+        numbers = DecidingBits(self.analysis.trace, choice.dead, self.lesson, options.compensate)
         if plan is not None:
-            return deciding.again(whole, plan.masks) if plan.masks else Asked()
-        return deciding.decide(whole, options.zeros, made) if options.zeros is not None else Asked()
+            zeros = deciding.again(whole, plan.masks) if plan.masks else Asked()
+            return replace(zeros, bits=numbers.again(whole, grids_of(plan)))
+        zeros = Asked()
+        if options.zeros is not None:
+            likely = whole
+            if lesson is not None and len(choice.dead):  # what zeros cost shows where channels are made up for
+                likely = self.recovery(lesson).tried(whole, choice.dead)
+            zeros = deciding.decide(likely, options.zeros, made)
+        return replace(zeros, bits=numbers.decide(whole, options.bits)) if options.bits is not None else zeros
 
     def solved(
         self, judged: Judged[Choice], whole: Model, asked: Asked = _NOTHING
-    ) -> tuple[Model, Learnt | None, Masks]:
-        """``whole`` with its weights solved anew where that helps, what is told of it, and the masks of its weights.
+    ) -> tuple[Model, Learnt | None, Constrained]:
+        """``whole`` with its weights solved anew where that helps, what is told of it, and what holds of its weights.
 
         Without data nothing is told, and weights are what is ``asked``.
         """
         if self.lesson is None:
-            return masked(whole, asked.fixed), None, asked.fixed
+            result, grids = nearest(masked(whole, asked.fixed), self.analysis.trace, asked.bits)
+            return result, None, Constrained(asked.fixed, Grids(grids, asked.bits.activations))
         if not len(judged.best.groups) and not asked:
-            return whole, None, {}
+            return whole, None, Constrained()
         return self.recovery(self.lesson).finished(whole, judged.best.dead, judged.tried, asked)
 
     @cached_property

@@ -235,7 +235,7 @@ EDITS = (
     Edit("size-of-text", lambda p: p["initializers"]["w0"][0].update(size="8"), "is not a plan, or was edited"),
     Edit("no-copies", lambda p: p.pop("copies"), "is not a plan, or was edited"),
     Edit("another-format", lambda p: p.update(format="onnxprune-report"), "is not a plan of a version"),
-    Edit("another-version", lambda p: p.update(version=3), "is not a plan of a version"),
+    Edit("another-version", lambda p: p.update(version=4), "is not a plan of a version"),
 )
 
 

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from onnxprune.cli.printing.grid_tables import grids_said
 from onnxprune.cli.printing.search import searched
 from onnxprune.cli.printing.sparsity_tables import zeros_said
 from onnxprune.cli.printing.table_style import shortened, table
@@ -89,6 +90,7 @@ def _verdict(report: Report) -> Iterator[str]:
             figures = f"cosine {error.cosine:.4f}, SNR {error.snr_db:.1f} dB, max abs {error.max_abs:.3g}"
             yield f"pruning error: '{error.name}' {figures}, on random inputs"
     yield from zeros_said(report)
+    yield from grids_said(report)
     if report.learnt is not None:
         yield from _learnt(report.learnt)
     if report.search is not None:
@@ -117,7 +119,7 @@ def _next(report: Report) -> str:
         return "other options, or another limit"
     if not report.output:
         return "the same without --dry-run writes the model"
-    if report.channels.after == report.channels.before and report.zeros is None:
+    if report.channels.after == report.channels.before and report.zeros is None and report.grids is None:
         if any(g.note for g in report.groups):
             return "a smaller --align, or another --target: no width can be narrower and a multiple as these ask for"
         return "a larger --ratio or a --budget, or onnxprune inspect, which says what cannot be pruned and why"

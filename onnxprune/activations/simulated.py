@@ -1,0 +1,76 @@
+"""A network with its activations on grids, as nodes that every runtime has: x / scale, rounded, clipped, times scale.
+
+What comes out is bit for bit `Grid.values` of `Grid.codes`. It stands in for the network where outputs are measured;
+it is no format, and is not written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+
+from onnxprune.constraints.grids import Grid
+from onnxprune.model.dtypes import to_tensor
+from onnxprune.model.onnx_model import Model
+
+#: Before this opset there is no Round.
+_ROUND_SINCE = 11
+
+
+def simulated(model: Model, grids: Mapping[str, Grid]) -> Model:
+    """``model`` in which every node reads the tensors that ``grids`` names rounded to them."""
+    grids = {n: g for n, g in grids.items() if n in model.graph.consumers}
+    if not grids:
+        return model
+    opset = next(o.version for o in model.proto.opset_import if o.domain in ("", "ai.onnx"))
+    out = ModelProto()
+    out.CopyFrom(model.proto)
+    graph = out.graph
+    del graph.node[:]
+    inputs = {i.name for i in model.graph.inputs}
+    for name in (n for n in grids if n in inputs):
+        _round(graph, name, grids[name], opset)
+    for node in model.proto.graph.node:
+        copy = graph.node.add()
+        copy.CopyFrom(node)
+        for position, name in enumerate(node.input):
+            if name in grids:
+                copy.input[position] = _after(name)
+        for name in node.output:
+            if name in grids:
+                _round(graph, name, grids[name], opset)
+    return Model(out, model.path, model.weights)
+
+
+def _after(name: str) -> str:
+    return f"{name}__on_grid"
+
+
+def _round(graph: GraphProto, name: str, grid: Grid, opset: int) -> None:
+    """Append the nodes that make what `_after` names."""
+    nodes: list[NodeProto] = []
+    constants: list[TensorProto] = []
+
+    def made(op: str, inputs: list[str], output: str = "") -> str:
+        result = output or f"{name}__grid_{len(nodes)}"
+        nodes.append(helper.make_node(op, inputs, [result]))
+        return result
+
+    def constant(what: str, value: float) -> str:
+        title = f"{name}__grid_{what}"
+        constants.append(to_tensor(np.asarray(value, np.float32), title, TensorProto.FLOAT))
+        return title
+
+    scale, zero = constant("scale", float(grid.scale.flat[0])), int(grid.zero_point.flat[0])
+    code = made("Div", [name, scale])
+    if opset >= _ROUND_SINCE:
+        code = made("Round", [code])
+    else:
+        code = made("Floor", [made("Add", [code, constant("half", 0.5)])])
+    code = made("Max", [code, constant("low", grid.low - zero)])
+    code = made("Min", [code, constant("high", grid.high - zero)])
+    made("Mul", [code, scale], _after(name))
+    graph.node.extend(nodes)
+    graph.initializer.extend(constants)

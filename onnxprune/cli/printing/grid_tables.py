@@ -1,0 +1,35 @@
+"""Text about numbers of few bits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from onnxprune.errors import thousands
+from onnxprune.report.run_report import Report
+
+
+def grids_said(report: Report) -> Iterator[str]:
+    """What a run says of bits."""
+    found = report.grids
+    if found is None:
+        return
+    if found.layers:
+        bits = _counted(bits for bits, _ in found.layers.values())
+        yield f"bits: {thousands(found.weights)} weights of {len(found.layers)} layers, {bits}"
+        missed = thousands(found.missed)
+        yield f"      {missed} of these weights are off their grid; {thousands(found.bytes)} bytes at these bits"
+    if found.activations:
+        yield f"activations: {len(found.activations)} tensors, {_counted(found.activations.values())}"
+        if report.learnt is not None:
+            yield "             errors are of the network with these rounded; the file computes in floats"
+    for error in found.outputs:
+        figures = f"cosine {error.cosine:.4f}, SNR {error.snr_db:.1f} dB, max abs {error.max_abs:.3g}"
+        yield f"output error: '{error.name}' {figures}, weights rounded, on random inputs"
+
+
+def _counted(bits: Iterable[int]) -> str:
+    counts = Counter(bits)
+    if len(counts) == 1:
+        return f"{next(iter(counts))} bits each"
+    return ", ".join(f"{n} of {b} bits" for b, n in sorted(counts.items()))

@@ -1,0 +1,303 @@
+"""Weights onto a grid: codes that miss least of a layer's output, not of its weights.
+
+Rounding goes column by column, those of the most energy first, and what each column misses is handed to those that are
+not rounded yet (GPTQ: Frantar et al. 2022, arXiv 2210.17323; optimal brain surgery on H). Then single weights move to
+another code as long as that lessens the error (coordinate descent). How wide a grid is, is tried out: of several
+widths each row takes the one that misses least, and then what fits its codes best.
+
+The codes follow from the quadratic, the start, the mask and the grid alone, so that a grid that is given again gives
+them again. Where a mask is false the code is the zero point, which stands for 0 exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from onnxprune.constraints.patterns import Mask
+from onnxprune.constraints.quadratic import Float, Quadratic
+
+#: Rounds of coordinate descent, columns that are handled before the others hear of it, and refits of widths.
+_ROUNDS, _BLOCK, _REFITS = 6, 64, 2
+
+#: Shares of the range that are tried as the width of a grid, by bits, and for more bits.
+_WIDTHS = {2: np.linspace(0.4, 1.0, 9), 3: np.linspace(0.55, 1.0, 7), 4: np.linspace(0.7, 1.0, 5)}
+_FINE = np.asarray((0.9, 1.0))
+
+#: Shares that are tried where only the weights themselves are looked at.
+_MANY = np.linspace(0.3, 1.0, 36)
+
+#: Digits of single precision, and the least scale of weights in fewer: a code times it is one of their numbers.
+DIGITS, _LEAST_SCALE = 24, 2.0**-20
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A grid on a weight [groups, m, n]: ``scale`` and ``zero`` [groups, m, blocks], a block of so many columns each.
+
+    ``bits`` and ``signed`` as of `Grid`; ``one``: all have the same scale, and are to have.
+    """
+
+    scale: NDArray[np.float32] = field(repr=False)
+    zero: NDArray[np.int64] = field(repr=False)
+    bits: int
+    signed: bool
+    one: bool = False
+
+    @property
+    def low(self) -> int:
+        """The least code."""
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def high(self) -> int:
+        """The largest code."""
+        return self.low + (1 << self.bits) - 1
+
+    def values(self, w: Float) -> Float:
+        """The nearest to W on the grid, as single precision has them."""
+        blocks = w.reshape(*w.shape[:2], self.scale.shape[2], -1)
+        scale, zero = self.scale[..., None], self.zero[..., None]
+        codes = np.clip(np.rint(blocks / scale.astype(np.float64)), self.low - zero, self.high - zero)
+        return np.asarray((codes.astype(np.float32) * scale).reshape(w.shape), np.float64)
+
+
+@dataclass(frozen=True)
+class WeightGrid:
+    """What is asked of a layer's weights: ``bits`` each, ``symmetric`` around 0 or with a zero point.
+
+    ``per``: "tensor", "channel" (an output), or as many input channels as share a scale; ``ranges``: "mse", "minmax" or
+    a percentile; ``digits``: of the type that weights are stored in; ``given``: cells that are known already.
+    """
+
+    bits: int
+    symmetric: bool = True
+    per: str | int = "channel"
+    ranges: str | float = "mse"
+    digits: int = DIGITS
+    given: Cells | None = field(default=None, repr=False)
+
+    def nearest(self, w: Float, taps: int) -> tuple[Float, Cells]:
+        """The nearest to W [groups, m, n], where nothing is known of what comes in; and the grid."""
+        if self.given is not None:
+            return self.given.values(w), self.given
+        best, least = self._at(w, 1.0, taps), np.full(w.shape[:2], np.inf)
+        for share in _MANY if self.ranges == "mse" else (1.0,):
+            cells = self._at(w, float(share), taps)
+            best, least = self._better(best, least, cells, ((cells.values(w) - w) ** 2).sum(axis=2))
+        return best.values(w), best
+
+    def solved(self, quadratic: Quadratic, start: Float, mask: Mask | None, taps: int) -> tuple[Float, Cells]:
+        """Weights near V in the sense of ``quadratic``, from ``start``, the best without a grid; and the grid."""
+        if self.given is not None:
+            return Attempt.of(quadratic, start, mask).rounded(self.given), self.given
+        if self.ranges != "mse":
+            cells = self._at(start, 1.0, taps)
+            return Attempt.of(quadratic, start, mask).rounded(cells), cells
+        tried = [self._at(start, float(share), taps) for share in _WIDTHS.get(self.bits, _FINE)]
+        attempt = Attempt.of(quadratic, start, mask)
+        errors = attempt.errors(_joined(tried)).reshape(len(start), len(tried), -1)
+        cells, least = tried[0], np.full(start.shape[:2], np.inf)
+        for place, one in enumerate(tried):
+            cells, least = self._better(cells, least, one, errors[:, place])
+        w = attempt.rounded(cells)
+        least = quadratic.by_row(w)
+        for _ in range(_REFITS):
+            one = self._refitted(quadratic, w, cells)
+            own = attempt.rounded(one)
+            errors = quadratic.by_row(own)
+            w = np.where(self._is_better(errors, least)[:, :, None], own, w)
+            cells, least = self._better(cells, least, one, errors)
+        return w, cells
+
+    def _is_better(self, errors: Float, least: Float) -> Mask:
+        if self.per == "tensor":
+            return np.full(errors.shape, errors.sum() < least.sum())
+        return np.asarray(errors < least)
+
+    def _better(self, best: Cells, least: Float, cells: Cells, errors: Float) -> tuple[Cells, Float]:
+        better = self._is_better(errors, least)
+        each = better[:, :, None]
+        scale, zero = np.where(each, cells.scale, best.scale), np.where(each, cells.zero, best.zero)
+        return replace(best, scale=scale, zero=zero), np.where(better, errors, least)
+
+    def _at(self, w: Float, share: float, taps: int) -> Cells:
+        """A grid over such a share of the range of W."""
+        groups, m, n = w.shape
+        blocks = n // (self.per * taps) if isinstance(self.per, int) else 1
+        cells = w.reshape(groups, m, blocks, -1) if self.per != "tensor" else w.reshape(1, 1, 1, -1)
+        if isinstance(self.ranges, float):
+            ends = (100 - self.ranges) / 2, (100 + self.ranges) / 2
+            bottom, top = np.percentile(cells, ends, axis=3)
+        else:
+            bottom, top = cells.min(axis=3), cells.max(axis=3)
+        bottom, top = np.minimum(bottom, 0.0) * share, np.maximum(top, 0.0) * share
+        if self.symmetric:
+            half = 2 ** (self.bits - 1)
+            scale = self._fine(np.maximum(top / (half - 1), bottom / -half))
+            zero = np.zeros(scale.shape, np.int64)
+        else:
+            high = 2**self.bits - 1
+            scale = self._fine((top - bottom) / high)
+            zero = np.clip(np.rint(-bottom / scale), 0, high).astype(np.int64)
+        along = (groups, m, blocks)
+        own = np.broadcast_to(scale, along), np.broadcast_to(zero, along)
+        return Cells(*own, self.bits, self.symmetric, self.per == "tensor")
+
+    def _fine(self, scale: Float) -> NDArray[np.float32]:
+        """Such that a code times it is a number of the type that weights are stored in."""
+        digits = self.digits if self.digits == DIGITS else self.digits - self.bits + self.symmetric
+        mantissa, exponent = np.frexp(np.maximum(scale, _LEAST_SCALE if digits < DIGITS else 1e-30))
+        return np.ldexp(np.rint(mantissa * 2.0**digits) / 2.0**digits, exponent).astype(np.float32)
+
+    def _refitted(self, quadratic: Quadratic, w: Float, cells: Cells) -> Cells:
+        """``cells`` with the scales that fit the codes of W best."""
+        aims = np.matmul(w, quadratic.h)
+        over, under = (aims * quadratic.best).sum(axis=2), (aims * w).sum(axis=2)
+        if self.per == "tensor":
+            over, under = (np.broadcast_to((a * quadratic.rows).sum(), a.shape) for a in (over, under))
+        factor = np.where(under > 0, over / np.where(under > 0, under, 1.0), 1.0).clip(0.5, 2.0)
+        return replace(cells, scale=self._fine(cells.scale * factor[:, :, None]))
+
+
+def _joined(cells: Sequence[Cells]) -> Cells:
+    """The rows of all, one behind the other."""
+    scale, zero = (np.concatenate(parts, axis=1) for parts in zip(*((c.scale, c.zero) for c in cells), strict=True))
+    return replace(cells[0], scale=scale, zero=zero)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A layer to be rounded: what does not depend on the grid. Weights lie as [groups, n, m], in single precision.
+
+    ``ahead`` [groups, n, n]: what of a column's error each later one takes over, in the ``order`` [groups, n] of
+    rounding.
+    """
+
+    quadratic: Quadratic
+    start: NDArray[np.float32] = field(repr=False)
+    mask: NDArray[np.float32] | None = field(repr=False)
+    order: NDArray[np.int64] = field(repr=False)
+    ahead: NDArray[np.float32] = field(repr=False)
+
+    @staticmethod
+    def of(quadratic: Quadratic, start: Float, mask: Mask | None) -> Attempt:
+        """From ``start`` [groups, m, n], the best without a grid."""
+        order = np.argsort(-np.diagonal(quadratic.h, axis1=1, axis2=2), axis=1, kind="stable")
+        ahead = np.stack([_ahead(h[np.ix_(own, own)]) for h, own in zip(quadratic.h, order, strict=True)])
+        free = None if mask is None else _columns(mask.astype(np.float32))
+        return Attempt(quadratic, _columns(start.astype(np.float32)), free, order, ahead)
+
+    def errors(self, cells: Cells) -> Float:
+        """By row [groups, attempts * m] what W misses on the first pass, where ``cells`` has several times its rows."""
+        m = self.start.shape[2]
+        codes = _Steps.of(cells, self.start.shape[1])
+        many = codes.scale.shape[2] // m
+        found = self._in_order(codes, many)
+        return np.concatenate(
+            [self.quadratic.by_row(_columns(found[:, :, i * m : (i + 1) * m])) for i in range(many)], 1
+        )
+
+    def rounded(self, cells: Cells) -> Float:
+        """Weights on ``cells`` [groups, m, n], near V in the sense of the quadratic."""
+        codes = _Steps.of(cells, self.start.shape[1])
+        return cells.values(_columns(self._moved(self._in_order(codes, 1), codes)).astype(np.float64))
+
+    def _in_order(self, codes: _Steps, many: int) -> NDArray[np.float32]:
+        """Rounded column by column, ``many`` attempts beside each other."""
+        order = self.order[:, :, None]
+        w = np.tile(np.take_along_axis(self.start, order, 1), (1, 1, many))
+        free = None if self.mask is None else np.tile(np.take_along_axis(self.mask, order, 1), (1, 1, many))
+        for begin in range(0, w.shape[1], _BLOCK):
+            end = min(begin + _BLOCK, w.shape[1])
+            errors = np.empty((len(w), end - begin, w.shape[2]), np.float32)
+            for column in range(begin, end):
+                done = codes.nearest(w[:, column], self.order[:, column])
+                apart = np.subtract(w[:, column], done, out=errors[:, column - begin])
+                w[:, column] = done
+                if column + 1 < end:
+                    step = self.ahead[:, column, column + 1 : end, None] * apart[:, None]
+                    w[:, column + 1 : end] -= step if free is None else step * free[:, column + 1 : end]
+            if end < w.shape[1]:
+                step = np.matmul(self.ahead[:, begin:end, end:].transpose(0, 2, 1), errors)
+                w[:, end:] -= step if free is None else step * free[:, end:]
+        found = np.empty_like(w)
+        np.put_along_axis(found, np.broadcast_to(order, w.shape), w, 1)
+        return found
+
+    def _moved(self, w: NDArray[np.float32], codes: _Steps) -> NDArray[np.float32]:
+        """Single weights move to the best code there is, the others as they are, until none does."""
+        h = self.quadratic.h.astype(np.float32)
+        left = np.matmul(self.quadratic.h, _columns(self.quadratic.best) - w).astype(np.float32)
+        inverse = 1 / np.diagonal(h, axis1=1, axis2=2)
+        every = np.broadcast_to(np.arange(w.shape[1]), self.order.shape)
+        for _ in range(_ROUNDS):
+            moved = False
+            for begin in range(0, w.shape[1], _BLOCK):
+                end = min(begin + _BLOCK, w.shape[1])
+                before = w[:, begin:end].copy()
+                for column in range(begin, end):
+                    now = w[:, column]
+                    wish = now + left[:, column] * inverse[:, column, None]
+                    step = codes.nearest(wish, every[:, column]) - now
+                    if self.mask is not None:
+                        step *= self.mask[:, column]
+                    if step.any():
+                        w[:, column] += step
+                        left[:, begin:end] -= h[:, begin:end, column, None] * step[:, None]
+                change = w[:, begin:end] - before
+                if change.any():
+                    moved = True
+                    left[:, :begin] -= np.matmul(h[:, :begin, begin:end], change)
+                    left[:, end:] -= np.matmul(h[:, end:, begin:end], change)
+            if not moved:
+                break
+        return w
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Of a grid, by block of ``size`` columns and row [groups, blocks, m]: its step, and its ends around 0."""
+
+    scale: NDArray[np.float32] = field(repr=False)
+    low: NDArray[np.float32] = field(repr=False)
+    high: NDArray[np.float32] = field(repr=False)
+    size: int
+
+    @staticmethod
+    def of(cells: Cells, columns: int) -> _Steps:
+        """From the rows of ``cells``."""
+        zero = _columns(cells.zero).astype(np.float32)
+        scale = np.ascontiguousarray(_columns(cells.scale))
+        return _Steps(scale, cells.low - zero, cells.high - zero, columns // scale.shape[1])
+
+    def nearest(self, w: NDArray[np.float32], columns: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Of weights [groups, m], in one column of each group."""
+        if self.scale.shape[1] == 1:
+            scale, low, high = self.scale[:, 0], self.low[:, 0], self.high[:, 0]
+        else:
+            at = np.arange(len(columns)), columns // self.size
+            scale, low, high = self.scale[at], self.low[at], self.high[at]
+        codes = w / scale
+        np.rint(codes, out=codes)
+        np.maximum(codes, low, out=codes)
+        np.minimum(codes, high, out=codes)
+        codes *= scale
+        return codes
+
+
+def _columns(w: NDArray[Any]) -> NDArray[Any]:
+    """[groups, m, n] as [groups, n, m], and back."""
+    return w.transpose(0, 2, 1)
+
+
+def _ahead(h: Float) -> NDArray[np.float32]:
+    """Of H [n, n] the upper factor U of its inverse U'U, each row divided by its diagonal."""
+    backwards = np.linalg.cholesky(h[::-1, ::-1])[::-1, ::-1]  # H = R R', R upper, U = R^-1
+    upper = scipy.linalg.solve_triangular(backwards, np.eye(len(h)), check_finite=False)
+    return np.asarray(upper / np.diag(upper)[:, None], np.float32)

@@ -1,0 +1,204 @@
+"""Which weights go onto which grid, and which tensors: what the walk solves for, and what is rounded to the nearest.
+
+What is solved anew is left to `Compensate`, as `Bits.solved`. What no walk reaches (weights that are shared, or not
+solved for; all of them without data) is rounded before it, as `Bits.fixed`, so that layers behind make up for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxprune.activations.ranges import INPUT_BITS, histograms
+from onnxprune.activations.sharing import shared
+from onnxprune.calibration.gram_matrices import Product, products
+from onnxprune.calibration.original_observed import Lesson
+from onnxprune.constraints.bit_options import BitsRequest
+from onnxprune.constraints.grids import Grid, Grids
+from onnxprune.constraints.laid import cells_of, laid_along
+from onnxprune.constraints.rounding import DIGITS, WeightGrid
+from onnxprune.errors import OptionError, PlanError
+from onnxprune.labels.analysis import matches
+from onnxprune.labels.label_propagation import Trace
+from onnxprune.labels.plan_file import Plan, PlannedGrid
+from onnxprune.labels.rewrite import alive_of
+from onnxprune.model.edits import Edits
+from onnxprune.model.onnx_model import Model
+from onnxprune.passes.compensate import free, kept_along
+
+#: Digits of the numbers that weights are stored as.
+_DIGITS: Mapping[int, int] = {TensorProto.FLOAT16: 11, TensorProto.BFLOAT16: 8}
+
+
+@dataclass(frozen=True)
+class Bits:
+    """``fixed`` and ``solved``: what is asked of weights by node label; ``activations``: grids by tensor.
+
+    ``notes``: whose weights are rounded without being solved for, and what is left out.
+    """
+
+    fixed: Mapping[str, WeightGrid] = field(default_factory=dict, repr=False)
+    solved: Mapping[str, WeightGrid] = field(default_factory=dict, repr=False)
+    activations: Mapping[str, Grid] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.fixed or self.solved or self.activations)
+
+
+@dataclass(frozen=True)
+class DecidingBits:
+    """Decides for a ``model``, which is what is left of ``trace`` without the units ``dead``.
+
+    ``lesson``: what was seen of the original, if anything; ``solves``: whether weights are solved anew by it.
+    """
+
+    trace: Trace = field(repr=False)
+    dead: NDArray[np.int64] = field(repr=False)
+    lesson: Lesson | None
+    solves: bool
+
+    def decide(self, model: Model, request: BitsRequest) -> Bits:
+        """What ``request`` asks of ``model``. Raises OptionError for a name that nobody has, ModelError as running."""
+        layers = {p.node.inputs[1]: p for p in distinct(model, self.trace)}
+        bits = dict.fromkeys(layers, request.weights or 0)
+        for glob, own in request.own:
+            names = matches(self.trace, glob, "--bits-for")
+            bits |= {n: own for n, p in layers.items() if names & {n, p.node.label, p.target}}
+        asked = {n: self._grid(model, layers[n], b, request) for n, b in bits.items() if b}
+        taken = asked if request.weights is not None or request.own else layers
+        sets, notes = self._sets(model, [layers[n] for n in taken]) if request.activations else ([], ())
+        activations = self._ranged(model, sets, request) if sets else {}
+        found = self._told(model, layers, asked)
+        return replace(found, activations=activations, notes=(*_left(layers, asked), *found.notes, *notes))
+
+    def again(self, model: Model, grids: Grids) -> Bits:
+        """What a plan has: these grids. Raises PlanError where one does not fit."""
+        layers = {p.node.inputs[1]: p for p in distinct(model, self.trace)}
+        asked = {}
+        for name, grid in grids.weights.items():
+            shape = model.graph.constants[name][1] if name in layers else ()
+            cells = cells_of(layers[name], grid, shape) if name in layers else None
+            if cells is None:
+                hint = "make the plan for this model"
+                raise PlanError(f"its grid does not lie along '{name}'", where=f"tensor '{name}'", hint=hint)
+            asked[name] = WeightGrid(grid.bits, given=cells)
+        return replace(self._told(model, layers, asked), activations=dict(grids.activations))
+
+    def _grid(self, model: Model, product: Product, bits: int, request: BitsRequest) -> WeightGrid:
+        """Of one layer."""
+        symmetric, per = request.symmetric is not False, request.per
+        digits = _DIGITS.get(model.graph.constants[product.node.inputs[1]][0], DIGITS)
+        if digits < DIGITS and bits - symmetric >= digits:
+            what = f"{bits} bits times a scale are no numbers of the {digits} binary digits of '{product.node.label}'"
+            raise OptionError(what, where="--weights", hint="fewer bits, or a model in float32")
+        if isinstance(per, int) and product.channels % per:
+            per = "channel"
+        return WeightGrid(bits, symmetric, per, request.ranges, digits)
+
+    def _told(self, model: Model, layers: Mapping[str, Product], asked: Mapping[str, WeightGrid]) -> Bits:
+        """Which of them the walk solves for."""
+        fixed, solved = {}, {}
+        seen = self.lesson.seen.products if self.solves and self.lesson is not None else {}
+        for name, grid in asked.items():
+            label = layers[name].node.label
+            if label in seen and free(model, self.trace, layers[name]):
+                solved[label] = grid
+            else:
+                fixed[label] = grid
+        if not seen or not fixed:
+            return Bits(fixed, solved)
+        more = f" and {len(fixed) - 1} more" if len(fixed) > 1 else ""
+        note = f"'{next(iter(fixed))}'{more}: weights are rounded to the nearest, as none are solved for there"
+        return Bits(fixed, solved, notes=(note,))
+
+    def _sets(self, model: Model, layers: list[Product]) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
+        """Sets of tensors that share a grid, of those that feed ``layers``; and who cannot have one."""
+        assert self.lesson is not None
+        graph, reference = model.graph, self.lesson.reference.graph
+        there = {*reference.producer, *(i.name for i in reference.inputs)}
+        types = self.trace.shapes.elem_type
+
+        def fits(name: str) -> bool:
+            return name in there and name in self.trace.tensors and types.get(name) == TensorProto.FLOAT
+
+        found, left = [], []
+        for own in shared(graph, dict.fromkeys(p.source for p in layers)):
+            kept = tuple(n for n in own if fits(n))
+            left += [n for n in own if not fits(n)]
+            found += [kept] if kept else []
+        if not left:
+            return found, ()
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        return found, (f"'{left[0]}'{more} cannot be rounded: only tensors of single precision that the original has",)
+
+    def _ranged(self, model: Model, sets: list[tuple[str, ...]], request: BitsRequest) -> dict[str, Grid]:
+        """A grid for each tensor, by what the original holds there of the channels that stay."""
+        assert self.lesson is not None and request.activations is not None  # noqa: PT018 (both are the caller's)
+        alive = alive_of(self.trace, self.dead)
+        kept: dict[str, dict[int, NDArray[np.int64]]] = {}
+        for name in (n for own in sets for n in own):
+            tensor = self.trace.tensors[name]
+            axes = [a for a in range(tensor.rank) if tensor.along(a) is not None]
+            kept[name] = {a: kept_along(self.trace, alive, name, a) for a in axes}
+        inputs = {i.name for i in model.graph.inputs}
+        found: dict[str, Grid] = {}
+        seen = histograms(self.lesson.reference, self.lesson.seen, sets, kept)
+        for own, histogram in zip(sets, seen, strict=True):
+            bits = max(request.activations, INPUT_BITS) if inputs & set(own) else request.activations
+            grid = histogram.grid(bits, symmetric=bool(request.symmetric), ranges=request.ranges)
+            found |= {n: grid.of_rank(self.trace.tensors[n].rank) for n in own}
+        return found
+
+
+def grids_of(plan: Plan) -> Grids:
+    """Those of a plan."""
+    weights, activations = (
+        {n: Grid(g.scale, g.zero_point, g.bits, g.signed) for n, g in found.items()}
+        for found in (plan.grids, plan.activations)
+    )
+    return Grids(weights, activations)
+
+
+def planned(plan: Plan, grids: Grids) -> Plan:
+    """The plan with these."""
+    weights, activations = (
+        {n: PlannedGrid(g.scale, g.zero_point, g.bits, g.signed) for n, g in found.items()}
+        for found in (grids.weights, grids.activations)
+    )
+    return replace(plan, grids=weights, activations=activations)
+
+
+def distinct(model: Model, trace: Trace) -> Iterator[Product]:
+    """A node for every weight; but not for those that a user may give in their place, or that are read as outputs."""
+    seen = model.defaults | {o.name for o in model.graph.outputs}
+    for product in products(model, trace.shapes.shape, every=True):
+        if product.node.inputs[1] not in seen:
+            seen = seen | {product.node.inputs[1]}
+            yield product
+
+
+def nearest(model: Model, trace: Trace, bits: Bits) -> tuple[Model, dict[str, Grid]]:
+    """``model`` with the weights that are ``fixed`` on their grids, and these by weight."""
+    constants, grids = {}, {}
+    for product in distinct(model, trace):
+        if (asked := bits.fixed.get(product.node.label)) is not None:
+            name = product.node.inputs[1]
+            array = model.array(name)
+            matrix = product.form.matrix(array.astype(np.float64))
+            w, cells = asked.nearest(matrix.reshape(*matrix.shape[:2], -1), product.taps)
+            constants[name] = product.form.weight(w.reshape(matrix.shape)).astype(array.dtype)
+            grids[name] = laid_along(product, cells)
+    return (model.apply(Edits(constants=constants)) if constants else model), grids
+
+
+def _left(layers: Mapping[str, Product], asked: Mapping[str, WeightGrid]) -> Iterator[str]:
+    """Who has no scales for groups of inputs."""
+    whole = [layers[n].node.label for n, g in asked.items() if isinstance(g.per, str)]
+    if whole and len(whole) < len(asked):
+        more = f" and {len(whole) - 1} more" if len(whole) > 1 else ""
+        yield f"'{whole[0]}'{more}: a scale for each output, as their inputs are no multiple of the group"
