@@ -22,7 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "doctor": "Show what this installation has: versions, providers, rknn-toolkit2, targets, a file of options.",
     "inspect": "Show what of MODEL could be pruned, and what could not, by which node and why.",
     "prune": "Remove channels from MODEL and write the smaller model.",
-    "quantize": "Round the weights of MODEL to few bits, and let no channel go: `onnxprune prune --ratio 0 --weights 8`.",
+    "quantize": "Round weights of MODEL to few bits, and let no channel go: `onnxprune prune --ratio 0 --weights 8`.",
     "rknn": "Convert MODEL with rknn-toolkit2, and show what its compiler charges for each layer.",
     "sensitivity": "Show what each group of channels of MODEL costs a metric when it is cut alone, at several ratios.",
     "sparsify": "Make weights of MODEL zero, and no channel go: `onnxprune prune --ratio 0 --sparsity 0.5`.",
