@@ -1,0 +1,142 @@
+"""A model with nodes around its tensors: what makes a weight, and what follows a tensor or an input.
+
+Names that readers know stay: a weight becomes the output of its nodes, and a layer's output is renamed before the
+nodes that make it anew. Only inputs keep their own name, and readers of these are led elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, version_converter
+
+from onnxprune.errors import ModelError
+from onnxprune.model.edits import captured
+from onnxprune.model.mapped_weights import constants_of
+from onnxprune.model.onnx_model import Model
+from onnxprune.model.protobuf import reference
+from onnxprune.running.seeded_inputs import seeded_feeds
+from onnxprune.running.session import results
+from onnxprune.running.tried_input_shapes import choose_shapes
+
+#: The IR version that brought each opset that is needed here.
+IR = {13: 7, 21: 10, 25: 13}
+
+#: What a layer's output is called before it is put on its grid, and an input after.
+RAW, ROUNDED = "__raw", "__rounded"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Nodes, in order, and the constants that they read."""
+
+    nodes: Sequence[NodeProto] = field(repr=False)
+    constants: Sequence[TensorProto] = field(repr=False)
+
+
+def insert(
+    model: Model,
+    weights: Mapping[str, Parts],
+    tensors: Mapping[str, Parts],
+    reads: Mapping[tuple[int, int], tuple[str, Parts]],
+) -> Model:
+    """The model with ``weights`` (what gives each, in its constant's place), ``tensors`` (from NAME__raw to NAME, or of
+    an input from NAME to NAME__rounded) and ``reads`` (by node and position, what is read instead, and who gives it).
+
+    Raises ModelError where an input that is rounded is read inside of a subgraph.
+    """
+    source = model.proto.graph
+    inputs = [i.name for i in model.graph.inputs if i.name in tensors]
+    out = ModelProto()
+    out.CopyFrom(model.proto)
+    graph = out.graph
+    del graph.node[:]
+    for parts in (*weights.values(), *(tensors[n] for n in inputs)):
+        _put(graph, parts)
+    for index, node in enumerate(source.node):
+        if node.op_type == "Constant" and node.output[0] in weights:
+            continue
+        if set(inputs) & set(captured(node)):
+            where = f"node '{node.name or node.op_type}'"
+            raise ModelError("reads an input inside of a branch, where no grid can be put", where=where)
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        for position, name in enumerate(node.input):
+            if (index, position) in reads:
+                copy.input[position], parts = reads[index, position]
+                _put(graph, parts)
+            elif name in inputs:
+                copy.input[position] = f"{name}{ROUNDED}"
+        made = [(p, n) for p, n in enumerate(node.output) if n in tensors]
+        for position, name in made:
+            copy.output[position] = f"{name}{RAW}"
+        graph.node.append(copy)
+        for _, name in made:
+            _put(graph, tensors[name])
+    _drop_constants(graph, {*weights, *(_read(source) - _read(graph))})
+    references = {reference(t) for _, t in constants_of(graph)}
+    return Model(out, None, {n: w for n, w in model.weights.items() if n in references})
+
+
+def _put(graph: GraphProto, parts: Parts) -> None:
+    graph.initializer.extend(parts.constants)
+    graph.node.extend(parts.nodes)
+
+
+def _read(graph: GraphProto) -> set[str]:
+    return {n for node in graph.node for n in (*node.input, *captured(node))}
+
+
+def _drop_constants(graph: GraphProto, names: set[str]) -> None:
+    """Without the initializers of these names, and without inputs of which they were the defaults."""
+    found = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+    dense = [t for t in graph.initializer if t.name not in names]
+    sparse = [t for t in graph.sparse_initializer if t.values.name not in names]
+    inputs = [i for i in graph.input if i.name not in names & found]
+    fields: list[tuple[Any, list[Any]]]
+    fields = [(graph.initializer, dense), (graph.sparse_initializer, sparse), (graph.input, inputs)]
+    for own, kept in fields:
+        copies = [type(t).FromString(t.SerializeToString()) for t in kept]
+        del own[:]
+        own.extend(copies)
+
+
+def source_and_target(name: str, *, given: bool) -> tuple[str, str]:
+    """Between which tensors a tensor is put on its grid. ``given``: it is an input."""
+    return (name, f"{name}{ROUNDED}") if given else (f"{name}{RAW}", name)
+
+
+def opset_of(model: Model) -> int:
+    """The version of ONNX's own operators."""
+    return next((int(o.version) for o in model.proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+
+
+def at_opset(model: Model, version: int) -> Model:
+    """The model at an opset that is ``version`` or later, which onnx's converter makes and onnxruntime runs alike.
+
+    Raises ModelError where there is none.
+    """
+    if opset_of(model) >= version:
+        return model
+    proto = ModelProto.FromString(b"".join(model.pieces()))
+    where, hint = str(model.path or "model"), f"export it again at opset {version}"
+    try:
+        made = version_converter.convert_version(proto, version)
+    except Exception as error:  # noqa: BLE001 (the converter raises several types)
+        reason = str(error).partition("\n")[0][:200]
+        raise ModelError(f"cannot be raised to opset {version}: {reason}", where=where, hint=hint) from None
+    made.ir_version = max(proto.ir_version, *(ir for opset, ir in IR.items() if opset <= version))
+    for name in ("metadata_props", "functions"):
+        if not getattr(made, name):
+            getattr(made, name).extend(getattr(proto, name))
+    raised = Model(made)
+    feeds = seeded_feeds(model.graph.inputs, choose_shapes(model, {}), 0)
+    before, after = results(model, feeds), results(raised, feeds)
+    if list(before) != list(after) or any(
+        not np.array_equal(a, after[n], equal_nan=a.dtype.kind == "f") for n, a in before.items()
+    ):
+        raise ModelError(f"gives something else at opset {version}", where=where, hint=hint)
+    return raised

@@ -1,0 +1,127 @@
+"""QDQ: the same bits as the grids, run by onnxruntime as written and as it optimizes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto
+
+from onnxprune.constraints.grids import Grid, Grids
+from onnxprune.errors import CheckError, ModelError
+from onnxprune.formats import qdq
+from onnxprune.formats.inserted_nodes import at_opset, opset_of
+from onnxprune.model.edits import Edits
+from onnxprune.model.onnx_model import Model
+from onnxprune.running import session as runtime
+from onnxprune.running.seeded_inputs import seeded_feeds
+from tests.formats.grids import outputs_of, quantized, shapes_of
+from tests.models import TAKES_ALL, build
+
+NET = """(float[N,3,8,8] x) => (float[N,5] y)
+<float[8,3,3,3] w1, float[8] b1, float[8,1,3,3] w2, float[8] b2, float[5,8] w3, float[5] b3> {
+    c = Conv<pads=[1,1,1,1]>(x, w1, b1)
+    r = Relu(c)
+    p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r)
+    d = Conv<pads=[1,1,1,1], group=8>(p, w2, b2)
+    a = Add(d, p)
+    g = GlobalAveragePool(a)
+    f = Flatten(g)
+    y = Gemm<transB=1>(f, w3, b3)
+}"""
+
+BITS = [(8, 8), (4, 8), (3, 5), (2, 4), (8, 16), (7, 2)]
+
+
+def made(weights: int, activations: int, opset: int = 17, **how: bool) -> tuple[Model, Grids, runtime.Feeds]:
+    model = Model(build(NET, opset=opset))
+    feeds = seeded_feeds(model.graph.inputs, {"x": (16, 3, 8, 8)}, 1)
+    return *quantized(model, feeds, weights, activations, **how), feeds
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("weights", "activations"), BITS)
+def test_every_number_is_the_grids(weights: int, activations: int, *, symmetric: bool) -> None:
+    if activations == 16 and not TAKES_ALL:
+        pytest.skip("16 bits came with opset 21")
+    model, grids, _ = made(weights, activations, symmetric=symmetric)
+    qdq.verify(model, grids, qdq.write(model, grids), shapes_of(model))
+
+
+@pytest.mark.parametrize("part", ["weights", "activations"])
+def test_another_grid_is_found_out(part: str) -> None:
+    model, grids, _ = made(8, 8)
+    own = dict(getattr(grids, part))
+    name = list(own)[-1]
+    own[name] = replace(own[name], scale=own[name].scale * np.float32(1.5))
+    with pytest.raises(CheckError, match="not what they were"):
+        qdq.verify(model, grids, qdq.write(model, replace(grids, **{part: own})), shapes_of(model))
+
+
+def test_what_onnxruntime_makes_of_it_is_within_a_step() -> None:
+    model, grids, feeds = made(8, 8)
+    written = qdq.write(model, grids)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    active = onnxruntime.InferenceSession(b"".join(written.pieces()), options, providers=["CPUExecutionProvider"])
+    (fast,) = active.run(None, feeds)
+    apart = np.abs(fast - runtime.results(written, feeds)["y"]).max()
+    assert apart <= 1.001 * grids.activations["y"].scale.item()
+
+
+def test_a_bias_is_in_the_units_of_its_sums() -> None:
+    model, grids, _ = made(8, 8)
+    written = qdq.write(model, grids)
+    codes = written.array("b1__bias0__codes")
+    assert codes.dtype == np.int32
+    wanted = grids.activations["x"].scale.item() * grids.weights["w1"].scale.reshape(-1)
+    assert np.allclose(written.array("b1__bias0__scale"), wanted)
+    assert np.abs(codes * wanted - model.array("b1")).max() <= wanted.max() / 2
+
+
+@pytest.mark.skipif(not TAKES_ALL, reason="blocks came with opset 21")
+@pytest.mark.parametrize("shape", [(8, 2, 1, 1), (4, 1, 1, 1), (2, 4, 1, 3)])
+def test_scales_of_blocks(shape: tuple[int, ...]) -> None:
+    model = Model(
+        build("(float[1,4,6,6] x) => (float[N,8,6,6] y) <float[8,4,3,3] w> { y = Conv<pads=[1,1,1,1]>(x, w) }")
+    )
+    rng = np.random.default_rng(0)
+    grid = Grid(rng.uniform(0.1, 1, shape).astype(np.float32), rng.integers(0, 16, shape), 4, signed=False)
+    model = model.apply(Edits(constants={"w": grid.values(grid.codes(model.array("w")))}))
+    grids = Grids({"w": grid})
+    written = qdq.write(model, grids)
+    assert opset_of(written) == 21
+    assert written.graph.constants["w__codes"] == (TensorProto.UINT4, (8, 4, 3, 3))
+    qdq.verify(model, grids, written, shapes_of(model))
+
+
+@pytest.mark.skipif(not TAKES_ALL, reason="4 bits came with opset 21")
+def test_few_bits_lie_in_eight_where_the_opset_cannot_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, grids, _ = made(4, 8)
+
+    def refused(model: Model, version: int) -> Model:
+        if version > 13:
+            raise ModelError("cannot")
+        return at_opset(model, version)
+
+    monkeypatch.setattr(qdq, "at_opset", refused)
+    written = qdq.write(model, grids)
+    assert written.graph.constants["w1__codes"][0] == TensorProto.INT8
+    qdq.verify(model, grids, written, shapes_of(model))
+
+
+def test_an_old_model_is_raised() -> None:
+    model, grids, feeds = made(8, 8, opset=11)
+    written = qdq.write(model, grids)
+    assert (opset_of(model), opset_of(written)) == (11, 13)
+    qdq.verify(model, grids, written, shapes_of(model))
+    assert outputs_of(written, feeds, ["y"])["y"].shape == (16, 5)
+
+
+def test_weights_that_are_half_precision_are_refused() -> None:
+    model = Model(build("(float16[1,4] x) => (float16[N,2] y) <float16[4,2] w> { y = MatMul(x, w) }"))
+    grid = Grid(np.ones((1, 1), np.float32), np.zeros((1, 1), np.int64), 8, signed=True)
+    with pytest.raises(ModelError, match="is float16"):
+        qdq.write(model, Grids({"w": grid}))
