@@ -60,6 +60,9 @@ PROTO_DOORS = {
     "simulated.py",
     "diff.py",
     "inserted_nodes.py",
+    "integer.py",
+    "on_onnx.py",
+    "one_node.py",
 }
 
 #: Where the graph is read, run on labels, evaluated, proven or fused; and what a node is called.

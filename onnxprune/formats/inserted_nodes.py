@@ -43,8 +43,10 @@ def insert(
     tensors: Mapping[str, Parts],
     reads: Mapping[tuple[int, int], tuple[str, Parts]],
 ) -> Model:
-    """The model with ``weights`` (what gives each, in its constant's place), ``tensors`` (from NAME__raw to NAME, or of
-    an input from NAME to NAME__rounded) and ``reads`` (by node and position, what is read instead, and who gives it).
+    """The model with nodes that give ``weights``, in the place of constants, and ``tensors``, and what ``reads`` says.
+
+    ``tensors``: from NAME__raw to NAME, or of an input from NAME to NAME__rounded; ``reads``: by node and position,
+    what is read instead, and who gives it.
 
     Raises ModelError where an input that is rounded is read inside of a subgraph.
     """

@@ -19,8 +19,22 @@ LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: What is computed from other numbers, and so needs a grid of its own.
 ROUNDED = {
     *LAYERS,
-    *("Add", "Mul", "Sub", "Div", "Sigmoid", "HardSwish", "HardSigmoid", "LeakyRelu", "PRelu", "Tanh", "Clip"),
-    *("Concat", "AveragePool", "GlobalAveragePool", "Resize", "ReduceMean", "Upsample"),
+    *(
+        "Add",
+        "Mul",
+        "Sub",
+        "Div",
+        "Sigmoid",
+        "HardSwish",
+        "HardSigmoid",
+        "LeakyRelu",
+        "PRelu",
+        "Tanh",
+        "Clip",
+        "Exp",
+        "Abs",
+    ),
+    *("Concat", "AveragePool", "GlobalAveragePool", "Resize", "ReduceMean", "Upsample", "BatchNormalization"),
 }
 
 
@@ -63,7 +77,8 @@ def quantized(
             fused = len(readers) == 1 and readers[0][0].op in ("Relu", "Clip")
             named.append(readers[0][0].outputs[0] if fused and name not in {o.name for o in graph.outputs} else name)
     seen = outputs_of(solved, feeds, named)
-    one = {n: grid(seen[n], activations, signed=signed) for n in dict.fromkeys(named)}
+    floats = [n for n in dict.fromkeys(named) if seen[n].dtype == np.float32]
+    one = {n: grid(seen[n], activations, signed=signed) for n in floats}
     return solved, Grids(of_weights, one)
 
 

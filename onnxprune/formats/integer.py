@@ -1,0 +1,84 @@
+"""A network that computes with integers alone: integers in, integers out, no float in the graph.
+
+What a 1 at an input or an output stands for is in metadata_props, as JSON under `METADATA`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from onnxprune.constraints.grids import Grids
+from onnxprune.errors import CheckError
+from onnxprune.formats.inserted_nodes import at_opset
+from onnxprune.formats.integers import on_numpy
+from onnxprune.formats.integers.on_onnx import graph_of
+from onnxprune.formats.integers.program import program_of
+from onnxprune.formats.integers.steps import Program, Rounding
+from onnxprune.formats.read_back import check_same, read_back
+from onnxprune.model.graph import Shape
+from onnxprune.model.onnx_model import Model
+from onnxprune.running import session as runtime
+from onnxprune.running.session import Feeds
+
+#: What ConvInteger's neighbours need: Pad and ReduceSum as they are from here on.
+_OPSET = 13
+
+#: Element types that are no integers.
+_FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+
+
+def program(model: Model, grids: Grids, input_shapes: Mapping[str, Shape], rounding: Rounding = "half-up") -> Program:
+    """The steps of ``model``. Raises ModelError that names the node that cannot be written in integers."""
+    return program_of(at_opset(model, _OPSET), grids, input_shapes, rounding)
+
+
+def write(model: Model, grids: Grids, input_shapes: Mapping[str, Shape], rounding: Rounding = "half-up") -> Model:
+    """The graph of `program`."""
+    raised = at_opset(model, _OPSET)
+    return graph_of(program_of(raised, grids, input_shapes, rounding), raised)
+
+
+def verify(steps: Program, written: Model, count: int = 3, seed: int = 0) -> None:
+    """That ``written``, read back and run, gives what ``steps`` do on numpy, bit for bit, and has no float in it.
+
+    ``count``: inputs that are tried. Raises CheckError.
+    """
+    again = read_back(written)
+    if (name := _float_in(again)) is not None:
+        raise CheckError(
+            "is no integer; nothing was written", where=f"tensor '{name}'", hint="please report this as a bug"
+        )
+    with runtime.session(again, "what was written") as active:
+        for index in range(count):
+            feeds = drawn(steps, seed + index)
+            found = runtime.run(active, feeds, "what was written")
+            wanted = on_numpy.run(steps, feeds)
+            for name, array in found.items():
+                check_same(name, array.astype(np.int64), wanted[name])
+
+
+def drawn(steps: Program, seed: int, batch: int = 1) -> Feeds:
+    """Random integers for the inputs."""
+    rng = np.random.default_rng(seed)
+    feeds: Feeds = {}
+    for name, dims in steps.inputs.items():
+        shape = tuple(batch if d is None else d for d in dims)
+        if name in steps.codes:
+            code = steps.codes[name]
+            feeds[name] = rng.integers(code.low, code.high + 1, shape).astype(code.dtype)
+        else:
+            feeds[name] = rng.integers(0, 2, shape).astype(helper.tensor_dtype_to_np_dtype(steps.kinds[name]))
+    return feeds
+
+
+def _float_in(model: Model) -> str | None:
+    """A tensor of the graph that is no integer, as inference and constants tell."""
+    from onnx import shape_inference  # noqa: PLC0415 (only here)
+
+    graph = shape_inference.infer_shapes(model.proto).graph
+    kinds = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.output, *graph.value_info)}
+    kinds |= {name: kind for name, (kind, _) in model.graph.constants.items()}
+    return next((n for n, kind in kinds.items() if kind in _FLOATS), None)

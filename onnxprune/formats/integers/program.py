@@ -1,0 +1,112 @@
+"""From a model and its grids to the steps of a network in integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from onnxprune.constraints.grids import Grids
+from onnxprune.formats.carried import MOVES
+from onnxprune.formats.inserted_nodes import opset_of
+from onnxprune.formats.integers import by_position, layers, movement
+from onnxprune.formats.integers.lowering import Lowering, code_of, same_grid
+from onnxprune.formats.integers.steps import Code, Move, Program, Rounding, Step
+from onnxprune.model.graph import Node, Shape
+from onnxprune.model.onnx_model import Model
+from onnxprune.running import tensor_shapes
+from onnxprune.running.tensor_shapes import Shapes
+from onnxprune.running.tried_input_shapes import choose_inputs, probe_shapes
+
+Rule = Callable[[Lowering, Node], Code]
+
+RULES: Mapping[str, Rule] = {
+    "Conv": layers.convolution,
+    "ConvTranspose": layers.transposed,
+    "Gemm": layers.gemm,
+    "MatMul": layers.product,
+    "MaxPool": layers.max_pool,
+    "AveragePool": layers.average_pool,
+    **dict.fromkeys(("GlobalAveragePool", "ReduceMean", "ReduceSum"), layers.total),
+    **dict.fromkeys(("GlobalMaxPool", "ReduceMax", "ReduceMin"), layers.largest),
+    **dict.fromkeys(("Add", "Sub"), by_position.addition),
+    **dict.fromkeys(("Mul", "Div"), by_position.multiplication),
+    "BatchNormalization": by_position.normalization,
+    "Neg": by_position.negative,
+    "Relu": by_position.relu,
+    "Clip": by_position.clip,
+    **dict.fromkeys(("LeakyRelu", "PRelu"), by_position.leaky),
+    **dict.fromkeys(sorted(by_position.TABLES), by_position.table),
+    **dict.fromkeys(sorted(MOVES - {"Identity", "Dropout"}), movement.moved),
+    **dict.fromkeys(("Identity", "Dropout"), movement.same),
+    "Pad": movement.pad,
+    "Concat": movement.concatenation,
+    **dict.fromkeys(("Resize", "Upsample"), movement.resized),
+}
+
+
+def program_of(model: Model, grids: Grids, input_shapes: Mapping[str, Shape], rounding: Rounding) -> Program:
+    """The steps of ``model``, whose opset is 13 or later. Raises ModelError that names a node that has none."""
+    low = Lowering(model, grids, _shapes(model, input_shapes), rounding)
+    graph = model.graph
+    for info in graph.inputs:
+        if info.name in grids.activations:
+            low.codes[info.name] = code_of(grids.activations[info.name], info.name)
+        elif info.elem_type in movement.INTS:
+            low.whole.add(info.name)
+    for node in graph.nodes:
+        _lower(low, node)
+    for info in graph.outputs:
+        if info.name not in low.whole and low.codes[info.name].name != info.name:
+            code = low.codes[info.name]
+            low.add(Move((info.name,), "Identity", (code.name,), {}))
+            low.codes[info.name] = replace(code, name=info.name)
+    return _program(low)
+
+
+def _lower(low: Lowering, node: Node) -> None:
+    """The steps of one node, if it is not known what it gives."""
+    if node.op == "Constant" or all(low.constant(o) is not None for o in node.outputs if o):
+        return
+    if movement.whole(low, node) or low.fold(node):
+        return
+    if node.op not in RULES or node.domain:
+        low.refuse(node, f"there are no integers for {node.op}")
+    first = len(low.steps)
+    low.codes[node.outputs[0]] = RULES[node.op](low, node)
+    for name in node.outputs:
+        if name in low.grids.activations and name in low.codes:
+            _put_on_grid(low, name, first)
+
+
+def _program(low: Lowering) -> Program:
+    graph, shapes = low.model.graph, low.shapes
+    inputs: dict[str, tuple[int | None, ...]] = {i.name: shapes.inputs[i.name] for i in graph.inputs}
+    for info in graph.inputs:
+        if info.dims and info.dims[0] is None:
+            inputs[info.name] = (None, *inputs[info.name][1:])
+    outputs = {o.name: len(shapes.shape[o.name]) for o in graph.outputs}
+    kinds = {i.name: i.elem_type for i in (*graph.inputs, *graph.outputs) if i.name in low.whole}
+    return Program(tuple(low.steps), low.codes, inputs, outputs, kinds, low.rounding, opset_of(low.model))
+
+
+def _put_on_grid(low: Lowering, name: str, first: int) -> None:
+    """Round what the steps from ``first`` on give as ``name``, which is called something else then."""
+    own, grid = low.codes[name], low.grids.activations[name]
+    if own.name == name and not same_grid(own, code_of(grid, name)):
+        before = f"{name}__sum"
+        low.steps[first:] = [_renamed(step, name, before) for step in low.steps[first:]]
+        own = replace(own, name=before)
+    low.codes[name] = low.rounded(own, grid, name)
+
+
+def _renamed(step: Step, old: str, new: str) -> Step:
+    if isinstance(step, Move):
+        return replace(step, outs=tuple(new if o == old else o for o in step.outs))
+    return replace(step, out=new) if step.out == old else step
+
+
+def _shapes(model: Model, input_shapes: Mapping[str, Shape]) -> Shapes:
+    run_at = choose_inputs(model, input_shapes)
+    return tensor_shapes.resolve(
+        model, run_at.shapes, lambda names: probe_shapes(model, names, run_at.shapes, 0, run_at.draws), model
+    )
