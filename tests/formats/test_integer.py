@@ -220,9 +220,8 @@ def test_sums_without_a_grid_are_named() -> None:
 def test_blocks_of_inputs_are_refused() -> None:
     model, grids, _ = made(Model(build(NET)))
     grid = grids.weights["w1"]
-    blocks = replace(
-        grid, scale=(grid.scale * np.arange(1, 4).reshape(1, 3, 1, 1)).astype(np.float32), zero_point=grid.zero_point.repeat(3, 1)
-    )
+    scale = (grid.scale * np.arange(1, 4).reshape(1, 3, 1, 1)).astype(np.float32)
+    blocks = replace(grid, scale=scale, zero_point=grid.zero_point.repeat(3, 1))
     with pytest.raises(ModelError, match="unlike units"):
         integer.write(model, replace(grids, weights={**grids.weights, "w1": blocks}), {})
 
