@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, version_converter
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, version_converter
 
 from onnxprune.errors import ModelError
 from onnxprune.model.edits import captured
@@ -42,11 +42,12 @@ def insert(
     weights: Mapping[str, Parts],
     tensors: Mapping[str, Parts],
     reads: Mapping[tuple[int, int], tuple[str, Parts]],
+    domains: Mapping[str, int] | None = None,
 ) -> Model:
     """The model with nodes that give ``weights``, in the place of constants, and ``tensors``, and what ``reads`` says.
 
     ``tensors``: from NAME__raw to NAME, or of an input from NAME to NAME__rounded; ``reads``: by node and position,
-    what is read instead, and who gives it.
+    what is read instead, and who gives it; ``domains``: of the nodes, if they are not ONNX's own.
 
     Raises ModelError where an input that is rounded is read inside of a subgraph.
     """
@@ -79,6 +80,8 @@ def insert(
         for _, name in made:
             _put(graph, tensors[name])
     _drop_constants(graph, {*weights, *(_read(source) - _read(graph))})
+    known = {o.domain for o in out.opset_import}
+    out.opset_import.extend(helper.make_opsetid(d, v) for d, v in (domains or {}).items() if d not in known)
     references = {reference(t) for _, t in constants_of(graph)}
     return Model(out, None, {n: w for n, w in model.weights.items() if n in references})
 

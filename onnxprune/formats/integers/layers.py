@@ -22,9 +22,10 @@ _WIDEST = 2**15
 
 def _weights(low: Lowering, node: Node, name: str) -> tuple[Ints, Float]:
     """Integers without their zero point, and a scale for each of them."""
-    if name not in low.grids.weights or name not in low.model.graph.constants:
+    values = low.constant(name)
+    if name not in low.weights or values is None:
         low.refuse(node, f"its weight '{name}' is on no grid")
-    grid, values = low.grids.weights[name], low.model.array(name)
+    grid = low.weights[name]
     zero = grid.zero_point
     for axis, whole in enumerate(values.shape):
         zero = zero.repeat(whole // zero.shape[axis], axis)
@@ -160,11 +161,11 @@ def gemm(low: Lowering, node: Node) -> Code:
 def product(low: Lowering, node: Node) -> Code:
     """MatMul, of two activations or with a matrix of weights."""
     a, b = node.inputs
-    name, constants = node.outputs[0], low.model.graph.constants
-    if a in constants:
+    name = node.outputs[0]
+    if low.constant(a) is not None:
         low.refuse(node, "its first factor is a weight")
     x = low.byte(node, a)
-    if b in constants:
+    if low.constant(b) is not None:
         weight, scales = _weights(low, node, b)
         if weight.ndim != 2:
             low.refuse(node, f"its weight has {weight.ndim} axes")

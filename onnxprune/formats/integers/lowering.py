@@ -39,7 +39,12 @@ class Lowering:
     codes: dict[str, Code] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     whole: set[str] = field(default_factory=set)  # tensors of the model that were integers before
+    weights: dict[str, Grid] = field(init=False)
     folded: dict[str, NDArray[Any]] = field(default_factory=dict)  # what follows from constants
+
+    def __post_init__(self) -> None:
+        """Grids of weights are those that were given, until a weight has another name."""
+        self.weights = dict(self.grids.weights)
 
     def refuse(self, node: Node, what: str, hint: str = _ELSEWHERE) -> NoReturn:
         """Raise ModelError that names the node."""

@@ -1,0 +1,104 @@
+"""QONNX (arXiv 2206.07527): Quant nodes on floats, of any width, as FINN and hls4ml read them.
+
+    Quant(x, scale, zero point, bits) = (round(clip(x / scale + zero point)) - zero point) * scale
+
+Weights stay floats, which are on their grids, with a Quant each. A scale that is a power of two is a shift to those who
+build hardware of it. Halves are rounded to even after the zero point was added, and by ONNX before: with an odd zero
+point they are rounded to the other side, which concerns activations only, and only those that are halves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import helper
+from onnx import numpy_helper as nph
+
+from onnxprune.constraints.grids import Grid, Grids
+from onnxprune.errors import CheckError, ModelError
+from onnxprune.formats.inserted_nodes import Parts, at_opset, insert, source_and_target
+from onnxprune.formats.read_back import check_same, read_back
+from onnxprune.model.onnx_model import Model
+
+DOMAIN = "qonnx.custom_op.general"
+
+#: What a weight is called before its Quant.
+_FLOAT = "__float"
+
+#: The opset that hls4ml and FINN read, or a later one.
+_OPSET = 11
+
+
+def write(model: Model, grids: Grids) -> Model:
+    """``model``, whose weights lie on ``grids``, with a Quant for each grid."""
+    raised = at_opset(model, _OPSET)
+    inputs = {i.name for i in raised.graph.inputs}
+    weights = {}
+    for name, grid in grids.weights.items():
+        values = raised.array(name)
+        if values.dtype != np.float32:
+            what = f"is {values.dtype}, and grids are of float32"
+            raise ModelError(what, where=f"tensor '{name}'", hint="export float32")
+        parts = _quant(f"{name}{_FLOAT}", name, grid, values.shape)
+        weights[name] = Parts(parts.nodes, [nph.from_array(values, f"{name}{_FLOAT}"), *parts.constants])
+    tensors = {n: _quant(*source_and_target(n, given=n in inputs), g) for n, g in grids.activations.items()}
+    return insert(raised, weights, tensors, {}, {DOMAIN: 1})
+
+
+def verify(model: Model, grids: Grids, written: Model) -> None:
+    """That each Quant of ``written``, read back, gives the weights of ``model``, and rounds as ``grids`` do.
+
+    Raises CheckError.
+    """
+    again = read_back(written)
+    found = {n.outputs[0]: n for n in again.graph.nodes if n.domain == DOMAIN}
+    inputs = {i.name for i in again.graph.inputs}
+    names = {n: source_and_target(n, given=n in inputs)[1] for n in grids.activations}
+    for name, grid in (*grids.weights.items(), *grids.activations.items()):
+        node = found.get(names.get(name, name))
+        if node is None:
+            raise CheckError("has no Quant", where=f"tensor '{name}'", hint="please report this as a bug")
+        scale, zero, bits = (again.array(n) for n in node.inputs[1:])
+        signed = bool(node.attrs["signed"])
+        weight = name in grids.weights
+        values = again.array(node.inputs[0]) if weight else _ramp(grid)
+        wanted = model.array(name) if weight else _one(grid).values(_one(grid).codes(values))
+        check_same(name, quantized(values, scale, zero, int(bits), signed=signed), wanted)
+
+
+def quantized(
+    x: NDArray[np.float32], scale: NDArray[np.float32], zero: NDArray[np.float32], bits: int, *, signed: bool
+) -> NDArray[np.float32]:
+    """What Quant gives, as QONNX's own reference computes it: in single precision."""
+    low = -(2.0 ** (bits - 1)) if signed else 0.0
+    codes = np.rint(np.clip(x / scale + zero, np.float32(low), np.float32(low + 2.0**bits - 1)))
+    return np.asarray((codes - zero) * scale, np.float32)
+
+
+def _quant(source: str, target: str, grid: Grid, shape: tuple[int, ...] = ()) -> Parts:
+    base = f"{target}__quant"
+    names = [f"{base}_scale", f"{base}_zero", f"{base}_bits"]
+    scale, zero = grid.scale, grid.zero_point.astype(np.float32)
+    if not shape:  # one for all
+        scale, zero = scale.reshape(()), zero.reshape(())
+    for axis, (whole, own) in enumerate(zip(shape, scale.shape, strict=False)):
+        if own not in (1, whole):
+            scale, zero = scale.repeat(whole // own, axis), zero.repeat(whole // own, axis)
+    constants = [
+        nph.from_array(np.asarray(v, np.float32), n) for v, n in zip((scale, zero, grid.bits), names, strict=True)
+    ]
+    attributes: dict[str, Any] = {"signed": int(grid.signed), "narrow": 0, "rounding_mode": "ROUND"}
+    node = helper.make_node("Quant", [source, *names], [target], base, domain=DOMAIN, **attributes)
+    return Parts([node], constants)
+
+
+def _one(grid: Grid) -> Grid:
+    return Grid(grid.scale.reshape(1), grid.zero_point.reshape(1), grid.bits, grid.signed)
+
+
+def _ramp(grid: Grid) -> NDArray[np.float32]:
+    """Numbers over all of a grid and past its ends, none of them a half."""
+    steps = np.linspace(grid.low - 3, grid.high + 3, 1000) - grid.zero_point.item()
+    return np.asarray((np.rint(steps) + 0.25) * grid.scale.item(), np.float32)
