@@ -60,6 +60,7 @@ PROTO_DOORS = {
     "simulated.py",
     "diff.py",
     "inserted_nodes.py",
+    "sparse_initializers.py",
     "integer.py",
     "on_onnx.py",
     "one_node.py",

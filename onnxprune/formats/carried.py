@@ -64,16 +64,30 @@ class Bias:
 
 def biases(model: Model, grids: Grids) -> Iterator[Bias]:
     """Of layers whose input and weight are on grids, the weight's with one scale an output, or one for all."""
-    on = carried(model.graph, grids.activations)
-    for node in model.graph.nodes:
-        if node.op not in ("Conv", "ConvTranspose", "Gemm") or node.domain or len(node.inputs) < 3:
+    on, graph = carried(model.graph, grids.activations), model.graph
+    for node in graph.nodes:
+        layer, position = _layer_of(graph, node)
+        if layer is None:
             continue
-        x, w, name = node.inputs[:3]
-        if x not in on or w not in grids.weights or name not in model.graph.constants or name in grids.weights:
-            continue
-        found = _bias(node, model.array(name), on[x], grids.weights[w])
-        if found is not None:
-            yield found
+        x, w, name = *layer.inputs[:2], node.inputs[position]
+        if x in on and w in grids.weights and name in graph.constants and name not in grids.weights:
+            found = _bias(layer, model.array(name), on[x], grids.weights[w])
+            if found is not None:
+                yield Bias(node.index, position, *found)
+
+
+def _layer_of(graph: Graph, node: Node) -> tuple[Node | None, int]:
+    """The layer whose bias ``node`` reads, and where: itself, or the MatMul that it adds one to."""
+    if node.domain or len(node.inputs) < 2:
+        return None, 0
+    if node.op in ("Conv", "ConvTranspose", "Gemm") and len(node.inputs) > 2:
+        return node, 2
+    if node.op == "Add":
+        for position in (0, 1):
+            layer = graph.producer.get(node.inputs[1 - position])
+            if layer is not None and layer.op == "MatMul" and node.inputs[position] in graph.constants:
+                return layer, position
+    return None, 0
 
 
 def output_axis(node: Node) -> int:
@@ -85,7 +99,8 @@ def output_axis(node: Node) -> int:
     return 1  # ConvTranspose; MatMul of a matrix
 
 
-def _bias(node: Node, bias: NDArray[Any], x: Grid, w: Grid) -> Bias | None:
+def _bias(node: Node, bias: NDArray[Any], x: Grid, w: Grid) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+    """Codes and scales."""
     axis = output_axis(node)
     others = [n for a, n in enumerate(w.scale.shape) if a != axis]
     grouped = node.op == "ConvTranspose" and node.attrs.get("group", 1) != 1
@@ -96,4 +111,4 @@ def _bias(node: Node, bias: NDArray[Any], x: Grid, w: Grid) -> Bias | None:
     codes = np.rint(bias.astype(np.float32) / scale).astype(np.float64)
     if not np.isfinite(codes).all() or np.abs(codes).max(initial=0) > _BIAS_LIMIT:
         return None
-    return Bias(node.index, 2, codes.astype(np.int64), scale)
+    return codes.astype(np.int64), scale

@@ -18,6 +18,7 @@ from onnx import numpy_helper as nph
 
 from onnxprune.constraints.grids import Grid, Grids
 from onnxprune.errors import CheckError, ModelError
+from onnxprune.formats.carried import Bias, biases
 from onnxprune.formats.inserted_nodes import Parts, at_opset, insert, source_and_target
 from onnxprune.formats.read_back import check_same, read_back
 from onnxprune.model.onnx_model import Model
@@ -44,7 +45,11 @@ def write(model: Model, grids: Grids) -> Model:
         parts = _quant(f"{name}{_FLOAT}", name, grid, values.shape)
         weights[name] = Parts(parts.nodes, [nph.from_array(values, f"{name}{_FLOAT}"), *parts.constants])
     tensors = {n: _quant(*source_and_target(n, given=n in inputs), g) for n, g in grids.activations.items()}
-    return insert(raised, weights, tensors, {}, {DOMAIN: 1})
+    reads = {}
+    for bias in biases(raised, grids):
+        name = f"{raised.graph.nodes[bias.node].inputs[bias.position]}__bias{bias.node}"
+        reads[bias.node, bias.position] = name, _of_bias(name, bias)
+    return insert(raised, weights, tensors, reads, {DOMAIN: 1})
 
 
 def verify(model: Model, grids: Grids, written: Model) -> None:
@@ -92,6 +97,14 @@ def _quant(source: str, target: str, grid: Grid, shape: tuple[int, ...] = ()) ->
     attributes: dict[str, Any] = {"signed": int(grid.signed), "narrow": 0, "rounding_mode": "ROUND"}
     node = helper.make_node("Quant", [source, *names], [target], base, domain=DOMAIN, **attributes)
     return Parts([node], constants)
+
+
+def _of_bias(name: str, bias: Bias) -> Parts:
+    """In the units of its sums, of as many bits as its numbers take: hls4ml makes no constant without a width."""
+    bits = int(np.abs(bias.codes).max(initial=1)).bit_length() + 1
+    grid = Grid(bias.scale, np.zeros(bias.scale.shape, np.int64), bits, signed=True)
+    parts = _quant(f"{name}{_FLOAT}", name, grid, bias.scale.shape)
+    return Parts(parts.nodes, [nph.from_array(bias.values, f"{name}{_FLOAT}"), *parts.constants])
 
 
 def _one(grid: Grid) -> Grid:

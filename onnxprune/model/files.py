@@ -6,6 +6,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnx import ModelProto
@@ -46,11 +47,24 @@ def load(path: str | os.PathLike[str]) -> Model:
     return Model(proto, path, weights)
 
 
-def write(files: Mapping[Path, Model | str], *, external: bool = False) -> None:
-    """Write models and texts, all of them or none: beside their places first, then renamed.
+@dataclass(frozen=True)
+class Folder:
+    """A folder of files, by their names in it (with ``/``); ``mark``: the file by which such a folder is known."""
 
-    With ``external``, or over protobuf's limit, the weights of ``<name>`` go to ``<name>.data`` beside it. Raises
-    OutputError.
+    files: Mapping[str, bytes] = field(repr=False)
+    mark: str = "manifest.json"
+
+    @property
+    def byte_size(self) -> int:
+        """Of all files."""
+        return sum(map(len, self.files.values()))
+
+
+def write(files: Mapping[Path, Model | Folder | str], *, external: bool = False) -> None:
+    """Write models, folders and texts, all of them or none: beside their places first, then renamed.
+
+    A folder takes the place of one that is there. With ``external``, or over protobuf's limit, the weights of
+    ``<name>`` go to ``<name>.data`` beside it. Raises OutputError.
     """
     with contextlib.ExitStack() as folders:
         staged: list[tuple[Path, Path]] = []
@@ -66,6 +80,8 @@ def write(files: Mapping[Path, Model | str], *, external: bool = False) -> None:
                 staged += [(file, path.with_name(file.name)) for file in sorted(folder.iterdir(), reverse=True)]
         for source, target in staged:
             with _writing(target):
+                if source.is_dir() and target.is_dir():
+                    target.replace(source.with_name(f"{target.name}.before"))  # and goes with the folder that it is in
                 source.replace(target)
 
 
@@ -78,7 +94,12 @@ def _writing(path: Path) -> Iterator[None]:
         raise OutputError(f"cannot write: {error.strerror or error}", where=str(path), hint=hint) from None
 
 
-def _stage(content: Model | str, path: Path, *, external: bool) -> None:
+def _stage(content: Model | Folder | str, path: Path, *, external: bool) -> None:
+    if isinstance(content, Folder):
+        for name, data in content.files.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(data)
+        return
     if isinstance(content, str):
         path.write_text(content, encoding="utf-8")
         return
@@ -99,19 +120,33 @@ def _poured(model: Model, path: Path) -> Model:
     return Model(proto, None, {n: w for n, w in model.weights.items() if n not in large})
 
 
-def ensure_writable(paths: Sequence[Path], *, keep: Path | None) -> None:
-    """Raise OutputError now, not after minutes of work, where a path cannot be written, or is ``keep`` or another."""
+def ensure_writable(paths: Sequence[Path], *, keep: Path | None, folders: Mapping[Path, str] | None = None) -> None:
+    """Raise OutputError now, not after minutes of work, where a path cannot be written, or is ``keep`` or another.
+
+    ``folders``: those that are to be folders, and the mark by which one that is there may be written over.
+    """
     for index, path in enumerate(paths):
         if keep is not None and path.resolve() == keep.resolve():
             raise OutputError("is the model itself, which stays as it is", where=str(path), hint="name another file")
         if path.resolve() in [p.resolve() for p in paths[:index]]:
             raise OutputError("is named twice as an output", where=str(path), hint="name another file")
         with _writing(path), tempfile.NamedTemporaryFile(prefix=scratch.prefix(path.parent, _STAGE), dir=path.parent):
-            _ensure_file(path)
+            _ensure_free(path, (folders or {}).get(path))
 
 
-def _ensure_file(path: Path) -> None:
-    """Raise OutputError for what is there and no file: what is written takes the place of a pipe or a device."""
-    if path.is_dir() or (path.exists() and not path.is_file()):
-        what = "is a folder" if path.is_dir() else "is a pipe or a device"
-        raise OutputError(what, where=str(path), hint="name a file")
+def _ensure_free(path: Path, mark: str | None) -> None:
+    """Raise OutputError for what is there and not of the kind that is written: a file, or a folder with ``mark`` in it.
+
+    A pipe or a device is never replaced.
+    """
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise OutputError("is a pipe or a device", where=str(path), hint="name a file")
+    if mark is None and path.is_dir():
+        raise OutputError("is a folder", where=str(path), hint="name a file")
+    if mark is not None and path.exists() and not (path / mark).is_file() and not _is_empty(path):
+        what = f"is there already, and has no {mark} in it"
+        raise OutputError(what, where=str(path), hint="name another folder")
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())

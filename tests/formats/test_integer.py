@@ -127,6 +127,24 @@ def test_an_operator_in_integers(name: str, rounding: Rounding) -> None:
     assert off(model, grids, feeds, steps, written) <= steps_off + 0.01 + (rounding == "gemmlowp")  # it rounds twice
 
 
+#: Not whole without grids of their own: a weight by activations of more than 8 bits, or a window over sums.
+NEED_GRIDS = {"Slice", "shuffle", "Split", "Pad", "Pad reflecting", "nearest", "a size of its own", "attention"}
+NEED_GRIDS |= {n for n in MIDDLES if "Pool" in n} | {"ReduceMax", "Concat", "Exp of its square"}
+
+
+@pytest.mark.parametrize("name", sorted({*MIDDLES} - NEED_GRIDS))
+def test_an_operator_on_sums(name: str) -> None:
+    """Only what layers read is on a grid; what is between them is not rounded but for a table's 16 bits."""
+    model, grids, feeds = made(net(*MIDDLES[name][:2]))
+    layers = [n for n in model.graph.nodes if n.op in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
+    read = {i for n in layers for i in n.inputs}
+    grids = replace(grids, activations={n: g for n, g in grids.activations.items() if n in read})
+    steps, written = integer.program(model, grids, {}), integer.write(model, grids, {})
+    integer.verify(steps, written)
+    floats = runtime.results(qdq.write(model, grids), feeds)["y"]
+    assert off(model, grids, feeds, steps, written) * steps.codes["y"].scale.item() <= 5e-3 * np.ptp(floats)
+
+
 @pytest.mark.parametrize(
     ("weights", "activations", "how"),
     [
@@ -208,6 +226,15 @@ def test_what_is_no_integer_is_named(middle: str, more: str, says: str) -> None:
     grids = replace(grids, weights={n: g for n, g in grids.weights.items() if n != "w2"})
     with pytest.raises(ModelError, match=says):
         integer.write(model, grids, {})
+
+
+def test_a_table_over_what_is_infinite_is_refused() -> None:
+    model, grids, _ = made(net("g = Exp(c)", ""))
+    only = replace(
+        grids, activations={"x": replace(grids.activations["x"], scale=np.full((1, 1, 1, 1), 9, np.float32))}
+    )
+    with pytest.raises(ModelError, match="node 'Exp:g': 'g' is on no grid, and is infinite"):
+        integer.write(model, only, {})
 
 
 def test_sums_without_a_grid_are_named() -> None:

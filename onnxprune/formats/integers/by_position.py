@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxprune.constraints.grids import Grid
-from onnxprune.formats.integers.lowering import Lowering, code_of
+from onnxprune.formats.integers.lowering import FINE, Lowering, code_of
 from onnxprune.formats.integers.steps import Add, Clamp, Code, Float, Ints, Look, Times
 from onnxprune.model.graph import Node
 
@@ -23,7 +23,7 @@ TABLES = {
 _MORE, _MOST = 10, 41
 
 #: From how many bits on the steps of sums are fine enough to add a constant to.
-_FINE = 17
+_SUMS = 17
 
 
 def addition(low: Lowering, node: Node) -> Code:
@@ -44,7 +44,7 @@ def _summed(low: Lowering, node: Node, terms: Sequence[tuple[Code, Float]], cons
     """In units of which the largest scale is a power of two, and that are fine enough for the smallest."""
     if len(terms) == 1 and constant is not None and terms[0][1] > 0:
         x = terms[0][0]
-        if x.size >= 2**_FINE:  # sums: their steps are fine enough
+        if x.size >= 2**_SUMS:  # sums: their steps are fine enough
             return _added(low, node, [(x, np.ones((), np.int64))], np.rint(constant / x.scale), x.scale)
     most = max(float(c.scale.max()) for c, _ in terms)
     spread = max(c.size * float(c.scale.max()) / most for c, _ in terms)
@@ -73,7 +73,7 @@ def multiplication(low: Lowering, node: Node) -> Code:
             low.refuse(node, "divides by what is computed, or by 0")
         y = 1 / y
     if x is None and y is None:
-        return _times(low, node, low.single(node, a), low.single(node, b))
+        return _times(low, node, low.code(node, a), low.code(node, b))
     factor, other = (x, b) if x is not None else (y, a)
     assert factor is not None
     return scaled(low, node, low.code(node, other), factor)
@@ -96,7 +96,7 @@ def negative(low: Lowering, node: Node) -> Code:
 
 def _times(low: Lowering, node: Node, a: Code, b: Code) -> Code:
     if a.size * b.size >= 2**_MOST:
-        a, b = (low.byte(node, n) for n in node.inputs)
+        a, b = (low.fine(node, n) for n in node.inputs)
     low.add(Times(node.outputs[0], a, b))
     size = a.size * b.size
     return Code(node.outputs[0], a.scale * b.scale, 0, -size, size)
@@ -163,14 +163,23 @@ def leaky(low: Lowering, node: Node) -> Code:
 
 
 def table(low: Lowering, node: Node) -> Code:
-    """Any function of one number: looked up, for each code that there is."""
-    grid = low.ahead(node.outputs[0])
-    if grid is None:
-        low.refuse(node, f"'{node.outputs[0]}' is on no grid", "--activations 8 gives it one")
+    """Any function of one number: looked up, for each code that there is.
+
+    What it gives is on the grid that it has, or on one of 16 bits over all that the table holds.
+    """
     x = low.fine(node, node.inputs[0])
     values = (np.arange(x.low, x.high + 1) - x.zero) * x.scale
     with np.errstate(all="ignore"):
         found = low.alone(node, values.astype(np.float32).reshape(1, -1)).reshape(-1)
+    grid = low.ahead(node.outputs[0])
+    if grid is None:
+        if not np.isfinite(found).all():
+            what = f"'{node.outputs[0]}' is on no grid, and is infinite for what its input could be"
+            low.refuse(node, what, "--activations 8 gives every layer's input one")
+        least, most = min(float(found.min()), 0.0), max(float(found.max()), 0.0)
+        scale = np.full((1,), max((most - least) / (2**FINE - 2), 1e-30), np.float32)
+        zero = np.rint(-least / scale).astype(np.int64)
+        grid = Grid(scale, zero, FINE, signed=False)
     one = Grid(grid.scale.reshape(1), grid.zero_point.reshape(1), grid.bits, grid.signed)
     ends = one.values(np.asarray([one.low, one.high]))
     low.add(Look(node.outputs[0], x, one.codes(np.nan_to_num(found).clip(*ends)) - one.low))

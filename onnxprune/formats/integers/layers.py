@@ -223,13 +223,14 @@ def average_pool(low: Lowering, node: Node) -> Code:
 
 def total(low: Lowering, node: Node) -> Code:
     """GlobalAveragePool, ReduceMean and ReduceSum: a sum, whose scale is divided by how many it holds."""
-    x = low.single(node, node.inputs[0])
+    x = low.code(node, node.inputs[0])
     shape = low.shape(node, node.inputs[0])
     axes = axes_of(low, node, len(shape))
-    count = math.prod(shape[a] for a in axes)
-    if count * x.size > _SUMS:
-        low.refuse(node, "its sums do not fit into 32 bits", "fewer bits")
     kept = node.op == "GlobalAveragePool" or bool(node.attrs.get("keepdims", 1))
+    along = (1,) * (len(shape) - x.scale.ndim) + x.scale.shape
+    if x.scale.size > 1 and (not kept or any(along[a] != 1 for a in axes)):
+        x = low.byte(node, node.inputs[0])
+    count = math.prod(shape[a] for a in axes)
     low.add(Sum(node.outputs[0], x, axes, kept))
     size = count * x.size
     return Code(node.outputs[0], x.scale if node.op == "ReduceSum" else x.scale / count, 0, -size, size)

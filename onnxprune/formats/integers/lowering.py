@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
@@ -13,7 +12,7 @@ from onnxprune.constraints.grids import Grid, Grids
 from onnxprune.errors import ModelError
 from onnxprune.formats.carried import keeps_grid
 from onnxprune.formats.integers.one_node import run_alone
-from onnxprune.formats.integers.steps import Code, Float, Ints, Move, Requantize, Rounding, Step, multiplier_of
+from onnxprune.formats.integers.steps import Add, Code, Float, Ints, Requantize, Rounding, Step, multiplier_of
 from onnxprune.model.graph import Node, Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.running.tensor_shapes import Shapes
@@ -22,7 +21,7 @@ from onnxprune.running.tensor_shapes import Shapes
 _ELSEWHERE = "--format qdq writes it, or cut the model before it with --outputs"
 
 #: Bits of the codes that a table is looked up by, where nobody gave its input a grid.
-_FINE = 16
+FINE = 16
 
 #: Codes that a product takes.
 _BYTE = 255
@@ -130,8 +129,8 @@ class Lowering:
         grid = self.grids.activations.get(name)
         if grid is None:
             size = float((own.scale * own.size).max())
-            scale = np.full((1,), 2 * size / (2**_FINE - 2), np.float32)
-            grid = Grid(scale, np.full((1,), 2 ** (_FINE - 1)), _FINE, signed=False)
+            scale = np.full((1,), 2 * size / (2**FINE - 2), np.float32)
+            grid = Grid(scale, np.full((1,), 2 ** (FINE - 1)), FINE, signed=False)
         return self.rounded(own, grid, f"{own.name}__fine")
 
     def rounded(self, own: Code, grid: Grid, name: str) -> Code:
@@ -143,10 +142,15 @@ class Lowering:
         self.add(Requantize(name, own, multiplier, shift, bits, to.zero, to.high, self.rounding))
         return to
 
-    def moved(self, node: Node, op: str, inputs: Sequence[str | NDArray[Any]], like: Code, **attrs: Any) -> Code:
-        """What ``op`` gives of integers, which are on the grid of ``like``."""
-        self.add(Move((node.outputs[0],), op, tuple(inputs), attrs))
-        return replace(like, name=node.outputs[0])
+    def evened(self, own: Code, name: str) -> Code:
+        """Sums with one scale, as ``name``: those of channels are whole multiples of it."""
+        if own.scale.size == 1:
+            return own
+        unit = float(own.scale.max()) / 2**FINE
+        multiplier = np.rint(own.scale / unit).astype(np.int64)
+        self.add(Add(name, ((own, multiplier),)))
+        size = own.size * int(multiplier.max())
+        return Code(name, np.full((1,), unit), 0, -size, size)
 
     def ahead(self, name: str) -> Grid | None:
         """The grid of a tensor, or of what only moves and chooses among its numbers, as rounding comes to the same."""

@@ -19,8 +19,8 @@ INTS = {TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL}
 #: Bits that the weights of a resized position add up to.
 _WEIGHTS = 11
 
-#: Sums are int32.
-_SUMS = 2**31 - 1
+#: What is made of codes is int32, and of sums int64, with room for a multiplier.
+_CODES, _SUMS = 2**31 - 1, 2**41
 
 
 def same(low: Lowering, node: Node) -> Code:
@@ -79,7 +79,10 @@ def concatenation(low: Lowering, node: Node) -> Code:
 
 def resized(low: Lowering, node: Node) -> Code:
     """Resize and Upsample of the spatial axes: nearest takes positions; others are a matrix along each axis."""
-    x = low.byte(node, node.inputs[0])
+    x = low.code(node, node.inputs[0])
+    near = node.attrs.get("mode", "nearest") == "nearest"
+    if near or any(n != 1 for n in x.scale.shape[2:]):
+        x = low.byte(node, node.inputs[0])
     before, after = low.shape(node, node.inputs[0]), low.shape(node, node.outputs[0])
     if before[:2] != after[:2] or len(before) not in (3, 4):
         low.refuse(node, "resizes more than height and width")
@@ -87,15 +90,15 @@ def resized(low: Lowering, node: Node) -> Code:
         low.refuse(node, "crops and resizes")
     matrices = [_matrix(low, node, axis, before, after) for axis in range(2, len(before))]
     name = node.outputs[0]
-    if node.attrs.get("mode", "nearest") == "nearest":
+    if near:
         for axis, matrix in enumerate(matrices, 2):
             at = matrix.argmax(axis=1)
             out = name if axis == len(before) - 1 else f"{name}__axis{axis}"
             low.add(Move((out,), "Gather", (x.name, at), {"axis": axis}))
             x = replace(x, name=out)
         return x
-    bits = _WEIGHTS
-    while x.size * np.prod([np.abs(np.rint(m * 2.0**bits)).sum(axis=1).max() for m in matrices]) > _SUMS:
+    bits, limit = _WEIGHTS, _CODES if x.is_codes else _SUMS
+    while x.size * np.prod([np.abs(np.rint(m * 2.0**bits)).sum(axis=1).max() for m in matrices]) > limit:
         bits -= 1
     whole = [np.rint(m * 2.0**bits).astype(np.int64) for m in matrices]
     low.add(Mix(name, x, whole))

@@ -266,18 +266,21 @@ def _extreme(graph: _Graph, step: Extreme) -> None:
 
 
 def _sum(graph: _Graph, step: Sum) -> None:
-    kind = _INT64 if graph.types[step.x.name] == _INT64 else _INT32
+    kind = graph.types.get(step.out, _INT64)
+    kind = kind if kind == _INT64 else _INT32
     axes = graph.constant(np.asarray(step.axes), _INT64)
     found = graph.node("ReduceSum", graph.centred(step.x, kind), axes, keepdims=int(step.keepdims))
     graph.give(found, kind, step.out)
 
 
 def _mix(graph: _Graph, step: Mix) -> None:
-    found = graph.centred(step.x, _INT32)
+    kind = graph.types.get(step.out, _INT64)
+    kind = kind if kind == _INT64 else _INT32
+    found = graph.centred(step.x, kind)
     *first, last = step.matrices
     for matrix in first:
-        found = graph.node("MatMul", graph.constant(matrix, _INT32), found)
-    graph.give(graph.node("MatMul", found, graph.constant(last.T, _INT32)), _INT32, step.out)
+        found = graph.node("MatMul", graph.constant(matrix, kind), found)
+    graph.give(graph.node("MatMul", found, graph.constant(last.T, kind)), kind, step.out)
 
 
 def _move(graph: _Graph, step: Move) -> None:

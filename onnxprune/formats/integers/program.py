@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 from onnxprune.constraints.grids import Grids
 from onnxprune.formats.carried import MOVES
 from onnxprune.formats.inserted_nodes import opset_of
 from onnxprune.formats.integers import by_position, layers, movement
 from onnxprune.formats.integers.lowering import Lowering, code_of, same_grid
-from onnxprune.formats.integers.steps import Code, Move, Program, Rounding, Step
+from onnxprune.formats.integers.steps import Add, Code, Move, Program, Rounding, Step
 from onnxprune.model.graph import Node, Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.running import tensor_shapes
@@ -56,10 +57,8 @@ def program_of(model: Model, grids: Grids, input_shapes: Mapping[str, Shape], ro
     for node in graph.nodes:
         _lower(low, node)
     for info in graph.outputs:
-        if info.name not in low.whole and low.codes[info.name].name != info.name:
-            code = low.codes[info.name]
-            low.add(Move((info.name,), "Identity", (code.name,), {}))
-            low.codes[info.name] = replace(code, name=info.name)
+        if info.name not in low.whole:
+            _put_out(low, info.name)
     return _program(low)
 
 
@@ -99,10 +98,33 @@ def _put_on_grid(low: Lowering, name: str, first: int) -> None:
     low.codes[name] = low.rounded(own, grid, name)
 
 
+def _put_out(low: Lowering, name: str) -> None:
+    """An output has its name, and one scale."""
+    code = low.codes[name]
+    if code.scale.size > 1:
+        if code.name == name:
+            before = f"{name}__sums"
+            low.steps[:] = [_renamed(step, name, before) for step in low.steps]
+            code = replace(code, name=before)
+        low.codes[name] = low.evened(code, name)
+    elif code.name != name:
+        low.add(Move((name,), "Identity", (code.name,), {}))
+        low.codes[name] = replace(code, name=name)
+
+
 def _renamed(step: Step, old: str, new: str) -> Step:
+    """The step with another name for a tensor, wherever it is read or written."""
     if isinstance(step, Move):
-        return replace(step, outs=tuple(new if o == old else o for o in step.outs))
-    return replace(step, out=new) if step.out == old else step
+        inputs = tuple(new if isinstance(i, str) and i == old else i for i in step.inputs)
+        return replace(step, outs=tuple(new if o == old else o for o in step.outs), inputs=inputs)
+
+    def called(value: Any) -> Any:
+        return replace(value, name=new) if isinstance(value, Code) and value.name == old else value
+
+    found = {f.name: called(getattr(step, f.name)) for f in fields(step)}
+    if isinstance(step, Add):
+        found["terms"] = tuple((called(c), m) for c, m in step.terms)
+    return replace(step, **{**found, "out": new if step.out == old else step.out})
 
 
 def _shapes(model: Model, input_shapes: Mapping[str, Shape]) -> Shapes:

@@ -1,0 +1,42 @@
+"""The options about what a model on grids is written as."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from onnxprune.option_declarations import option
+
+#: What a model may be written as; and which of these need numbers on grids.
+FORMATS = ("float", "sparse", "qdq", "qonnx", "integer", "npy")
+OF_GRIDS = ("qdq", "qonnx", "integer", "npy")
+
+#: How integers are rounded where their scale changes.
+ROUNDINGS = ("half-up", "gemmlowp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormatOptions:
+    """What is written."""
+
+    format: str = option(
+        "float",
+        "--format",
+        kind=FORMATS,
+        shown=True,
+        help="What to write: float (weights on their grids), sparse (zeros left out), qdq (QuantizeLinear), qonnx, "
+        "integer (a graph without a float), or npy (a folder of arrays).",
+    )
+    rounding: str = option(
+        "half-up",
+        "--rounding",
+        kind=ROUNDINGS,
+        shown=True,
+        help="In integer and npy: one rounding, halves up, or two, as gemmlowp has it.",
+    )
+
+    def format_to_json(self) -> dict[str, Any]:
+        """As plan and report write them."""
+        if self.format == "float":
+            return {}
+        return {"format": self.format, **({"rounding": self.rounding} if self.format in ("integer", "npy") else {})}

@@ -1,0 +1,100 @@
+"""The door to all formats, and folders on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune.constraints.grids import Grids
+from onnxprune.errors import ModelError, OptionError, OutputError
+from onnxprune.formats import arrays
+from onnxprune.formats.export import check_asked, export
+from onnxprune.formats.format_options import FORMATS
+from onnxprune.model import files
+from onnxprune.model.edits import Edits
+from onnxprune.model.files import Folder
+from onnxprune.model.onnx_model import Model
+from onnxprune.running import session as runtime
+from onnxprune.running.seeded_inputs import seeded_feeds
+from tests.formats.grids import quantized
+from tests.formats.test_qdq import NET
+from tests.models import build
+
+
+def made(text: str = NET) -> tuple[Model, Grids, runtime.Feeds]:
+    model = Model(build(text))
+    feeds = seeded_feeds(model.graph.inputs, {"x": (4, 3, 8, 8)}, 1)
+    return *quantized(model, feeds), feeds
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_comes_back(name: str, tmp_path: Path) -> None:
+    model, grids, _ = made()
+    found = export(name, model, grids, {}, "half-up")
+    assert not found.notes
+    files.write({tmp_path / "out": found.content})
+    if name == "npy":
+        assert isinstance(found.content, Folder)
+        there = {p.relative_to(tmp_path / "out").as_posix(): p for p in (tmp_path / "out").rglob("*") if p.is_file()}
+        assert {n: p.read_bytes() for n, p in there.items()} == dict(found.content.files)
+        assert arrays.program_in({n: p.read_bytes() for n, p in there.items()}) is not None
+    else:
+        onnx.checker.check_model(onnx.load(tmp_path / "out"))
+
+
+def test_zeros_are_left_out_where_that_is_smaller() -> None:
+    model, _, feeds = made()
+    thin = model.array("w1") * (np.arange(model.array("w1").size).reshape(model.array("w1").shape) % 5 == 0)
+    model = model.apply(Edits(constants={"w1": thin}))
+    content = export("sparse", model, Grids(), {}, "half-up").content
+    assert isinstance(content, Model)
+    assert [s.values.name for s in content.proto.graph.sparse_initializer] == ["w1"]
+    assert content.byte_size < model.byte_size
+    assert np.array_equal(runtime.results(content, feeds)["y"], runtime.results(model, feeds)["y"])
+
+
+def test_a_folder_says_why_it_has_no_steps() -> None:
+    model, grids, _ = made(
+        NET.replace("y = Gemm<transB=1>(f, w3, b3)", "z = Gemm<transB=1>(f, w3, b3)\ny = Softmax(z)")
+    )
+    found = export("npy", model, grids, {}, "half-up")
+    assert "there are no integers for Softmax" in found.notes[0]
+    with pytest.raises(ModelError, match="there are no integers for Softmax"):
+        export("integer", model, grids, {}, "half-up")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_grids_are_asked_for_first(name: str) -> None:
+    if name in ("float", "sparse"):
+        check_asked(name, weights=False, activations=False)
+        return
+    with pytest.raises(OptionError, match="give --weights 8 --activations 8 too"):
+        check_asked(name, weights=False, activations=True)
+    check_asked(name, weights=True, activations=True)
+
+
+def test_a_folder_replaces_its_like_and_nothing_else(tmp_path: Path) -> None:
+    place, other = tmp_path / "out", tmp_path / "other"
+    first, second = Folder({"manifest.json": b"1", "a/b": b"x"}), Folder({"manifest.json": b"2"})
+    files.ensure_writable([place], keep=None, folders={place: "manifest.json"})
+    files.write({place: first})
+    files.ensure_writable([place], keep=None, folders={place: "manifest.json"})
+    files.write({place: second})
+    assert [p.name for p in place.rglob("*")] == ["manifest.json"]
+    assert (place / "manifest.json").read_bytes() == b"2"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    other.mkdir()
+    files.ensure_writable([other], keep=None, folders={other: "manifest.json"})
+    (other / "precious").write_text("x")
+    with pytest.raises(OutputError, match="is there already"):
+        files.ensure_writable([other], keep=None, folders={other: "manifest.json"})
+
+
+def test_no_half_written_folder(tmp_path: Path) -> None:
+    broken = Folder({"manifest.json": b"1", "a": b"x", "a/b": b"y"})  # a file is no folder
+    with pytest.raises(OutputError):
+        files.write({tmp_path / "out": broken})
+    assert not list(tmp_path.iterdir())
