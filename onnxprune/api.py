@@ -16,6 +16,7 @@ from onnxprune import pipeline
 from onnxprune.labels import plan_file as plans
 from onnxprune.labels.plan_file import Plan
 from onnxprune.model import files
+from onnxprune.model.files import Folder
 from onnxprune.model.onnx_model import Model
 from onnxprune.model.opening import Source, opened, to_proto
 from onnxprune.options import ApplyOptions, DataSource, Options
@@ -40,12 +41,16 @@ class Result:
     plan: Plan
     report: Report
     _pruned: Model = field(repr=False)
+    _exported: Model | Folder | None = field(repr=False)
     _original: Path | None = field(repr=False)
 
     @cached_property
     def model(self) -> ModelProto:
-        """The pruned model. Raises OutputError where it is over protobuf's 2 GB; `save` writes it."""
-        return to_proto(self._pruned)
+        """The pruned model, in the format asked for; of a folder of arrays, the model that it is of.
+
+        Raises OutputError where it is over protobuf's 2 GB; `save` writes it.
+        """
+        return to_proto(self._exported if isinstance(self._exported, Model) else self._pruned)
 
     def save(
         self,
@@ -60,9 +65,11 @@ class Result:
         With ``external_data`` the weights go to ``<path>.data`` beside it. Raises OutputError.
         """
         texts = {plan: self.plan.to_json(), report: replace(self.report, output=str(path)).to_json()}
-        kept: dict[Path, Model | str] = {Path(place): text for place, text in texts.items() if place is not None}
-        files.ensure_writable([Path(path), *kept], keep=self._original)
-        files.write({**kept, Path(path): self._pruned}, external=external_data)
+        kept: dict[Path, Model | Folder | str] = {Path(p): text for p, text in texts.items() if p is not None}
+        content = self._exported or self._pruned
+        folders = {Path(path): content.mark} if isinstance(content, Folder) else {}
+        files.ensure_writable([Path(path), *kept], keep=self._original, folders=folders)
+        files.write({**kept, Path(path): content}, external=external_data)
 
 
 P = ParamSpec("P")
@@ -242,4 +249,4 @@ def diff(
 
 def _pruned(model: Model, options: Options, plan: Plan | None) -> Result:
     done = pipeline.prune(model, options, plan, options.progress)
-    return Result(done.plan, done.report, done.model, model.path)
+    return Result(done.plan, done.report, done.model, done.exported, model.path)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from onnxprune.calibration.data_options import NO_DATA, Data
 from onnxprune.constraints.bit_options import BitOptions, BitsRequest
 from onnxprune.errors import OptionError
+from onnxprune.formats.format_options import FormatOptions
 from onnxprune.option_declarations import option, positions_of, ratios_of, shapes_of, shares_of, values_of
 from onnxprune.progress import Progress, silent
 from onnxprune.widths.metric_options import MetricOptions
@@ -142,7 +143,7 @@ def reading_of(given: DataSource | None) -> Data | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(BitOptions, MetricOptions, ApplyOptions):
+class Options(FormatOptions, BitOptions, MetricOptions, ApplyOptions):
     """How to prune. README.md describes the options; `Request` is what they ask of widths and channels."""
 
     ratio: float | None = option(
@@ -376,6 +377,7 @@ class Options(BitOptions, MetricOptions, ApplyOptions):
             **self.request.to_json(),
             **(self.zeros.to_json() if self.zeros else {}),
             **(self.bits.to_json() if self.bits else {}),
+            **self.format_to_json(),
             "compensate": self.compensate,
             **({"recover": self.recover} if self.recover else {}),
             "exclude": list(self.exclude),

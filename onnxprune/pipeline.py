@@ -28,6 +28,7 @@ from onnxprune.errors import (
     ToolError,
     nearest,
 )
+from onnxprune.formats.export import check_asked, export
 from onnxprune.importance import criteria
 from onnxprune.labels import plan_file as plans
 from onnxprune.labels.analysis import Analysis, analyse
@@ -35,6 +36,7 @@ from onnxprune.labels.ops import custom
 from onnxprune.labels.plan_file import Plan
 from onnxprune.memory_and_threads import one_thread
 from onnxprune.model import new_outputs
+from onnxprune.model.files import Folder
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.passes import (
@@ -47,7 +49,7 @@ from onnxprune.passes import (
     cut_to,
 )
 from onnxprune.passes import run as run_passes
-from onnxprune.passes.bits import planned
+from onnxprune.passes.bits import grids_of, planned
 from onnxprune.passes.recover import Constrained
 from onnxprune.passes.zeros import Asked
 from onnxprune.progress import Progress, Stopwatch, silent
@@ -70,11 +72,12 @@ from onnxprune.widths.request import Request
 
 @dataclass(frozen=True)
 class Result:
-    """The pruned model, the plan that made it, and the report on it."""
+    """The pruned model, the plan that made it, and the report on it; ``exported``: what is written instead, if any."""
 
     model: Model
     plan: Plan
     report: Report
+    exported: Model | Folder | None = None
 
 
 def prune(
@@ -94,10 +97,11 @@ def attempt(
 
     Where a check fails, or other shapes come out, of a model that is refused itself, that is a ModelError.
     """
+    watch = Stopwatch(progress)
     with custom.declared([custom.read(text) for text in options.custom]):
         try:
             with gathered(model, options, planning) as workers:
-                result = _attempted(workers, plan, Stopwatch(progress), where)
+                result = _exported(_attempted(workers, plan, watch, where), options, watch)
         except CheckError:
             check_original(model)
             raise
@@ -106,10 +110,26 @@ def attempt(
         return result
 
 
+def _exported(result: Result, options: Options, watch: Stopwatch) -> Result:
+    """``result`` with what is written in the format asked for. What is not proven is not written."""
+    if options.format == "float" or unproven(result.report) is not None:
+        return result
+    with watch.stage("export"):
+        made = export(options, result.model, grids_of(result.plan), options.input_shapes, options.seed)
+    size = replace(result.report.file_bytes, after=made.content.byte_size)
+    notes = (*result.report.notes, *made.notes)
+    report = replace(result.report, file_bytes=size, notes=notes, seconds=watch.seconds)
+    return replace(result, exported=made.content, report=report)
+
+
 def _attempted(workers: Workers, plan: Plan | None, watch: Stopwatch, where: str) -> Result:
     model, options = workers.model, workers.options
     if plan is not None and options.metric is not None:
         raise OptionError("says how far to go, and so does the plan", where="--metric", hint="leave one of them out")
+    bits = options.bits
+    weights = bool(plan.grids) if plan else bits is not None and bool(bits.weights or bits.own)
+    activations = bool(plan.activations) if plan else bits is not None and bool(bits.activations)
+    check_asked(options, weights=weights, activations=activations)
     if plan is None:
         for way in options.request.ways:
             criteria.resolve(way.importance).check(options.reading)

@@ -26,7 +26,9 @@ PRUNE: Mapping[str, Sequence[str]] = {
         "evaluations", "trials", "resume", "jobs", "cluster",
     ),
     "The proof": ("check_n", "rtol", "atol", "seed"),
-    "Files": ("save_plan", "json_path", "lang", "save_as_external_data", "config", "trust_config"),
+    "Files": (
+        "format", "rounding", "save_plan", "json_path", "lang", "save_as_external_data", "config", "trust_config",
+    ),
     "Pipelines": ("require", "max_rewrite_error", "min_cosine", "min_snr", "junit", "summary", "max_memory", "timeout"),
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ import click
 
 from onnxprune.calibration.data_options import NO_DATA, Data
 from onnxprune.constraints.bit_options import BitOptions
+from onnxprune.formats.format_options import FormatOptions
 from onnxprune.option_declarations import Flag, flags
 from onnxprune.options import ApplyOptions, Options
 from onnxprune.widths.metric_options import MetricOptions, SensitivityOptions
@@ -202,8 +203,9 @@ def of_prune(function: Callable[..., Any]) -> Callable[..., Any]:
     """All options of `prune` but ``--config``."""
     general = flags(ApplyOptions)
     metric = flags(MetricOptions)
-    bits = flags(BitOptions)
-    own = taken(*(name for name in flags(Options) if name not in (*general, *metric, *bits)), *bits, *metric)
+    bits, forms = flags(BitOptions), flags(FormatOptions)
+    apart = (*bits, *forms, *metric)
+    own = taken(*(name for name in flags(Options) if name not in (*general, *apart)), *apart)
     written = checking(proven=True)(function)
     for option in reversed(_WRITTEN):
         written = option(written)

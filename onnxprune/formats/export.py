@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxprune.constraints.grids import Grids
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.formats import arrays, integer, qdq, qonnx, sparse_initializers
-from onnxprune.formats.format_options import OF_GRIDS
-from onnxprune.formats.integers.steps import Rounding
+from onnxprune.formats.format_options import FOLDER, FORMATS, OF_GRIDS, ROUNDINGS, FormatOptions, Rounding
 from onnxprune.model.files import Folder
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
+from onnxprune.model.written_out.functions import inline
 
 #: Inputs that what is written is run on.
 _TRIED = 3
@@ -26,8 +26,12 @@ class Exported:
     notes: tuple[str, ...] = ()
 
 
-def check_asked(name: str, *, weights: bool, activations: bool) -> None:
-    """Raise OptionError, before any work, where format ``name`` needs grids that nobody asks for."""
+def check_asked(options: FormatOptions, *, weights: bool, activations: bool) -> None:
+    """Raise OptionError, before any work, where the format needs grids that nobody asks for."""
+    name = options.format
+    for where, value, known in (("--format", name, FORMATS), ("--rounding", options.rounding, ROUNDINGS)):
+        if value not in known:
+            raise OptionError(f"must be {', '.join(known[:-1])} or {known[-1]}, not {value}", where=where)
     hint = "give --weights 8 --activations 8 too"
     if name in OF_GRIDS and not weights:
         raise OptionError(f"{name} is made of numbers on grids", where="--format", hint=hint)
@@ -36,31 +40,40 @@ def check_asked(name: str, *, weights: bool, activations: bool) -> None:
 
 
 def export(
-    name: str, model: Model, grids: Grids, input_shapes: Mapping[str, Shape], rounding: Rounding, seed: int = 0
+    options: FormatOptions, model: Model, grids: Grids, input_shapes: Mapping[str, Sequence[int]], seed: int = 0
 ) -> Exported:
-    """``model``, whose weights lie on ``grids``, as format ``name``, which was read back and compared.
+    """``model``, whose weights lie on ``grids``, in the format asked for, which was read back and compared.
 
     Raises ModelError where the format cannot hold the model, CheckError where what was written is something else.
     """
-    if name == "float":
-        return Exported(model)
-    if name == "sparse":
+    model, grids = _named(model, grids)
+    shapes = {n: tuple(s) for n, s in input_shapes.items()}
+    if options.format == "sparse":
         written = sparse_initializers.write(model)
         sparse_initializers.verify(model, written)
-        return Exported(written)
-    if name == "qdq":
+    elif options.format == "qdq":
         written = qdq.write(model, grids)
-        qdq.verify(model, grids, written, input_shapes, seed)
-        return Exported(written)
-    if name == "qonnx":
+        qdq.verify(model, grids, written, shapes, seed)
+    elif options.format == "qonnx":
         written = qonnx.write(model, grids)
         qonnx.verify(model, grids, written)
-        return Exported(written)
-    if name == "integer":
-        written = integer.write(model, grids, input_shapes, rounding)
-        integer.verify(integer.program(model, grids, input_shapes, rounding), written, _TRIED, seed)
-        return Exported(written)
-    return _folder(model, grids, input_shapes, rounding, seed)
+    elif options.format == "integer":
+        steps = integer.program(model, grids, shapes, options.rounding)
+        written = integer.graph(model, steps)
+        integer.verify(steps, written, _TRIED, seed)
+    elif options.format == FOLDER:
+        return _folder(model, grids, shapes, options.rounding, seed)
+    else:
+        written = model
+    return Exported(written)
+
+
+def _named(model: Model, grids: Grids) -> tuple[Model, Grids]:
+    """The model with its functions written out, and the grids of what is there then."""
+    model = inline(model).written
+    there = {*model.graph.producer, *(i.name for i in model.graph.inputs)}
+    weights = {n: g for n, g in grids.weights.items() if n in model.graph.constants}
+    return model, Grids(weights, {n: g for n, g in grids.activations.items() if n in there})
 
 
 def _folder(model: Model, grids: Grids, input_shapes: Mapping[str, Shape], rounding: Rounding, seed: int) -> Exported:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from onnxprune.option_declarations import option
 
@@ -11,7 +11,11 @@ from onnxprune.option_declarations import option
 FORMATS = ("float", "sparse", "qdq", "qonnx", "integer", "npy")
 OF_GRIDS = ("qdq", "qonnx", "integer", "npy")
 
+#: The one that is a folder.
+FOLDER = "npy"
+
 #: How integers are rounded where their scale changes.
+Rounding = Literal["half-up", "gemmlowp"]
 ROUNDINGS = ("half-up", "gemmlowp")
 
 
@@ -27,7 +31,7 @@ class FormatOptions:
         help="What to write: float (weights on their grids), sparse (zeros left out), qdq (QuantizeLinear), qonnx, "
         "integer (a graph without a float), or npy (a folder of arrays).",
     )
-    rounding: str = option(
+    rounding: Rounding = option(
         "half-up",
         "--rounding",
         kind=ROUNDINGS,

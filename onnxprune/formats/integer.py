@@ -12,11 +12,12 @@ from onnx import TensorProto, helper
 
 from onnxprune.constraints.grids import Grids
 from onnxprune.errors import CheckError
+from onnxprune.formats.format_options import Rounding
 from onnxprune.formats.inserted_nodes import at_opset
 from onnxprune.formats.integers import on_numpy
 from onnxprune.formats.integers.on_onnx import graph_of
 from onnxprune.formats.integers.program import program_of
-from onnxprune.formats.integers.steps import Program, Rounding
+from onnxprune.formats.integers.steps import Program
 from onnxprune.formats.read_back import check_same, read_back
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
@@ -35,10 +36,14 @@ def program(model: Model, grids: Grids, input_shapes: Mapping[str, Shape], round
     return program_of(at_opset(model, _OPSET), grids, input_shapes, rounding)
 
 
+def graph(model: Model, steps: Program) -> Model:
+    """The graph of the ``steps`` of ``model``, with its name and metadata."""
+    return graph_of(steps, model)
+
+
 def write(model: Model, grids: Grids, input_shapes: Mapping[str, Shape], rounding: Rounding = "half-up") -> Model:
-    """The graph of `program`."""
-    raised = at_opset(model, _OPSET)
-    return graph_of(program_of(raised, grids, input_shapes, rounding), raised)
+    """`graph` of `program`."""
+    return graph(model, program(model, grids, input_shapes, rounding))
 
 
 def verify(steps: Program, written: Model, count: int = 3, seed: int = 0) -> None:

@@ -13,6 +13,7 @@ from onnxprune.errors import ModelError, OptionError, OutputError
 from onnxprune.formats import arrays
 from onnxprune.formats.export import check_asked, export
 from onnxprune.formats.format_options import FORMATS
+from onnxprune.formats.format_options import FormatOptions as Options
 from onnxprune.model import files
 from onnxprune.model.edits import Edits
 from onnxprune.model.files import Folder
@@ -33,7 +34,7 @@ def made(text: str = NET) -> tuple[Model, Grids, runtime.Feeds]:
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_comes_back(name: str, tmp_path: Path) -> None:
     model, grids, _ = made()
-    found = export(name, model, grids, {}, "half-up")
+    found = export(Options(format=name), model, grids, {})
     assert not found.notes
     files.write({tmp_path / "out": found.content})
     if name == "npy":
@@ -49,7 +50,7 @@ def test_zeros_are_left_out_where_that_is_smaller() -> None:
     model, _, feeds = made()
     thin = model.array("w1") * (np.arange(model.array("w1").size).reshape(model.array("w1").shape) % 5 == 0)
     model = model.apply(Edits(constants={"w1": thin}))
-    content = export("sparse", model, Grids(), {}, "half-up").content
+    content = export(Options(format="sparse"), model, Grids(), {}).content
     assert isinstance(content, Model)
     assert [s.values.name for s in content.proto.graph.sparse_initializer] == ["w1"]
     assert content.byte_size < model.byte_size
@@ -60,20 +61,25 @@ def test_a_folder_says_why_it_has_no_steps() -> None:
     model, grids, _ = made(
         NET.replace("y = Gemm<transB=1>(f, w3, b3)", "z = Gemm<transB=1>(f, w3, b3)\ny = Softmax(z)")
     )
-    found = export("npy", model, grids, {}, "half-up")
+    found = export(Options(format="npy"), model, grids, {})
     assert "there are no integers for Softmax" in found.notes[0]
     with pytest.raises(ModelError, match="there are no integers for Softmax"):
-        export("integer", model, grids, {}, "half-up")
+        export(Options(format="integer"), model, grids, {})
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_grids_are_asked_for_first(name: str) -> None:
     if name in ("float", "sparse"):
-        check_asked(name, weights=False, activations=False)
+        check_asked(Options(format=name), weights=False, activations=False)
         return
     with pytest.raises(OptionError, match="give --weights 8 --activations 8 too"):
-        check_asked(name, weights=False, activations=True)
-    check_asked(name, weights=True, activations=True)
+        check_asked(Options(format=name), weights=False, activations=True)
+    check_asked(Options(format=name), weights=True, activations=True)
+
+
+def test_formats_that_nobody_knows() -> None:
+    with pytest.raises(OptionError, match="--format: must be float, sparse, qdq, qonnx, integer or npy, not xml"):
+        check_asked(Options(format="xml"), weights=True, activations=True)
 
 
 def test_a_folder_replaces_its_like_and_nothing_else(tmp_path: Path) -> None:

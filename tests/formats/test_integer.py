@@ -12,8 +12,9 @@ from onnx import TensorProto
 from onnxprune.constraints.grids import Grid, Grids
 from onnxprune.errors import CheckError, ModelError
 from onnxprune.formats import integer, qdq
+from onnxprune.formats.format_options import Rounding
 from onnxprune.formats.integers import on_numpy
-from onnxprune.formats.integers.steps import Code, Program, Requantize, Rounding, multiplier_of
+from onnxprune.formats.integers.steps import Code, Program, Requantize, multiplier_of
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.running import session as runtime

@@ -11,10 +11,12 @@ import click
 
 from onnxprune.cli import options as shared
 from onnxprune.cli.config_file import AMOUNTS, Configured, configured, overruled, read
+from onnxprune.formats.format_options import FOLDER
 from onnxprune.options import Options
 
 if TYPE_CHECKING:
     from onnxprune.cli.junit_summary import Checking
+    from onnxprune.model.files import Folder
     from onnxprune.model.onnx_model import Model
 
 
@@ -54,16 +56,19 @@ def run(
     from onnxprune import pipeline
     from onnxprune.cli.printing import report_tables as render
     from onnxprune.cli.printing import table_style
+    from onnxprune.formats.arrays import MANIFEST
     from onnxprune.labels import plan_file as plans
     from onnxprune.model import files
     from onnxprune.progress import silent
     from onnxprune.report.gates import Measured, failure
 
     settings = _settings(**given)
-    target = output or model.with_name(f"{model.stem}.pruned.onnx")
+    folder = settings.format == FOLDER
+    target = output or model.with_name(f"{model.stem}.pruned{'' if folder else '.onnx'}")
     loaded = files.load(model)
     wanted = (json_path, page_path, ci.junit, *(() if dry_run else (target, save_plan)))
-    files.ensure_writable([p for p in wanted if p is not None], keep=model)
+    places = {target: MANIFEST} if folder else {}
+    files.ensure_writable([p for p in wanted if p is not None], keep=model, folders=places)
     plan = plans.load(plan_path) if plan_path else None
     with nullcontext() if quiet else table_style.status() as announce, ci.proving(model):
         result = pipeline.attempt(loaded, settings, plan, announce or silent, str(plan_path))
@@ -72,17 +77,17 @@ def run(
     failed = pipeline.unproven(told) or failure(checks, str(model))
     writes = failed is None and not dry_run
     report = render.placed(told, str(target) if writes else "", checks, click.get_current_context().obj)
-    texts: dict[Path | None, Model | str] = {save_plan: result.plan.to_json()} if writes else {}
+    texts: dict[Path | None, Model | Folder | str] = {save_plan: result.plan.to_json()} if writes else {}
     texts[json_path] = report.to_json()
     if page_path is not None:
         from onnxprune.report import html
 
         texts[page_path] = html.page(report, lang or html.of_locale(os.environ))
-    texts |= {target: result.model} if writes else {}
+    texts |= {target: result.exported or result.model} if writes else {}
     files.write({path: text for path, text in texts.items() if path is not None}, external=save_as_external_data)
     if not quiet:
-        places = {"plan": save_plan, "report": page_path, "JSON": json_path, "JUnit": ci.junit}
-        beside = {what: str(path) for what, path in places.items() if path and path in (*texts, ci.junit)}
+        beside_it = {"plan": save_plan, "report": page_path, "JSON": json_path, "JUnit": ci.junit}
+        beside = {what: str(path) for what, path in beside_it.items() if path and path in (*texts, ci.junit)}
         slices = [render.plan_text(result.plan, loaded)] if verbose else []
         table_style.show([*slices, *render.report_text(report, beside)])
     if failed is not None:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from onnxprune.constraints.grids import Grid, Grids
 from onnxprune.errors import ModelError
 from onnxprune.formats.carried import keeps_grid
+from onnxprune.formats.format_options import Rounding
 from onnxprune.formats.integers.one_node import run_alone
-from onnxprune.formats.integers.steps import Add, Code, Float, Ints, Requantize, Rounding, Step, multiplier_of
+from onnxprune.formats.integers.steps import Add, Code, Float, Ints, Requantize, Step, multiplier_of
 from onnxprune.model.graph import Node, Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.running.tensor_shapes import Shapes

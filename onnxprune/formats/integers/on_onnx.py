@@ -42,6 +42,9 @@ from onnxprune.model.onnx_model import Model
 #: The key of metadata_props that says what integers stand for.
 METADATA = "onnxprune.integers"
 
+#: The least IR version of the opsets that these operators are of.
+_IR = 7
+
 #: The opset from which on ReduceMax has its axes as an input.
 _AXES_ARE_INPUTS = 18
 
@@ -61,7 +64,7 @@ def graph_of(program: Program, source: Model) -> Model:
     constants = [nph.from_array(a, n) for n, a in made.constants.items()]
     graph = helper.make_graph(made.nodes, source.proto.graph.name or "integers", given, results, constants)
     opsets = [helper.make_opsetid("", program.opset)]
-    proto = helper.make_model(graph, opset_imports=opsets, ir_version=source.proto.ir_version)
+    proto = helper.make_model(graph, opset_imports=opsets, ir_version=max(source.proto.ir_version, _IR))
     proto.metadata_props.extend(source.proto.metadata_props)
     told = {
         "rounding": program.rounding,

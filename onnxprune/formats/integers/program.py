@@ -8,10 +8,11 @@ from typing import Any
 
 from onnxprune.constraints.grids import Grids
 from onnxprune.formats.carried import MOVES
+from onnxprune.formats.format_options import Rounding
 from onnxprune.formats.inserted_nodes import opset_of
 from onnxprune.formats.integers import by_position, layers, movement
 from onnxprune.formats.integers.lowering import Lowering, code_of, same_grid
-from onnxprune.formats.integers.steps import Add, Code, Move, Program, Rounding, Step
+from onnxprune.formats.integers.steps import Add, Code, Move, Program, Step
 from onnxprune.model.graph import Node, Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.running import tensor_shapes

@@ -18,17 +18,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.formats.format_options import Rounding
 from onnxprune.model.graph import Shape
 
 Ints = NDArray[np.int64]
 Float = NDArray[np.float64]
-
-Rounding = Literal["half-up", "gemmlowp"]
 
 #: Bits of a multiplier, and of a product with it.
 _MULTIPLIER, _PRODUCT = 31, 61
