@@ -70,7 +70,7 @@ def write(files: Mapping[Path, Model | Folder | str], *, external: bool = False)
         staged: list[tuple[Path, Path]] = []
         for path, content in files.items():
             with _writing(path):
-                _ensure_file(path)
+                _ensure_free(path, content.mark if isinstance(content, Folder) else None)
                 folder = Path(
                     folders.enter_context(
                         tempfile.TemporaryDirectory(prefix=scratch.prefix(path.parent, _STAGE), dir=path.parent)
