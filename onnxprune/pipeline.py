@@ -122,8 +122,8 @@ def _exported(result: Result, options: Options, watch: Stopwatch) -> Result:
     return replace(result, exported=made.content, report=report)
 
 
-def _attempted(workers: Workers, plan: Plan | None, watch: Stopwatch, where: str) -> Result:
-    model, options = workers.model, workers.options
+def _check(options: Options, plan: Plan | None) -> None:
+    """Raise OptionError for what does not go together, before any work."""
     if plan is not None and options.metric is not None:
         raise OptionError("says how far to go, and so does the plan", where="--metric", hint="leave one of them out")
     bits = options.bits
@@ -135,22 +135,32 @@ def _attempted(workers: Workers, plan: Plan | None, watch: Stopwatch, where: str
             criteria.resolve(way.importance).check(options.reading)
     if plan is not None and plan.weighed and options.recover and (plan.grids or plan.activations):
         raise OptionError("trains weights off the grids of the plan", where="--recover", hint="leave it out")
+
+
+def _attempted(workers: Workers, plan: Plan | None, watch: Stopwatch, where: str) -> Result:
+    model, options = workers.model, workers.options
+    _check(options, plan)
     analysis, given = _analysed(model, options, plan.options if plan else options.to_json(), watch)
     if options.reading is None or not options.reading.drawn:
         return _taught(analysis, workers, watch, plan, where, given)
     drawing.check(options.reading)
-    weights_only = replace(workers, options=replace(options, data=NO_DATA))
+
+    def weights_only() -> Workers:
+        return replace(workers, options=replace(options, data=NO_DATA))
+
     idle = not len(analysis.groups) or (plan is None and options.request.exact)
     if idle and not options.weighed and not (plan and plan.weighed):
-        return _taught(analysis, weights_only, watch, plan, where, given)
+        return _taught(analysis, weights_only(), watch, plan, where, given)
     try:
         return _taught(analysis, workers, watch, plan, where, given)
     except (MetricError, KeptError, ToolError):
         raise  # other weights are no answer to these
     except (OnnxPruneError, np.linalg.LinAlgError) as reason:
+        if options.bits is not None and options.bits.activations:
+            raise  # ranges come from samples alone
         what = reason.what if isinstance(reason, OnnxPruneError) else str(reason)
         note = f"drawn inputs did not serve, and weights are as they were: {what}; --data gives real samples"
-        return _taught(analysis, weights_only, watch, plan, where, given, note)
+        return _taught(analysis, weights_only(), watch, plan, where, given, note)
 
 
 @dataclass(frozen=True)
