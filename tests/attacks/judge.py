@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnxprune
+from tests.commands import beside_stages
 
 #: What any input may take: seconds, and a little more than what the command line is told.
 SECONDS = 60
@@ -166,7 +167,7 @@ def _run(folder: Path, spool: Path, args: Sequence[str], writes: Sequence[int], 
 
 def _faults(code: int, err: str, seconds: float, stray: set[str], lost: Sequence[str]) -> Iterator[str]:
     """What is wrong, the worst first."""
-    lines = [line for line in err.split("\n") if line.strip()]
+    lines = [line for line in beside_stages(err).split("\n") if line.strip()]
     last = lines[-1][:80] if lines else ""
     if seconds > SECONDS:
         yield "hang"
