@@ -325,6 +325,7 @@ def observe(
                     spill.put(f"feed {name}", part.number, feeds[name])
                 for name in dict.fromkeys((*outputs, *joined)):
                     spill.put(f"output {name}", part.number, values[name])
+                del values  # before there are those of the next batch
                 parts.append(part)
                 progress("observe", sum(p.samples for p in parts), data.count)
     return replace(seen, parts=tuple(parts), ends=joined)
