@@ -198,6 +198,13 @@ class Options(FormatOptions, BitOptions, MetricOptions, ApplyOptions):
         help="Instead of --ratio: what may be left of macs, params, bytes (of weights), activations (bytes written) or "
         "the target's cycles, as a share (macs=0.5) or a number; ms=5: by the target's clock.",
     )
+    whole_branches: bool = option(
+        True,
+        "--whole-branches/--no-whole-branches",
+        kind=bool,
+        help="With --budget and --data: residual branches may go whole, where that is nearer to the original. "
+        "[default: may]",
+    )
     exclude: Sequence[str] = option(
         (),
         "--exclude",
@@ -380,6 +387,7 @@ class Options(FormatOptions, BitOptions, MetricOptions, ApplyOptions):
             **self.format_to_json(),
             "compensate": self.compensate,
             **({"recover": self.recover} if self.recover else {}),
+            **({} if self.whole_branches else {"whole_branches": False}),
             "exclude": list(self.exclude),
             "ratio_for": dict(self.request.ratio_for),
             "max_ratio": self.max_ratio,

@@ -59,6 +59,7 @@ from onnxprune.proof.validity import check_original, check_valid
 from onnxprune.proof.weights import GridsProof, ZerosProof, prove_grids, prove_zeros
 from onnxprune.report.assemble import Outcome, report_of
 from onnxprune.report.run_report import Report
+from onnxprune.search import whole_branches
 from onnxprune.search.planner import Planner
 from onnxprune.search.sensitivity import Sensitivity, SensitivityRequest, measure
 from onnxprune.search.smallest import Found, smallest
@@ -165,10 +166,19 @@ def _attempted(workers: Workers, plan: Plan | None, watch: Stopwatch, where: str
 
 @dataclass(frozen=True)
 class _Given:
-    """What was done to the model before it was analysed: ``rows`` that outputs still show, and all in words."""
+    """What was done to the model before it was analysed: ``rows`` that outputs still show, and all in words.
+
+    ``gone``: branches that went whole, and ``whole``: the analysis of the model with them.
+    """
 
     rows: Mapping[str, Rows] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    whole: Analysis | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What a plan has to say beside the options, so that it is done again."""
+        return {"gone_branches": [*self.gone]} if self.gone else {}
 
 
 def _given(
@@ -203,6 +213,9 @@ def _analysed(model: Model, options: Options, made: Mapping[str, Any], watch: St
     """The model with the outputs that ``made`` asks for, analysed. Raises ModelError where it has NaN weights."""
     with watch.stage("analyse"):
         analysis, given = _given(model, options, made.get("outputs", ()), made.get("keep_outputs", {}))
+        if gone := tuple(made.get("gone_branches", ())):
+            whole, analysis = analysis, whole_branches.without(analysis, options, gone)
+            given = replace(given, gone=gone, whole=whole)
     if (name := analysis.trace.model.not_a_number()) is not None:
         at = f"{model.path or 'model'}, tensor '{name}'"
         raise ModelError("has NaN weights", where=at, hint="repair or export the model again")
@@ -232,7 +245,8 @@ def _taught(
     analysis: Analysis, workers: Workers, watch: Stopwatch, plan: Plan | None, where: str, given: _Given, *notes: str
 ) -> Result:
     """Prune with what calibration data teaches, where there is some. ``notes``: how it came to this."""
-    with learning(analysis, workers.options, watch) as lesson:
+    with learning(given.whole or analysis, workers.options, watch) as taught:
+        lesson = whole_branches.lesson_of(analysis, workers.options, taught) if taught and given.whole else taught
         return _Run(analysis, workers, lesson, watch, given, notes).result(plan, where)
 
 
@@ -293,6 +307,7 @@ class _Run:
     watch: Stopwatch
     given: _Given = _Given()
     notes: tuple[str, ...] = field(default=())
+    judged: Judged[Choice] | None = None  # what was chosen before, if anything was
 
     @property
     def options(self) -> Options:
@@ -309,17 +324,18 @@ class _Run:
                 found = smallest(planner, watch.announce, self.workers)
             request = found.made.request
         with watch.stage("choose"):
-            judged = self._judged(planner, request, found, plan, where)
+            judged, without = self._judged(planner, request, found, plan, where)
+        if without is not None:
+            return without.result(None, where)
         choice = judged.best
-        asked = {**options.to_json(), **request.to_json()}
+        asked = {**options.to_json(), **request.to_json(), **self.given.to_json()}
         made = plan or plans.make(analysis.trace, choice.rewrite, asked)
         weighed = plan.weighed if plan is not None else options.weighed
-        touched = len(choice.groups) > 0 or weighed
         with watch.stage("rewrite"):
             lossless = options.lossless or bool(plan and plan.options.get("lossless"))
             done, whole = planner.cut(choice, lossless=lossless, weighed=weighed)
             called = run_passes(whole, self._last(choice))
-            written = called.model if touched else analysis.inlined.model
+            written = called.model if len(choice.groups) or weighed else analysis.inlined.model
         with watch.stage("prove"):
             # Nodes that cannot be run are known by their own names, which a call hides.
             proof = self._proof(choice, whole if analysis.severed.gone else written)
@@ -335,11 +351,12 @@ class _Run:
                     solved, learnt, holds = planner.solved(judged, whole, of_weights)
                 if solved is not whole:
                     written = run_passes(solved, self._last(choice)).model
-                    check_valid(analysis.inlined.model, written)
+                    check_valid((self.given.whole or analysis).inlined.model, written)
         made = planned(replace(made, masks=holds.masks), holds.grids)
         zeros, grids = self._constrained(written, holds, of_weights, judged=learnt is not None)
         outcome = Outcome(
             analysis=analysis,
+            whole=self.given.whole or analysis,
             choice=choice,
             pruned=done.model,
             written=written,
@@ -364,7 +381,9 @@ class _Run:
         """What is to be said of the outputs, of the data, and of what was not tried."""
         held = named_channels.still_there(self.analysis.trace, choice.groups, choice.dead, self.given.rows)
         taught = self.lesson.notes if self.lesson else ()
-        return (*self.given.notes, *held, *taught, *self.notes)
+        count, names = len(self.given.gone), ", ".join(f"'{n}'" for n in self.given.gone)
+        gone = [f"{count} branch{'es' if count > 1 else ''} went whole, constant now: {names}"] if count else []
+        return (*self.given.notes, *gone, *held, *taught, *self.notes)
 
     def _last(self, choice: Choice) -> list[Pass]:
         """What is done once weights are solved: calls are put back, and outputs are made at once that were cut."""
@@ -374,10 +393,22 @@ class _Run:
 
     def _judged(
         self, planner: Planner, request: Request, found: Found | None, plan: Plan | None, where: str
-    ) -> Judged[Choice]:
+    ) -> tuple[Judged[Choice], _Run | None]:
+        """What is chosen; or the run on the model without branches that are better gone whole."""
         if found is not None:
-            return found.made.judged
-        return planner.chosen(request) if plan is None else Judged(self._planned(plan, where))
+            return found.made.judged, None
+        if plan is not None:
+            return Judged(self._planned(plan, where)), None
+        if self.judged is not None:
+            return self.judged, None
+        if self.given.rows or not whole_branches.may_go(self.options, self.analysis, self.lesson):
+            return planner.chosen(request), None
+        won = whole_branches.contest(planner)
+        if not won.names:
+            return won.judged, None
+        given = replace(self.given, gone=won.names, whole=self.analysis)
+        own = won.planner
+        return won.judged, replace(self, analysis=own.analysis, lesson=own.lesson, given=given, judged=won.judged)
 
     def _constrained(
         self, written: Model, holds: Constrained, asked: Asked, *, judged: bool
@@ -412,5 +443,6 @@ class _Run:
             seed=options.seed,
             rtol=options.rtol,
             atol=options.atol,
+            original=self.given.whole.severed.part if self.given.whole else None,
             progress=self.watch.announce,
         )

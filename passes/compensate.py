@@ -173,6 +173,8 @@ class Compensate:
     def _moments(self, network: Replay, product: Product, alive: Alive) -> tuple[Moments, Moments | Kept]:
         """Of the pruned input's columns and the original output's rows, to fit and held out."""
         kept = kept_along(self.trace, alive, product.target, product.form.made)
+        seen = self.seen.products[product.node.label]
+        whole = bool(seen.total) and seen.total == product.target  # the other part is gone, and it gives the sum
         size = (product.groups, product.columns, product.outputs)
         fit = Moments.empty(*size, bias=product.form.bias)
         few = self.seen.held_out_rows(product.node.label) < product.columns
@@ -185,11 +187,12 @@ class Compensate:
                     every = max(1, len(rows) * len(self.seen.parts) // max(_LEAST_ROWS, self.rows * product.columns))
                     y, rows = y[::every], rows[::every]
                 target = y.reshape(len(rows), -1)[:, kept]
-                if product.beside:  # the sum is what the original's is, with what is missing of its other part
+                if product.beside or whole:  # the sum is what the original's is, with what is missing of its other part
                     beside = self.seen.beside(product.node.label, part)
-                    beside = beside[::every].reshape(len(rows), -1)[:, kept]
+                    target = target + beside[::every].reshape(len(rows), -1)[:, kept]
+                if product.beside:
                     now = product.targets_of(network.get(product.beside, part), rows)
-                    target = target + beside - as_float(now).reshape(len(rows), -1)
+                    target = target - as_float(now).reshape(len(rows), -1)
                 target = target.reshape(len(rows), product.groups, -1)
                 patches = product.form.patches(x, self.seen.shape_of(product.node.label, part), rows)
                 columns = as_float(patches).reshape(len(rows), product.groups, -1)

@@ -30,6 +30,8 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "one ratio, align 16": {"scope": "group", "align": 16},
 }
 
+BRANCHES: Mapping[str, Mapping[str, Any]] = {"branches may go": {}, "`--no-whole-branches`": {"whole_branches": False}}
+
 
 def left(net: cache.TrainedNet, share: float, way: Mapping[str, Any], *, data: bool) -> float | None:
     """The metric of what is pruned to ``share`` of the cycles; None where that cannot be."""
@@ -59,15 +61,17 @@ def main() -> None:
     parser.add_argument("--cycles", type=float, nargs="+", default=(0.95, 0.9, 0.8, 0.7, 0.5))
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1))
     parser.add_argument("--data", action="store_true", help="with calibration data")
+    parser.add_argument("--branches", action="store_true", help="with whole branches gone, and without")
     options = parser.parse_args()
-    print("| network | original | cycles | " + " | ".join(WAYS) + " |")
-    print("|" + "---|" * (len(WAYS) + 3))
+    ways = BRANCHES if options.branches else WAYS
+    print("| network | original | cycles | " + " | ".join(ways) + " |")
+    print("|" + "---|" * (len(ways) + 3))
     for name in options.nets:
         nets = [cache.TrainedNet(name, seed) for seed in options.seeds]
         whole = " / ".join(f"{metric.of_file(net.folded):.3f}".lstrip("0") for net in nets)
         for share in options.cycles:
             cells = [name, whole, f"{share:g}"]
-            for way in WAYS.values():
+            for way in ways.values():
                 found = [left(net, share, way, data=options.data) for net in nets]
                 cells.append(" / ".join("-" if f is None else f"{f:.3f}".lstrip("0") for f in found))
             print("| " + " | ".join(cells) + " |", flush=True)

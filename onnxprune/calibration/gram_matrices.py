@@ -51,7 +51,8 @@ MOST_FINE = 1152
 class Product:
     """A node that multiplies with a constant weight [groups, outputs, channels, taps].
 
-    ``beside``: the tensor that its output is added to, if that is all that is done with it and both are there by then.
+    ``total``: the sum that its output is a part of, if it is one, and ``partner``: the other part; ``beside``: that, if
+    nobody else reads the output, and the other part is there by then.
     """
 
     node: Node
@@ -60,6 +61,8 @@ class Product:
     outputs: int
     channels: int
     taps: int
+    total: str = ""
+    partner: str = ""
     beside: str = ""
 
     @property
@@ -116,7 +119,8 @@ def products(model: Model, shapes: Mapping[str, Shape], *, every: bool = False) 
             continue
         groups, outputs, channels, taps = form.matrix(array).shape
         if every or (_plain(node, form, len(shapes[node.inputs[0]])) and channels * taps <= MOST_COLUMNS):
-            found.append(Product(node, form, groups, outputs, channels, taps, _beside(model.graph, node, shapes)))
+            joined = _beside(model.graph, node, shapes)
+            found.append(Product(node, form, groups, outputs, channels, taps, *joined))
     return found
 
 
@@ -126,15 +130,17 @@ def samples_for(rows: int, found: Iterable[Product], shapes: Mapping[str, Shape]
     return max([1, *(math.ceil(rows / max(r, 1.0)) for r in own)])
 
 
-def _beside(graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> str:
+def _beside(graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> tuple[str, str, str]:
+    """`Product.total`, `Product.partner` and `Product.beside` of the result of ``node``."""
     (target, *_), outputs = node.outputs, {o.name for o in graph.outputs}
     readers = [reader for reader, _ in graph.consumers.get(target, ())]
-    if len(readers) != 1 or target in outputs or ops.gathers_of(readers[0]) != "adds":
-        return ""
-    others = [n for n in readers[0].inputs if n != target]
+    total = next((r for r in readers if ops.gathers_of(r) == "adds"), None)
+    others = [n for n in total.inputs if n != target] if total is not None and target not in outputs else []
     fits = len(others) == 1 and others[0] not in graph.constants and shapes.get(others[0]) == shapes[target]
-    before = fits and (others[0] not in graph.producer or graph.producer[others[0]].index < node.index)
-    return others[0] if before else ""
+    if total is None or not fits:
+        return "", "", ""
+    before = len(readers) == 1 and (others[0] not in graph.producer or graph.producer[others[0]].index < node.index)
+    return total.outputs[0], others[0], others[0] if before else ""
 
 
 def _plain(node: Node, form: Linear, rank: int) -> bool:
@@ -268,7 +274,7 @@ class Observations:
         return sum(self.spill.size(f"rows {node}", p.number) for p in self.parts if p.held_out)
 
     def beside(self, node: str, part: Part) -> Array:
-        """The same rows of what is added to that output."""
+        """The same rows of what is added to that output, its `Product.partner`."""
         return self.spill.get(f"beside {node}", part.number)
 
     def shape_of(self, node: str, part: Part) -> Shape:
@@ -283,7 +289,7 @@ class Observations:
 def seen_of(model: Model, found: Iterable[Product]) -> list[str]:
     """The tensors inside ``model`` that `observe` looks at."""
     given = {*(o.name for o in model.graph.outputs), *(i.name for i in model.graph.inputs)}
-    names = (*ends(model.graph), *(n for p in found for n in (p.source, p.target, p.beside)))
+    names = (*ends(model.graph), *(n for p in found for n in (p.source, p.target, p.partner)))
     return [n for n in dict.fromkeys(names) if n and n not in given]
 
 
@@ -340,8 +346,8 @@ def _take(
         seen.spill.put(f"shape {label}", part.number, np.asarray(values[product.target].shape))
         target = as_float(product.targets_of(values[product.target], rows))
         seen.spill.put(f"target {label}", part.number, target)
-        if product.beside:
-            beside = as_float(product.targets_of(values[product.beside], rows))
+        if product.partner:
+            beside = as_float(product.targets_of(values[product.partner], rows))
             seen.spill.put(f"beside {label}", part.number, beside)
         if part.held_out:
             continue

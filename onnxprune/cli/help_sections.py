@@ -14,6 +14,7 @@ PRUNE: Mapping[str, Sequence[str]] = {
     "Which channels": (
         "dtype", "lossless", "importance", "scope", "ratio_for", "max_ratio", "flops_reg", "fuse_bn", "plan_path",
         "custom", "remove", "keep", "outputs", "keep_outputs",
+        "whole_branches",
     ),
     "Zeros": ("sparsity", "pattern", "sparsity_for", "sparsity_scope", "sparsity_criterion", "mask"),
     "Bits": ("weights", "activations", "bits_for", "symmetric", "weights_per", "ranges"),

@@ -224,7 +224,7 @@ def load(path: Path) -> Plan:
         return Plan(
             _of(str, document["model"]["name"]),
             _of(str, document["model"]["sha256"]),
-            _of(dict, document["options"]),
+            _asked(_of(dict, document["options"])),
             {
                 n: tuple(AxisKept(_of(int, a["axis"]), _of(int, a["size"]), _positions(a["keep"])) for a in axes)
                 for n, axes in document["initializers"].items()
@@ -247,6 +247,17 @@ def _of(kind: type[T], given: object) -> T:
     if type(given) is not kind:
         raise TypeError(f"not {kind.__name__}")
     return given
+
+
+def _asked(options: dict[str, Any]) -> dict[str, Any]:
+    """The options, those of which are what they must be that are done again. Raises ValueError and TypeError."""
+    for key in ("outputs", "gone_branches"):
+        for name in _of(list, options.get(key, [])):
+            _of(str, name)
+    for positions in _of(dict, options.get("keep_outputs", {})).values():
+        if any(_of(int, p) < 0 for p in _of(list, positions)):
+            raise ValueError("not positions")
+    return options
 
 
 def _positions(given: Any) -> NDArray[np.int64]:

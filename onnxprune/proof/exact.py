@@ -210,14 +210,16 @@ def prove(
     seed: int,
     rtol: float | None,
     atol: float,
+    original: Model | None = None,
     progress: Progress = silent,
 ) -> Proof:
     """Run original, masked original and pruned model on seeded inputs, and measure.
 
+    ``original``: what the pruning error is against, where that is more than the traced model.
     ``rtol``: None for the limit that fits the model's precision, where rounding that weighs more is allowed for.
     Raises nothing for a large error.
     """
-    original, where = severed.part, str(trace.model.path or "model")
+    original, where = original or severed.part, str(trace.model.path or "model")
     feeds = _feeds(trace, severed, samples, seed)
     reference = severed.again(flat.restore(masked(trace, dead)))
     names, pruned = severed.renamed(pruned), severed.again(pruned)

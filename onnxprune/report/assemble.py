@@ -38,7 +38,9 @@ from onnxprune.widths.request import Request
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to. ``pruned``: on the graph that was analysed; ``written``: as it goes to the file.
+    """What a run came to. ``whole``: with the branches that went whole before ``analysis``.
+
+    ``pruned``: on the graph that was analysed; ``written``: as it goes to the file.
 
     ``planned``: whether a saved plan was applied. ``request``, ``options``, ``input_shapes`` and
     ``input_values``: what was asked for.
@@ -47,6 +49,7 @@ class Outcome:
     """
 
     analysis: Analysis
+    whole: Analysis
     choice: Choice
     pruned: Model
     written: Model
@@ -69,7 +72,7 @@ class Outcome:
 def report_of(outcome: Outcome) -> Report:
     """The report of a run."""
     analysis, request = outcome.analysis, outcome.request
-    trace, given, choice = analysis.trace, analysis.inlined.model, outcome.choice
+    trace, given, choice = analysis.trace, outcome.whole.inlined.model, outcome.choice
     gone = np.zeros(trace.units, np.bool_)
     gone[choice.dead] = True
     groups, removed = choice.groups, {g.index: int(gone[g.units].sum()) for g in choice.groups}
@@ -77,24 +80,25 @@ def report_of(outcome: Outcome) -> Report:
     # No group was asked for a ratio; or only all of them together.
     free = outcome.planned or request.budget is not None or request.only_named
     asked = {g.index: own.get(g.index, removed[g.index] / g.width if free else request.ratio) for g in groups}
-    width = groups.width
-    before = macs_and_bytes.cost(trace.model.graph, trace.shapes.shape)
+    width, first = groups.width, outcome.whole.trace
+    there = width if outcome.whole is analysis else outcome.whole.groups.width  # some were pinned since
+    before = macs_and_bytes.cost(first.model.graph, first.shapes.shape)
     later = _shapes_after(trace, choice.rewrite, outcome.pruned)
     after = macs_and_bytes.cost(outcome.pruned.graph, later)
-    total = sum(removed.values())
+    total = sum(removed.values()) + there - width
     return Report(
         model=str(given.path or ""),
         output="",
         sha256=given.sha256,
         options=outcome.options,
-        asked=sum(asked[g.index] * g.width for g in groups) / width if width else 0.0,
-        achieved=total / width if width else 0.0,
+        asked=(sum(asked[g.index] * g.width for g in groups) + there - width) / there if there else 0.0,
+        achieved=total / there if there else 0.0,
         lossless=int(gone[groups.lossless].sum()),
-        channels=SizeReport(width, width - total),
+        channels=SizeReport(there, there - total),
         parameters=SizeReport(before.parameters, after.parameters),
         macs=SizeReport(before.macs, after.macs),
         file_bytes=SizeReport(given.byte_size, outcome.written.byte_size),
-        costs=_costs(trace, request, outcome.pruned, later),
+        costs=_costs(first, request, outcome.pruned, later),
         groups=_groups(groups, gone, asked, choice.notes, choice.scores),
         proof=outcome.proof,
         changes=outcome.changes,
@@ -116,7 +120,7 @@ def report_of(outcome: Outcome) -> Report:
         learnt=outcome.learnt,
         search=outcome.search,
         parts=structure.parts(trace, groups, {i: groups.groups[i].width - n for i, n in removed.items()}),
-        layers=structure.layers(trace.model.graph, trace.shapes.shape, outcome.pruned.graph, later, request.target),
+        layers=structure.layers(first.model.graph, first.shapes.shape, outcome.pruned.graph, later, request.target),
         slices=structure.slices(trace, groups, outcome.plan),
         zeros=outcome.zeros,
         grids=outcome.grids,

@@ -83,7 +83,7 @@ class Planner:
             return choose(self.analysis, request, self._subject, way, scorers[way.importance], self.rows)
 
         ways = [w for w in request.ways if w.importance in scorers]
-        return plan_contest.best(ways, plan, self._distance, self.progress, refused)
+        return plan_contest.best(ways, plan, self.distance, self.progress, refused)
 
     @property
     def importances(self) -> tuple[str, ...]:
@@ -146,6 +146,12 @@ class Planner:
             return whole, None, Constrained()
         return self.recovery(self.lesson).finished(whole, judged.best.dead, judged.tried, asked)
 
+    def distance(self, choice: Choice) -> float:
+        """How far the outputs of a plan are from the original's, on held-out samples."""
+        assert self.lesson is not None
+        _, whole = self.cut(choice, lossless=self.options.lossless)
+        return self.recovery(self.lesson).distance(whole, choice.dead)
+
     @cached_property
     def _subject(self) -> Subject:
         data = self.lesson.data if self.lesson else None
@@ -164,12 +170,6 @@ class Planner:
                 break  # the first that there is: what was drawn, or is few, does not tell which is best
         scorers = {n: s for n, s in found.items() if not isinstance(s, str)}
         return scorers, tuple(s for s in found.values() if isinstance(s, str))
-
-    def _distance(self, choice: Choice) -> float:
-        """How far the outputs of a plan are from the original's, on held-out samples."""
-        assert self.lesson is not None
-        _, whole = self.cut(choice, lossless=self.options.lossless)
-        return self.recovery(self.lesson).distance(whole, choice.dead)
 
     def _steps(self, choice: Choice, *, lossless: bool) -> list[Pass]:
         """What is done to the model; ``lossless``: branches go of which nothing is left."""

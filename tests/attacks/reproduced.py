@@ -423,6 +423,12 @@ def _plans() -> Iterator[Attack]:
         yield plan(f"positions {keep}", edited(keep=keep))
     for size in (16.0, "16", None, True):
         yield plan(f"size {size!r}", edited(size=size))
+    for key in ("outputs", "keep_outputs", "gone_branches"):
+        for given in (5, "y", [5], [["y"]], {"y": "0"}, {"y": [-1]}, {"y": [2**70]}, {"y": [0, 0.5]}, None):
+            head = {"format": "onnxprune-plan", "version": 1, "model": {"name": "m", "sha256": "0" * 64}}
+            text = json.dumps({**head, "options": {key: given}, "initializers": {}, "copies": {}})
+            said = "" if given == {"y": [2**70]} and key == "keep_outputs" else "not a plan"
+            yield plan(f"{key} {given}", text.encode(), said)
     yield plan("an axis that is none", edited(axis=99), "along axis 99")
 
 

@@ -147,7 +147,7 @@ class _Reading:
         for name in (*(o.name for o in self.model.graph.outputs), *joined):
             yield f"output {name}"
         for label, product in self.products.items():
-            kinds = ("rows", "shape", "target", *(("beside",) if product.beside else ()))
+            kinds = ("rows", "shape", "target", *(("beside",) if product.partner else ()))
             yield from (f"{kind} {label}" for kind in kinds)
 
     def _extract(self, names: set[str], parts: Sequence[Part]) -> None:
@@ -180,7 +180,7 @@ def _check_rows(seen: Observations, label: str, part: Part) -> None:
     places = math.prod(made) // max(int(made[product.form.made]), 1)
     _must(rows.dtype == np.int64 and rows.ndim == 1 and len(rows) > 0)
     _must(rows[0] >= 0 and rows[-1] < places and (np.diff(rows) > 0).all())
-    for values in (target, *((seen.beside(label, part),) if product.beside else ())):
+    for values in (target, *((seen.beside(label, part),) if product.partner else ())):
         _must(values.dtype in (np.float32, np.float64))
         _must(values.shape == (len(rows), product.groups, product.outputs))
 
