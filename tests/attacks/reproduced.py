@@ -159,6 +159,8 @@ def _nodes() -> Iterator[Attack]:
     for axis in (4, big, -(2**63)):
         text = sandwich(f"g = Concat<axis={axis}>(h, h)", reads=16)
         yield Attack(f"axis {axis}", _chain(lambda _: None, text), [])
+    turned = mlp("g = Gemm(h, w1)", "float[8,8] w1")
+    yield Attack("transA 2^40", _chain(attribute_of("transA", 2**40, 1), turned), ["which is 0 or 1"])
     yield Attack("kernel of nothing", _chain(attribute_of("kernel_shape", [0, 0])), [])
     yield Attack("a stride of nothing", _chain(attribute_of("strides", [0, 0])), [])
     yield Attack("many pads", _chain(attribute_of("pads", [2**62] * 4)), [])

@@ -44,6 +44,9 @@ MAX_RANK = 32
 
 _HINT = "export it again"
 
+#: Attributes that are 0 or 1, and the domains where they are: onnx and onnxruntime read other numbers differently.
+_FLAGS, _OF_ONNX = frozenset(("transA", "transB")), frozenset(("", "com.microsoft"))
+
 #: The field that holds data that is not raw, by type; int32_data of all others.
 _FIELDS = {
     "FLOAT": "float_data",
@@ -115,6 +118,9 @@ class _Door:
         for attribute in node.attribute:
             self._attribute(attribute, of, depth, versions)
         domain = plain_domain(node.domain)
+        for attribute in node.attribute if domain in _OF_ONNX else ():
+            if attribute.name in _FLAGS and attribute.i not in (0, 1):
+                raise self._refuse(f"{node.op_type} has {attribute.i} as '{attribute.name}', which is 0 or 1", of)
         needed, given = _required(node.op_type, versions.get(domain, 1), domain)
         for kind, positions, names in (("input", needed, node.input), ("output", given, node.output)):
             for position in positions:
