@@ -54,6 +54,8 @@ RTOL_ROUNDED = 2e-2
 SIZES = {
     "num_groups",
     "group",
+    "K",
+    "N",
     "split",
     "num_outputs",
     "pads",

@@ -34,6 +34,7 @@ ROWS: tuple[Row, ...] = tuple(
         integers_and_fused.integers,
         integers_and_fused.dynamic,
         whole_graphs.qonnx,
+        integers_and_fused.in_blocks,
         integers_and_fused.fused,
         whole_graphs.weights,
         whole_graphs.sizes,

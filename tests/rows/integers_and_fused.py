@@ -91,6 +91,30 @@ def dynamic() -> Iterator[Row]:
             yield Row(f"{name}, from states", started, 13)
 
 
+def in_blocks() -> Iterator[Row]:
+    """Weights of 4 and 8 bits in blocks of 16 columns, which go as one where their scales allow it."""
+    for bits, scales, zeros, prunable in (
+        (4, "12,2", "", 14),
+        (4, "24", "", 12),
+        (4, "12,2", "uint8[12,1] z", 12),
+        (8, "12,2", "uint8[12,2] z", 14),
+        (4, "12,2", "float[12,2] z", 14),
+        (4, "24", "uint8[12] z", 12),
+    ):
+        name = f"MatMulNBits of {bits} bits, scales {scales}, zero points {zeros or 'none'}"
+        node = (
+            f"g = com.microsoft.MatMulNBits<K=32, N=12, bits={bits}, block_size=16>(h, w1, s{', z' if zeros else ''})"
+        )
+        weights = ", ".join([f"uint8[12,2,{2 * bits}] w1, float[{scales}] s", *([zeros] if zeros else [])])
+        text = f"(float[2,3,6] x) => (float[2,3,5] y) <float[6,32] w0, float[12,5] w9, {weights}>"
+        yield Row(
+            name,
+            f"{text} {{ h = MatMul(x, w0)\n{node}\ny = MatMul(g, w9) }}",
+            prunable,
+            None if prunable > 12 else "is quantized in blocks",
+        )
+
+
 def fused() -> Iterator[Row]:
     """Fused attention and what comes with it."""
     projected = "q = MatMul(x, wq)\nk = MatMul(x, wk)\nv = MatMul(x, wv)\n"

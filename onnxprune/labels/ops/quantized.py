@@ -5,16 +5,21 @@ A channel of a quantized tensor is zero where it holds its zero point, which is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from onnxprune.labels.labels import Op, Tensor, merge
+import numpy as np
+
+from onnxprune.labels.labels import FIXED, Op, Tensor, line, merge
 from onnxprune.labels.ops.contracting import conv_blocks, conv_macs, convolution, product, product_macs, rewrite_group
 from onnxprune.labels.ops.movement import concatenation
 from onnxprune.labels.ops.reduction import hold_axes
-from onnxprune.labels.ops.table import Blocks, Layers, blocks, macs, rewrite, rule
+from onnxprune.labels.ops.table import Blocks, Change, Cut, Layers, blocks, macs, rewrite, rule
 from onnxprune.model.graph import Node, Shape
 
 MICROSOFT = "com.microsoft"
+
+_BLOCKS = "is quantized in blocks"
 
 
 def _scaled(op: Op, layers: Layers, axis: int, positions: Sequence[int]) -> Layers:
@@ -127,3 +132,49 @@ def qlinear_pool(op: Op) -> Sequence[Layers]:
 def qlinear_concat(op: Op) -> Sequence[Layers]:
     """y_scale, y_zero, then (X, x_scale, x_zero) for each input."""
     return [concatenation(op, [t for t in op.inputs[2::3] if t is not None])]
+
+
+@rule("MatMulNBits", domain=MICROSOFT)
+def matmul_nbits(op: Op) -> Sequence[Layers]:
+    """A: [..., K], B: [N, K/block, bytes], scales and zero points [N, K/block] or in one row, g_idx, bias: Y [..., N].
+
+    Channels of Y go one by one; those of A in whole blocks, where scale and zero point have a place for each.
+    """
+    a, b, y = op.inputs[0], op.inputs[1], op.outputs[0]
+    assert a is not None
+    assert b is not None
+    rows, columns, left, size = b.along(0), b.along(1), a.along(a.rank - 1), op.attrs["block_size"]
+    beside = [t for p in (2, 3) if (t := op.tensor(p)) is not None]
+    across = [t.along(1) for t in beside if t.rank > 1]
+    of_rows = np.full(b.shape[0], FIXED) if rows is None else rows.labels.reshape(-1)
+    for own in (t.along(0) for t in beside):
+        if own is not None:
+            op.say.equate(own.labels.reshape(b.shape[0], -1), of_rows.reshape(-1, 1), _BLOCKS)
+    fits = not op.has(4) and all(t.shape == b.shape[:2] for t in beside) and a.shape[-1] == b.shape[1] * size
+    if left is not None and len(left.axes) == 1 and columns is not None and fits:
+        op.say.equate(left.labels.reshape(-1, size), columns.labels.reshape(-1, 1), _BLOCKS)
+        for layer in filter(None, across):
+            op.say.equate(layer.labels.reshape(-1), columns.labels.reshape(-1), _BLOCKS)
+        op.say.read(0)
+        across, columns, left = [], None, None
+    for layer in filter(None, (b.along(2), columns, left, *across)):
+        op.pin(layer, _BLOCKS)
+    op.keep_all(op.tensor(4), _BLOCKS)
+    op.role(b, of_rows, "out")
+    rest = tuple(la for la in a.layers if a.rank - 1 not in la.axes)
+    made = () if rows is None else (line(of_rows, y.rank - 1, y.rank),)
+    return [_scaled(op, (*rest, *made), -1, (5,))]
+
+
+@rewrite("MatMulNBits", domain=MICROSOFT)
+def rewrite_matmul_nbits(cut: Cut) -> Change:
+    """The attributes say how many rows and columns there are."""
+    after = cut.inputs[1]
+    assert after is not None
+    return Change(attrs={"N": after.shape[0], "K": min(after.shape[1] * cut.op.attrs["block_size"], cut.op.attrs["K"])})
+
+
+@macs("MatMulNBits", domain=MICROSOFT)
+def matmul_nbits_macs(_node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    """One per output element and summed position."""
+    return math.prod(outputs[0]) * inputs[0][-1]
