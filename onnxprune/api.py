@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from onnx import ModelProto
 
-from onnxprune import pipeline
+from onnxprune import pipeline, rounds
 from onnxprune.labels import plan_file as plans
 from onnxprune.labels.plan_file import Plan
 from onnxprune.model import files
@@ -248,5 +248,8 @@ def diff(
 
 
 def _pruned(model: Model, options: Options, plan: Plan | None) -> Result:
-    done = pipeline.prune(model, options, plan, options.progress)
+    if options.finetune is None or plan is not None:
+        done = pipeline.prune(model, options, plan, options.progress)
+    else:
+        done = rounds.finetuned(model, options, options.progress)
     return Result(done.plan, done.report, done.model, done.exported, model.path)

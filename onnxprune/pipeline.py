@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.cache_folder import CacheFolder
 from onnxprune.calibration import samples
+from onnxprune.calibration.cached.folder import CacheFolder
 from onnxprune.calibration.data_options import NO_DATA
 from onnxprune.calibration.gram_matrices import spilling
 from onnxprune.calibration.original_observed import Lesson, learn

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from onnxprune.cache_folder import CacheFolder
 from onnxprune.calibration.cached import observations as kept
+from onnxprune.calibration.cached.folder import CacheFolder
 from onnxprune.calibration.gram_matrices import (
     ENOUGH_ROWS,
     Observations,

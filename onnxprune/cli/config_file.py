@@ -38,7 +38,7 @@ _NOT_IN_FILES, _READ = ("config", "trust-config", "help"), ("model", "plan_path"
 AMOUNTS = (("ratio",), ("budget",), ("metric", "max_drop", "min_metric", "test_metric"))
 
 #: Options that may name code.
-_CODE = ("data", "importance", "metric", "test-metric", "sparsity-criterion")
+_CODE = ("data", "importance", "metric", "test-metric", "finetune", "sparsity-criterion")
 
 _FILE, _ARGS, _TRUST = "onnxprune.config", "onnxprune.args", "onnxprune.trust"
 

@@ -24,7 +24,7 @@ PRUNE: Mapping[str, Sequence[str]] = {
     ),
     "As far as a metric lets it go": (
         "metric", "max_drop", "min_metric", "metric_lower_is_better", "drop", "confidence", "test_metric", "minimise",
-        "evaluations", "trials", "resume", "jobs", "cluster",
+        "evaluations", "trials", "resume", "jobs", "cluster", "finetune", "step",
     ),
     "The proof": ("check_n", "rtol", "atol", "seed"),
     "Files": (

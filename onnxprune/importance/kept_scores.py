@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.cache_folder import Entry, described, key_of
+from onnxprune.calibration.cached.folder import Entry, described, key_of
 from onnxprune.importance import criteria
 from onnxprune.importance.criterion import Scorer, Scores, Subject
 from onnxprune.labels.groups import Groups

@@ -68,7 +68,7 @@ class UserMetric:
             with tempfile.TemporaryDirectory(prefix=scratch.prefix()) as folder:
                 path = Path(folder, "model.onnx")
                 files.write({path: model})
-                return self.function(path if _first_hint(self.function) is Path else str(path))
+                return self.function(path if first_hint(self.function) is Path else str(path))
         with runtime.session(model, str(model.path or "model"), optimize=True) as active:
             return self.function(active)
 
@@ -81,10 +81,11 @@ def user_metric(source: MetricSource, option: str, *, lower: bool) -> UserMetric
 
 def takes_path(function: Callable[..., Any]) -> bool:
     """Whether the first argument is annotated as the path of a model."""
-    return _first_hint(function) in (str, Path)
+    return first_hint(function) in (str, Path)
 
 
-def _first_hint(function: Callable[..., Any]) -> Any:
+def first_hint(function: Callable[..., Any]) -> Any:
+    """The annotation of a function's first argument; None where there is none."""
     try:
         names = list(inspect.signature(function).parameters)
         hints = get_type_hints(function if inspect.isfunction(function) else function.__call__)  # type: ignore[operator]

@@ -16,6 +16,7 @@ from onnxprune.cost.chips import Milliseconds
 from onnxprune.cost.macs_and_bytes import COSTS, CostModel
 from onnxprune.cost.sizes import cost_of
 from onnxprune.errors import KeptError, MetricError, OptionError
+from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.plugins import is_code
 from onnxprune.progress import Progress
@@ -102,16 +103,22 @@ def smallest(planner: Planner, progress: Progress, workers: Workers) -> Found:
     options = planner.options
     with spilling() as spill:
         progress("measure the original")
-        measuring = _measuring(planner, spill)
+        measuring = measuring_of(planner, spill)
         search = _Search(measuring, progress, workers)
         found = search.run()
         if options.test_metric is None:
             return found
-        test = metric_of(planner, options.test_metric, "--test-metric", spill)
-        before, after = (test.measure(m) for m in (planner.analysis.trace.model, found.made.model))
-        lost = drop(measuring.limit, before, alike(after, before, f"--test-metric {test.name}"))
-        told = Tested(test.name, before.value, after.value, lost.amount, lost.error, before.samples)
-        return replace(found, report=replace(found.report, test=told))
+        test = tested(planner, found.made.model, measuring.limit, spill)
+        return replace(found, report=replace(found.report, test=test))
+
+
+def tested(planner: Planner, model: Model, limit: Limit, spill: Spill) -> Tested:
+    """What the metric that steers nothing says of ``model``."""
+    assert planner.options.test_metric is not None
+    test = metric_of(planner, planner.options.test_metric, "--test-metric", spill)
+    before, after = (test.measure(m) for m in (planner.analysis.trace.model, model))
+    lost = drop(limit, before, alike(after, before, f"--test-metric {test.name}"))
+    return Tested(test.name, before.value, after.value, lost.amount, lost.error, before.samples)
 
 
 def metric_of(planner: Planner, source: MetricSource, option: str, spill: Spill, *, drawn: bool = False) -> Metric:
@@ -148,7 +155,7 @@ def _cost(options: Options) -> CostModel:
 
 
 @dataclass(frozen=True)
-class _Measuring:
+class Measuring:
     """Plans of ``planner`` that a metric judges, and its value of the original. ``made``: what came of them here."""
 
     planner: Planner
@@ -198,18 +205,19 @@ class _Measuring:
         return Budget(self.cost, share * whole)  # milliseconds are never a share
 
 
-def _measuring(planner: Planner, spill: Spill) -> _Measuring:
+def measuring_of(planner: Planner, spill: Spill) -> Measuring:
+    """What judges plans of ``planner``, by its options; the original is measured."""
     options, limit = planner.options, planner.options.limit
     assert options.metric is not None
     assert limit is not None
     metric = metric_of(planner, options.metric, "--metric", spill)
     limit = replace(limit, lower=limit.lower or metric.lower)
-    return _Measuring(planner, metric, limit, _cost(options), metric.measure(planner.analysis.trace.model))
+    return Measuring(planner, metric, limit, _cost(options), metric.measure(planner.analysis.trace.model))
 
 
 def _maker(planner: Planner, spill: Spill) -> Callable[[float], Row]:
     """What makes rows in a worker, which keeps no models."""
-    measuring = _measuring(planner, spill)
+    measuring = measuring_of(planner, spill)
 
     def row(share: float) -> Row:
         measuring.made.clear()
@@ -222,7 +230,7 @@ def _maker(planner: Planner, spill: Spill) -> Callable[[float], Row]:
 class _Search:
     """One search. ``trials`` are in the order in which they were measured."""
 
-    measuring: _Measuring
+    measuring: Measuring
     progress: Progress
     workers: Workers
     trials: list[Trial] = field(default_factory=list)

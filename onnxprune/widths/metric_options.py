@@ -104,6 +104,16 @@ class MetricOptions:
         8, "--evaluations", kind=int, shown=True, help="How many pruned models --metric may judge."
     )
 
+    finetune: MetricSource | None = option(
+        None,
+        "--finetune",
+        metavar="MODULE:FUNCTION",
+        help="Prune in rounds, and train between them: given the pruned model, its plan and the number of the round, "
+        "the function returns a model of the same shapes.",
+    )
+    step: float = option(
+        0.3, "--step", kind=float, metavar="S", shown=True, help="What a round of --finetune removes of what is left."
+    )
     trials: str | os.PathLike[str] | None = option(
         None, "--trials", metavar="PATH", help="Append every finished trial to this table (JSON lines)."
     )
@@ -129,7 +139,12 @@ class MetricOptions:
     def limit(self) -> Limit | None:
         """What the metric has to keep. Raises OptionError for values that contradict each other or are out of range."""
         if self.metric is None:
-            given = {"--max-drop": self.max_drop, "--min-metric": self.min_metric, "--test-metric": self.test_metric}
+            given: dict[str, Any] = {
+                "--max-drop": self.max_drop,
+                "--min-metric": self.min_metric,
+                "--test-metric": self.test_metric,
+            }
+            given["--finetune"] = self.finetune
             where = next((name for name, value in given.items() if value is not None), None)
             if where is not None:
                 raise OptionError("says nothing without a metric", where=where, hint="give --metric")
@@ -137,6 +152,8 @@ class MetricOptions:
         if (self.max_drop is None) == (self.min_metric is None):
             hint = "--max-drop 0.01, or --min-metric 0.9"
             raise OptionError("needs one limit, of its drop or of itself", where="--metric", hint=hint)
+        if self.finetune is not None:
+            self._check_rounds()
         if self.evaluations < 1:
             raise OptionError(f"must be at least 1, not {self.evaluations}", where="--evaluations")
         if self.drop not in _DROPS:
@@ -151,12 +168,24 @@ class MetricOptions:
             confidence=self.confidence,
         )
 
+    def _check_rounds(self) -> None:
+        if not 0 < self.step <= 0.5:
+            raise OptionError(
+                f"must be in (0, 0.5], not {self.step:g}", where="--step", hint="more in one round is lost"
+            )
+        if self.resume:
+            raise OptionError("cannot go on with rounds: a table has no trained models", where="--resume")
+        if self.minimise == "ms":
+            raise OptionError("cannot be ms with --finetune", where="--minimise", hint="cycles")
+
     def metric_to_json(self) -> dict[str, Any]:
         """As plan and report write them: nothing without a metric."""
         if self.metric is None:
             return {}
         names = ("max_drop", "min_metric", "drop", "confidence", "minimise", "evaluations")
         told = {n: v for n in names if (v := getattr(self, n)) is not None}
+        if self.finetune is not None:
+            told |= {"finetune": name_of(self.finetune), "step": self.step}
         return {"metric": name_of(self.metric), **told, "metric_lower_is_better": self.metric_lower_is_better}
 
 

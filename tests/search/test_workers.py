@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -126,6 +127,57 @@ def test_a_worker_of_a_cluster_that_is_killed_costs_what_it_was_running(run: Run
     assert len({*Path("calls").read_text().split()}) == 2  # one, and the other alone
     keys = [json.loads(x)["key"] for x in Path("t.jsonl").read_text().splitlines()]
     assert len(keys) == len(set(keys)) == 6
+
+
+@pytest.mark.parametrize(
+    ("trials", "kills", "options"),
+    [(24, 2, []), pytest.param(200, 5, ["--jobs", "2"], marks=pytest.mark.slow)],
+    ids=["few", "many"],
+)
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs kill -9")
+def test_a_sweep_that_is_killed_again_and_again_comes_to_the_same(
+    run: Run, trials: int, kills: int, options: list[str]
+) -> None:
+    """The run with all its processes, at a moment of its own each time; with several, a worker by itself as well."""
+    own = [f"{0.9 * (n + 1) / (trials // 2):.5f}" for n in range(trials // 2)]
+    sweep = ["sensitivity", "chain.onnx", "--data", "x.npy", "--ratios", ",".join(own)]
+    assert run(*sweep, "--metric", "worker_metric:each", "--csv", "whole.csv").err == ""
+    metric = "worker_metric:kills" if options else "worker_metric:each"
+    command = [
+        *sweep,
+        "--metric",
+        metric,
+        *options,
+        "--cache",
+        "kept",
+        "--trials",
+        "t.jsonl",
+        "--resume",
+        "--csv",
+        "b.csv",
+    ]
+    table, gone = Path("t.jsonl"), 0
+
+    def finished() -> int:
+        return table.read_bytes().count(b"\n") if table.exists() else 0
+
+    while gone < kills:
+        wanted, until = finished() + max(1, trials // (2 * kills)), time.monotonic() + 300
+        process = subprocess.Popen([sys.executable, "-m", "onnxprune", *command], start_new_session=True)
+        while process.poll() is None and finished() < wanted and time.monotonic() < until:
+            time.sleep(0.002)
+        assert process.poll() is None, "it finished before it was killed"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        gone += 1
+    assert 0 < finished() < trials
+    outcome = run(*command)
+    assert outcome.err == ""
+    keys = [json.loads(x)["key"] for x in table.read_text().splitlines() if x.endswith("}")]
+    assert len(keys) == len(set(keys)) == trials
+    assert Path("b.csv").read_bytes() == Path("whole.csv").read_bytes()
+    if options:
+        assert len(Path("calls").read_text().splitlines()) >= 4  # the fourth has killed a worker
 
 
 def test_what_a_worker_raises_is_one_line(run: Run) -> None:

@@ -1,1 +1,1 @@
-"""What an earlier run has seen of a model, out of the folder of ``--cache``."""
+"""What runs leave for each other in the folder of ``--cache``: the folder, and what was seen of a model."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.cache_folder import CacheFolder, Entry, Piece, described, key_of
+from onnxprune.calibration.cached.folder import CacheFolder, Entry, Piece, described, key_of
 from onnxprune.calibration.gram_matrices import Batch, Observations, Part, Product, Spill, empty_moments
 from onnxprune.calibration.samples import CalibrationSet
 from onnxprune.labels.output_parts import ends

@@ -1,0 +1,240 @@
+"""Prune, train, measure, again, until a metric says stop: training is a function of the user's (``--finetune``).
+
+Each round takes a share of what is left, proves that, and hands the pruned model over with its plan; what comes back
+is measured against the original. The best that held is the answer.
+"""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from onnxprune import scratch
+from onnxprune.calibration.data_options import NO_DATA
+from onnxprune.calibration.gram_matrices import spilling
+from onnxprune.cost.macs_and_bytes import Macs
+from onnxprune.cost.sizes import cost_of
+from onnxprune.errors import KeptError, MetricError, OnnxPruneError, OptionError
+from onnxprune.labels.analysis import analyse
+from onnxprune.labels.plan_file import Plan
+from onnxprune.model import files
+from onnxprune.model.onnx_model import Model, from_proto
+from onnxprune.model.opening import Source, opened, to_proto
+from onnxprune.options import Options
+from onnxprune.pipeline import Result, planning, prune
+from onnxprune.plugins import user_function
+from onnxprune.progress import Progress
+from onnxprune.report.run_report import Report, SizeReport
+from onnxprune.search.drop import drop, told
+from onnxprune.search.metrics import alike, first_hint
+from onnxprune.search.smallest import Measuring, SearchReport, Trial, measuring_of, tested
+from onnxprune.search.trials import Keys, Row, Table
+from onnxprune.widths.metric_options import name_of
+
+#: Where a report has what is made small.
+_SIZES = {"macs": "macs", "params": "parameters", "bytes": "file_bytes"}
+
+_GIVES = "it returns a ModelProto, or the path of a model, of the same shapes as it was given"
+
+
+def finetuned(model: Model, options: Options, progress: Progress) -> Result:
+    """The smallest model of a row of rounds that the metric accepts. Raises OnnxPruneError; KeptError where none is."""
+    if options.remove or options.keep or options.outputs or options.keep_outputs:
+        what = "names positions or outputs that the next round has not"
+        raise OptionError(what, where="--remove, --keep, --outputs or --keep-outputs", hint="leave --finetune out")
+    drawn = options.reading is not None and options.reading.drawn
+    seen = replace(options, progress=progress, finetune=None, data=NO_DATA if drawn else options.data)
+    with planning(model, seen) as planner, spilling() as spill:
+        progress("measure the original")
+        rounds = _Rounds(model, options, measuring_of(planner, spill), progress)
+        result = rounds.result()
+        if options.test_metric is None:
+            return result
+        assert result.report.search is not None
+        test = tested(planner, result.model, rounds.measuring.limit, spill)
+        return replace(result, report=replace(result.report, search=replace(result.report.search, test=test)))
+
+
+@dataclass
+class _Rounds:
+    """All rounds. ``held``: the result of the last that held, and its place among ``trials``."""
+
+    model: Model
+    options: Options
+    measuring: Measuring
+    progress: Progress
+    trials: list[Trial] = field(default_factory=list)
+    held: tuple[int, Result] | None = None
+
+    def result(self) -> Result:
+        """Go on while the metric holds. Raises KeptError where the first round does not."""
+        table, keys = Table.of(self.options), Keys(self.measuring.planner, self.measuring.metric)
+        current, left, sizes = self.model, 1.0, (1.0, 1.0)
+        first: Report | None = None
+        for number in range(1, self.options.evaluations + 1):
+            self.progress("rounds", number - 1, self.options.evaluations)
+            start = time.perf_counter()
+            pruned = self._pruned(current)
+            if pruned is None:
+                break
+            first = first or pruned.report
+            left, sizes = self._left(left, sizes, pruned.report)
+            current = self._trained(pruned, number)
+            row = self._row(number, current, left, sizes, time.perf_counter() - start)
+            key = keys.of(round=number, step=self.options.step, finetune=_source(self.options.finetune))
+            table.rows({key: row}, enumerate, {"sha256": keys.sha256, "metric": self.measuring.metric.name}, _untold)
+            if not self._noted(row):
+                break
+            self.held = len(self.trials) - 1, replace(pruned, model=current)
+        if self.held is None or first is None:
+            raise self._missed()
+        place, best = self.held
+        return replace(best, report=self._report(first, best.report, place))
+
+    def _pruned(self, current: Model) -> Result | None:
+        """A share less of ``current``, proven; None where so little cannot be left."""
+        budget = f"{self.measuring.cost.name}={1 - self.options.step:g}"
+        none: dict[str, Any] = dict.fromkeys(("metric", "max_drop", "min_metric", "test_metric", "finetune", "trials"))
+        asked = replace(self.options, budget=budget, resume=False, **none)
+        try:
+            return prune(current, asked, None, self.progress)
+        except OptionError as reason:
+            if reason.where != "--budget":
+                raise
+            return None
+
+    def _left(self, left: float, sizes: tuple[float, float], report: Report) -> tuple[float, tuple[float, float]]:
+        """Shares of the original: of what is made small, and of MACs and parameters."""
+        name = self.measuring.cost.name
+        own: SizeReport = getattr(report, _SIZES[name]) if name in _SIZES else report.costs[name]
+        return left * own.ratio, (sizes[0] * report.macs.ratio, sizes[1] * report.parameters.ratio)
+
+    def _trained(self, pruned: Result, number: int) -> Model:
+        """What the user's function makes of a pruned model. Raises MetricError where that is no such model."""
+        source = self.options.finetune
+        where = f"--finetune {name_of(source)}" if source is not None else ""
+        function: Callable[..., Any] = user_function(source, "--finetune") if isinstance(source, str) else source  # type: ignore[assignment]
+        try:
+            found = _called(function, pruned.model, pruned.plan, number)
+        except OnnxPruneError:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever a user's code raises)
+            raise MetricError(f"raises {type(error).__name__}: {error}", where=where) from None
+        if found is None:
+            raise MetricError("gives no model", where=where, hint=_GIVES)
+        self._same_shapes(pruned, found, where)
+        return found
+
+    def _same_shapes(self, pruned: Result, found: Model, where: str) -> None:
+        """Raise MetricError where ``found`` is not what was pruned, with other weights."""
+        for kind in ("inputs", "outputs"):
+            before, after = (
+                [(i.name, i.elem_type, i.dims) for i in getattr(m.graph, kind)] for m in (pruned.model, found)
+            )
+            if before != after:
+                raise MetricError(f"gives a model with other {kind}: {after}, not {before}", where=where, hint=_GIVES)
+        shapes = {n: s for n, (_, s) in pruned.model.graph.constants.items()}
+        for name, (_, shape) in found.graph.constants.items():
+            if shapes.get(name, shape) != shape:
+                what = f"gives '{name}' in shape {list(shape)}, not {list(shapes[name])}"
+                raise MetricError(what, where=where, hint=_GIVES)
+        trace = analyse(found, input_shapes=self.options.input_shapes, input_values=self.options.input_values).trace
+        macs = round(cost_of(trace, Macs(), np.zeros(0, np.int64)))
+        if macs != pruned.report.macs.after:
+            what = f"gives a model of {macs} MACs, not {pruned.report.macs.after}"
+            raise MetricError(what, where=where, hint=_GIVES)
+
+    def _row(self, number: int, model: Model, left: float, sizes: tuple[float, float], seconds: float) -> Row:
+        measuring = self.measuring
+        found = alike(measuring.metric.measure(model), measuring.original, f"--metric {measuring.metric.name}")
+        lost = drop(measuring.limit, measuring.original, found)
+        return {
+            "model": str(self.model.path or ""),
+            "minimised": measuring.cost.name,
+            "round": number,
+            "asked": (1 - self.options.step) ** number,
+            "cost": left,
+            "macs": sizes[0],
+            "params": sizes[1],
+            "value": found.value,
+            "original": measuring.original.value,
+            "samples": found.samples,
+            "drop": lost.amount,
+            "error": lost.error,
+            "holds": lost.holds,
+            "noise": None,
+            "seconds": round(seconds, 3),
+        }
+
+    def _noted(self, row: Row) -> bool:
+        names = ("asked", "cost", "macs", "params", "drop", "error", "holds", "noise", "seconds")
+        self.trials.append(Trial(**{n: row[n] for n in names}, metric=row["value"]))
+        return bool(row["holds"])
+
+    def _report(self, first: Report, last: Report, place: int) -> Report:
+        """The last round's, with the original's sizes before it."""
+        measuring = self.measuring
+        search = SearchReport(
+            metric=measuring.metric.name,
+            limit=str(measuring.limit),
+            permitted=drop(measuring.limit, measuring.original, measuring.original).permitted,
+            confidence=measuring.limit.confidence,
+            minimised=measuring.cost.name,
+            original=measuring.original.value,
+            samples=measuring.original.samples,
+            trials=tuple(self.trials),
+            taken=place,
+        )
+        sizes = {
+            n: SizeReport(getattr(first, n).before, getattr(last, n).after)
+            for n in ("channels", "parameters", "macs", "file_bytes")
+        }
+        costs = {n: SizeReport(first.costs[n].before, s.after) for n, s in last.costs.items() if n in first.costs}
+        note = f"{place + 1} rounds of pruning and training: sizes are of the whole, groups, plan and proof of the last"
+        changed: dict[str, Any] = {**sizes, "costs": costs, "model": first.model, "sha256": first.sha256}
+        return replace(last, **changed, search=search, notes=(*last.notes, note))
+
+    def _missed(self) -> KeptError:
+        where = f"--metric {self.measuring.metric.name}"
+        if not self.trials:
+            return KeptError("no plan leaves less", where=where, hint="a smaller --step")
+        worst = self.trials[0]
+        what = f"the first round does not keep {self.measuring.limit}: it is {worst.metric:.6g}"
+        hint = "a smaller --step, more training, or a larger --max-drop"
+        return KeptError(f"{what}, a drop of {told(worst.drop, worst.error)}", where=where, hint=hint)
+
+
+def _untold(_done: int) -> None:
+    """A round has been told of when it began."""
+
+
+def _called(function: Callable[..., Any], model: Model, plan: Plan, number: int) -> Model | None:
+    """The function, by its annotation on a path or a ModelProto; None where it gives no model."""
+    with tempfile.TemporaryDirectory(prefix=scratch.prefix()) as folder:
+        hint = first_hint(function)
+        if hint in (str, Path):
+            path = Path(folder, "model.onnx")
+            files.write({path: model})
+            found = function(hint(path), plan, number)
+        else:
+            found = function(to_proto(model), plan, number)
+        if not isinstance(found, (str, Path, bytes, ModelProto)):
+            return None
+        source: Source = found
+        return from_proto(to_proto(opened(source)))  # the file may be written over by the next round
+
+
+def _source(function: Any) -> str:
+    """What a round's outcome depends on beside the model."""
+    try:
+        return inspect.getsource(user_function(function, "--finetune") if isinstance(function, str) else function)
+    except (OSError, TypeError):
+        return ""
