@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from onnx import ModelProto
 
-from onnxprune import pipeline, rounds
+from onnxprune import pipeline
 from onnxprune.labels import plan_file as plans
 from onnxprune.labels.plan_file import Plan
 from onnxprune.model import files
@@ -28,6 +28,7 @@ from onnxprune.report.inspection import Inspection
 from onnxprune.report.run_report import Report
 from onnxprune.report.sparsity import Sparsity
 from onnxprune.search.sensitivity import Sensitivity, SensitivityRequest
+from onnxprune.training import rounds
 from onnxprune.widths.metric_options import METRIC, RATIOS, MetricSource
 
 #: A plan, or where one was saved.

@@ -120,7 +120,7 @@ def test_where_the_first_round_is_too_much_no_model_is_written(run: Run) -> None
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        ("whole", "gives 'w0' in shape [16, 3, 1, 1], not ["),
+        ("whole", "in shape [32, 16, 1, 1], not ["),
         ("other_output", "gives a model with other outputs"),
         ("none", "gives no model"),
         ("raises", "raises KeyError: 'no such epoch'"),
@@ -139,6 +139,7 @@ def test_what_comes_back_is_checked(run: Run, function: str, says: str) -> None:
         (["--step", "0.6"], "--step: must be in (0, 0.5]"),
         (["--trials", "t.jsonl", "--resume"], "cannot go on with rounds"),
         (["--keep", "Conv:a=0"], "names positions or outputs"),
+        (["--format", "arrays", "-o", "there"], "training comes after it"),
     ],
 )
 def test_what_rounds_cannot_do_is_said(run: Run, options: list[str], says: str) -> None:

@@ -53,7 +53,7 @@ def run(
     """What the command does, and those that are short for it."""
     if model is None:
         raise click.UsageError("Missing argument 'MODEL'.")
-    from onnxprune import pipeline, rounds
+    from onnxprune import pipeline
     from onnxprune.cli.printing import report_tables as render
     from onnxprune.cli.printing import table_style
     from onnxprune.formats.arrays import MANIFEST
@@ -61,6 +61,7 @@ def run(
     from onnxprune.model import files
     from onnxprune.progress import silent
     from onnxprune.report.gates import Measured, failure
+    from onnxprune.training import rounds
 
     settings = _settings(**given)
     folder = settings.format == FOLDER
@@ -71,10 +72,7 @@ def run(
     files.ensure_writable([p for p in wanted if p is not None], keep=model, folders=places)
     plan = plans.load(plan_path) if plan_path else None
     with nullcontext() if quiet else table_style.status() as announce, ci.proving(model):
-        if settings.finetune is None or plan is not None:
-            result = pipeline.attempt(loaded, settings, plan, announce or silent, str(plan_path))
-        else:
-            result = rounds.finetuned(loaded, settings, announce or silent)
+        result = rounds.attempt(loaded, settings, plan, announce or silent, str(plan_path))
     told = result.report
     checks = ci.judge(model, Measured.of_report(told), told.notes, sum(told.seconds.values()))
     failed = pipeline.unproven(told) or failure(checks, str(model))

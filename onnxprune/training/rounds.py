@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune import scratch
+from onnxprune import pipeline, scratch
 from onnxprune.calibration.data_options import NO_DATA
 from onnxprune.calibration.gram_matrices import spilling
 from onnxprune.cost.macs_and_bytes import Macs
@@ -45,11 +45,21 @@ _SIZES = {"macs": "macs", "params": "parameters", "bytes": "file_bytes"}
 _GIVES = "it returns a ModelProto, or the path of a model, of the same shapes as it was given"
 
 
+def attempt(model: Model, options: Options, plan: Plan | None, progress: Progress, where: str) -> Result:
+    """As `pipeline.attempt`, in rounds where there is somebody who trains."""
+    if options.finetune is None or plan is not None:
+        return pipeline.attempt(model, options, plan, progress, where)
+    return finetuned(model, options, progress)
+
+
 def finetuned(model: Model, options: Options, progress: Progress) -> Result:
     """The smallest model of a row of rounds that the metric accepts. Raises OnnxPruneError; KeptError where none is."""
     if options.remove or options.keep or options.outputs or options.keep_outputs:
         what = "names positions or outputs that the next round has not"
         raise OptionError(what, where="--remove, --keep, --outputs or --keep-outputs", hint="leave --finetune out")
+    if options.format != "float":
+        what = "is of what is pruned, and training comes after it"
+        raise OptionError(what, where=f"--format {options.format}", hint="quantize what --finetune writes")
     drawn = options.reading is not None and options.reading.drawn
     seen = replace(options, progress=progress, finetune=None, data=NO_DATA if drawn else options.data)
     with planning(model, seen) as planner, spilling() as spill:

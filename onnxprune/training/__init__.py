@@ -1,0 +1,1 @@
+"""Pruning and training by turns; the training is the user's."""
