@@ -139,7 +139,7 @@ def test_what_comes_back_is_checked(run: Run, function: str, says: str) -> None:
         (["--step", "0.6"], "--step: must be in (0, 0.5]"),
         (["--trials", "t.jsonl", "--resume"], "cannot go on with rounds"),
         (["--keep", "Conv:a=0"], "names positions or outputs"),
-        (["--format", "arrays", "-o", "there"], "training comes after it"),
+        (["--format", "sparse"], "training comes after it"),
     ],
 )
 def test_what_rounds_cannot_do_is_said(run: Run, options: list[str], says: str) -> None:
