@@ -208,10 +208,10 @@ class Deciding:
         shares: Mapping[str, float],
         pattern: Pattern,
     ) -> dict[str, Curve]:
-        """``curves``, each scaled to how far the outputs are when this layer alone has its share of zeros."""
+        """``curves``, each scaled to how far the outputs move when this layer alone has its share of zeros."""
         assert self.lesson is not None
         seen = self.lesson.seen.head(SAMPLES)
-        base = heldout.distance(model, seen, "the pruned model")
+        own = heldout.ends_of(model, seen, "the pruned model")  # what channels cost is no matter here
         found = dict(curves)
         for done, (name, layer) in enumerate(layers.items(), 1):
             share = min(max(shares[name], SHARES[1]), SHARES[-1])
@@ -221,7 +221,7 @@ class Deciding:
                 groups, outputs, channels, taps = layer.weight.shape
                 w = w.reshape(groups, outputs, taps, channels).transpose(0, 1, 3, 2)
             weight = layer.product.form.weight(w.reshape(layer.weight.shape)).astype(model.array(name).dtype)
-            apart = heldout.distance(model.apply(Edits(constants={name: weight})), seen, "the pruned model") - base
+            apart = heldout.distance(model.apply(Edits(constants={name: weight})), seen, "the pruned model", own)
             if (expected := curves[name].at(share)) > 0:
                 found[name] = curves[name].scaled(max(apart, 1e-3 * expected) / expected)
             self.progress("zeros of each layer, measured", done, len(layers))
