@@ -30,6 +30,9 @@ from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.compensate import free, kept_along
 
+#: Of so few bits weights have a zero point where nothing is said: without one a code is lost to the side that is full.
+ZEROED = 4
+
 #: Digits of the numbers that weights are stored as.
 _DIGITS: Mapping[int, int] = {TensorProto.FLOAT16: 11, TensorProto.BFLOAT16: 8}
 
@@ -91,7 +94,7 @@ class DecidingBits:
 
     def _grid(self, model: Model, product: Product, bits: int, request: BitsRequest) -> WeightGrid:
         """Of one layer."""
-        symmetric, per = request.symmetric is not False, request.per
+        symmetric, per = bits > ZEROED if request.symmetric is None else request.symmetric, request.per
         digits = _DIGITS.get(model.graph.constants[product.node.inputs[1]][0], DIGITS)
         if digits < DIGITS and bits - symmetric >= digits:
             what = f"{bits} bits times a scale are no numbers of the {digits} binary digits of '{product.node.label}'"

@@ -170,7 +170,7 @@ def checking(*, proven: bool) -> Callable[[Callable[..., Any]], Callable[..., An
             require = tuple(Requirement.parse(text) for text in given.pop("require"))
             return function(*args, ci=Checking(Gates(**limits, require=require), junit, summary), **given)
 
-        sizes = "params, macs, bytes, channels, cycles or sparsity" if proven else "params, macs or bytes"
+        sizes = "params, macs, bytes, channels, cycles, sparsity or packed" if proven else "params, macs or bytes"
         for option in reversed([*([_REWRITE] if proven else []), *_LIMITS, _require(sizes), *_FILES]):
             collected = option(collected)
         return collected

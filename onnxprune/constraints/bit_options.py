@@ -21,7 +21,7 @@ class BitsRequest:
     """The options about bits, checked. ``weights`` and ``activations``: None where they stay as they are.
 
     ``own``: other bits for some layers, 0 for none. ``per``: "tensor", "channel", or as many input channels as share a
-    scale. ``ranges``: "mse", "minmax", or a percentile. ``symmetric``: None for weights alone.
+    scale. ``ranges``: "mse", "minmax", or a percentile. ``symmetric``: None for weights of more than a few bits.
     """
 
     weights: int | None
@@ -73,7 +73,7 @@ class BitOptions:
         None,
         "--symmetric/--asymmetric",
         kind=bool,
-        help="Whether 0 is in the middle of every grid. [default: of weights; activations have a zero point]",
+        help="Whether 0 is the middle of every grid. [default: for weights of 5 bits or more; else a zero point]",
     )
     weights_per: str = option(
         "channel",

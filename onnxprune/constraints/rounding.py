@@ -23,7 +23,7 @@ from onnxprune.constraints.patterns import Mask
 from onnxprune.constraints.quadratic import Float, Quadratic
 
 #: Rounds of coordinate descent, columns that are handled before the others hear of it, and refits of widths.
-_ROUNDS, _BLOCK, _REFITS = 6, 64, 2
+_ROUNDS, _BLOCK, _REFITS = 4, 64, 1
 
 #: Shares of the range that are tried as the width of a grid, by bits, and for more bits.
 _WIDTHS = {2: np.linspace(0.4, 1.0, 9), 3: np.linspace(0.55, 1.0, 7), 4: np.linspace(0.7, 1.0, 5)}

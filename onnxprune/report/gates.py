@@ -17,7 +17,7 @@ from onnxprune.report.run_report import Check, Report, SizeReport
 from onnxprune.running.snr_and_cosine import OutputError
 
 #: What --require may limit, by the name that --budget has for it.
-SIZES = ("channels", "params", "macs", "bytes", "cycles", "sparsity")
+SIZES = ("channels", "params", "macs", "bytes", "cycles", "sparsity", "packed")
 
 _REQUIREMENT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*")
 
@@ -26,7 +26,8 @@ _REQUIREMENT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*")
 class Requirement:
     """A size that must be at most (``<=``) or at least (``>=``) ``limit``.
 
-    That is a share of the original's, or, above 1, a number; sparsity is zeros, as a share of the weights or a number.
+    That is a share of the original's, or, above 1, a number; sparsity is zeros, as a share of the weights or a number;
+    packed are bytes of parameters, those on a grid at its bits, all others in single precision.
     """
 
     size: str
@@ -72,6 +73,9 @@ class Measured:
         named = {**dict(zip(SIZES, sizes, strict=False)), **report.costs}
         if report.sparsity is not None:
             named["sparsity"] = SizeReport(report.sparsity.size, report.sparsity.zeros)
+        if report.grids is not None:
+            left = 4 * (report.parameters.after - report.grids.weights) + report.grids.bytes
+            named["packed"] = SizeReport(4 * report.parameters.before, left)
         if learnt is not None:
             outputs = learnt.final
             on = f"{learnt.held_out} held-out {'drawn inputs' if learnt.drawn else 'samples'}"

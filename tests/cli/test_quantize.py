@@ -28,6 +28,8 @@ def test_without_data_weights_alone(run: Run, chain: Path) -> None:
     assert "4 bits each" in outcome.out
     assert "344 bytes at these bits" in outcome.out
     assert "weights rounded, on random inputs" in outcome.out
+    assert run("quantize", chain, "--data", "none", "--require", "packed<=0.26").code == 1
+    assert run("quantize", chain, "--data", "none", "--weights", 4, "--require", "packed<=0.2", "--dry-run").code == 0
     again = run(chain, "--plan", chain.with_name("p.json"), "--data", "none", "-o", chain.with_name("b.onnx"))
     assert again.code == 0
     assert chain.with_name("b.onnx").read_bytes() == chain.with_name("chain.pruned.onnx").read_bytes()

@@ -50,13 +50,19 @@ def test_every_weight_is_on_its_grid(given: str, symmetric: bool | None, per: st
     assert found.weights.keys() == set(WEIGHTS)
     assert {g.bits for g in found.weights.values()} == {4}
     assert result.report.channels.ratio == 1
-    if symmetric is not False:
+    if symmetric:
         assert not any(g.zero_point.any() for g in found.weights.values())
     scales = {n: g.scale.size for n, g in found.weights.items()}
     assert scales["w1"] == {"tensor": 1, "channel": 16, "group:4": 64}[per]
     if per == "group:4":  # of one input there are no groups of four
         assert (scales["w0"], scales["w2"]) == (32, 16)
         assert any("a scale for each output" in note for note in result.report.notes)
+
+
+def test_of_five_bits_or_more_zero_is_in_the_middle() -> None:
+    for bits, signed in ((4, False), (5, True)):
+        grids = on_grid(onnxprune.prune(net(), weights=bits, data="none")).weights.values()
+        assert {g.signed for g in grids} == {signed}
 
 
 def test_solving_is_worth_it_and_more_bits_are_nearer() -> None:

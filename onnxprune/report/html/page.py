@@ -106,6 +106,12 @@ def _made(report: Report, say: Say, language: str) -> Iterator[tuple[str, str, s
     options = [(name, _option(value, say)) for name, value in report.options.items()]
     yield say("options"), say("option"), say("value"), options
     yield from checked(report.checks, say, language)
+    if report.grids is not None:
+        found, count = report.grids, number_format.count
+        rows = [(n, say("bits_of_weight", bits=b, size=count(size))) for n, (b, size) in found.layers.items()]
+        rows += [(n, say("bits_of_tensor", bits=b)) for n, b in found.activations.items()]
+        whole = {"size": count(found.weights), "missed": count(found.missed), "bytes": count(found.bytes)}
+        yield say("bits"), say("number_of"), say("value"), [("", say("bits_of_all", **whole)), *rows]
     yield say("versions"), say("package"), say("version"), list(report.versions.items())
     seconds = [(stage, f"{spent:.2f}") for stage, spent in report.seconds.items()]
     yield say("seconds"), say("stage"), say("seconds"), seconds
