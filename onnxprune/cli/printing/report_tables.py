@@ -92,7 +92,7 @@ def _verdict(report: Report) -> Iterator[str]:
     yield from zeros_said(report)
     yield from grids_said(report)
     if report.learnt is not None:
-        yield from _learnt(report.learnt)
+        yield from _learnt(report.learnt, asked=report.zeros is not None or report.grids is not None)
     if report.search is not None:
         yield from searched(report.search)
     yield from (f"note: {note}" for note in report.notes)
@@ -128,7 +128,8 @@ def _next(report: Report) -> str:
     return "fine-tune it by its plan (--save-plan), or prune with --data, which makes up for what went without training"
 
 
-def _learnt(learnt: Learnt) -> Iterator[str]:
+def _learnt(learnt: Learnt, *, asked: bool) -> Iterator[str]:
+    """``asked``: whether something was asked of the weights that stay, which costs more than it makes up for."""
     nearest = min(learnt.tried, key=lambda t: t.distance, default=None)
     for tried in learnt.tried:
         taken = ", taken" if tried is nearest else ""
@@ -140,6 +141,7 @@ def _learnt(learnt: Learnt) -> Iterator[str]:
         best = f"the best after {learnt.best_step}" if learnt.best_step else "to no avail: left as it was"
         yield f"trained: {learnt.steps} steps on the original's outputs, {best}"
     how = " by compensation" if learnt.solved or learnt.best_step else ""
+    how = " with what was asked of weights" if asked else how
     for before, after in zip(learnt.pruned, learnt.final, strict=True):
         change = f"cosine {before.cosine:.4f} -> {after.cosine:.4f}, SNR {before.snr_db:.1f} -> {after.snr_db:.1f} dB"
         yield f"output error: '{after.name}' {change}{how}, on {learnt.on}"
