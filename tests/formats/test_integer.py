@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import TensorProto
 
+from fixtures.skeleton import load_skeleton
 from onnxprune.constraints.grids import Grid, Grids
 from onnxprune.errors import CheckError, ModelError
 from onnxprune.formats import integer, qdq
@@ -16,12 +18,17 @@ from onnxprune.formats.format_options import Rounding
 from onnxprune.formats.integers import on_numpy
 from onnxprune.formats.integers.steps import Code, Program, Requantize, multiplier_of
 from onnxprune.model.graph import Shape
-from onnxprune.model.onnx_model import Model
+from onnxprune.model.onnx_model import Model, from_proto
+from onnxprune.passes import FuseBatchNorm
+from onnxprune.passes import run as run_passes
 from onnxprune.running import session as runtime
 from onnxprune.running.seeded_inputs import seeded_feeds
+from onnxprune.running.tried_input_shapes import choose_inputs
 from tests.formats.grids import quantized
 from tests.formats.test_qdq import NET
 from tests.models import build
+
+ZOO = Path(__file__).parents[2] / "fixtures" / "zoo"
 
 ROUNDINGS: tuple[Rounding, ...] = ("half-up", "gemmlowp")
 
@@ -130,7 +137,7 @@ def test_an_operator_in_integers(name: str, rounding: Rounding) -> None:
 
 #: Not whole without grids of their own: a weight by activations of more than 8 bits, or a window over sums.
 NEED_GRIDS = {"Slice", "shuffle", "Split", "Pad", "Pad reflecting", "nearest", "a size of its own", "attention"}
-NEED_GRIDS |= {n for n in MIDDLES if "Pool" in n} | {"ReduceMax", "Concat", "Exp of its square"}
+NEED_GRIDS |= {n for n in MIDDLES if "Pool" in n} | {"ReduceMax", "Exp of its square"}
 
 
 @pytest.mark.parametrize("name", sorted({*MIDDLES} - NEED_GRIDS))
@@ -260,3 +267,25 @@ def test_other_integers_are_found_out() -> None:
     wrong = integer.write(model, replace(grids, activations={**grids.activations, "y": grids.activations["g"]}), {})
     with pytest.raises(CheckError, match="not what they were"):
         integer.verify(steps, wrong)
+
+
+#: Exported networks that are integers whole: sequences of layers, pixel shuffle, gates, joins, attention over maps.
+NETWORKS = ("own_lenet5_view.ts11", "own_espcn.ts11", "own_cbam.ts17", "own_film.ts17", "own_pointnet.ts17")
+NETWORKS += ("own_att_unet.ts17",)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_exported_networks_on_a_thousand_inputs(name: str) -> None:
+    model = from_proto(load_skeleton(ZOO / f"{name}.onnx"))
+    model = run_passes(model, [FuseBatchNorm()]).model
+    chosen = choose_inputs(model, {})
+    model, grids = quantized(model, seeded_feeds(model.graph.inputs, chosen.shapes, 0, chosen.draws))
+    steps, written = integer.program(model, grids, chosen.shapes), integer.write(model, grids, chosen.shapes)
+    integer.verify(steps, written)
+    with runtime.session(written, name) as active:
+        for seed in range(1000):
+            feeds = integer.drawn(steps, seed)
+            wanted = on_numpy.run(steps, feeds)
+            for output, found in runtime.run(active, feeds, name).items():
+                assert np.array_equal(found, wanted[output])

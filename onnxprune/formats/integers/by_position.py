@@ -46,13 +46,29 @@ def _summed(low: Lowering, node: Node, terms: Sequence[tuple[Code, Float]], cons
         x = terms[0][0]
         if x.size >= 2**_SUMS:  # sums: their steps are fine enough
             return _added(low, node, [(x, np.ones((), np.int64))], np.rint(constant / x.scale), x.scale)
-    most = max(float(c.scale.max()) for c, _ in terms)
-    spread = max(c.size * float(c.scale.max()) / most for c, _ in terms)
-    size = max(c.size for c, _ in terms).bit_length()
-    fine = max(min(_MORE + size, _MOST - int(np.ceil(np.log2(max(spread, 1.0)))) - len(terms)), 0)
-    unit = most / 2.0**fine
+    unit = _unit([c for c, _ in terms])
     whole = [(c, (s * np.rint(c.scale / unit)).astype(np.int64)) for c, s in terms]
     return _added(low, node, whole, None if constant is None else np.rint(constant / unit), np.full((1,), unit))
+
+
+def _unit(codes: Sequence[Code]) -> float:
+    most = max(float(c.scale.max()) for c in codes)
+    spread = max(c.size * float(c.scale.max()) / most for c in codes)
+    size = max(c.size for c in codes).bit_length()
+    fine = max(min(_MORE + size, _MOST - int(np.ceil(np.log2(max(spread, 1.0)))) - len(codes)), 0)
+    return most / 2.0**fine
+
+
+def in_one_unit(low: Lowering, codes: Sequence[Code], name: str) -> list[Code]:
+    """Sums and codes of unlike scales, as sums of one; they are called ``name`` and a number."""
+    unit, found = _unit(codes), []
+    for index, code in enumerate(codes):
+        multiplier = np.rint(code.scale / unit).astype(np.int64)
+        low.add(Add(f"{name}{index}", ((code, multiplier),)))
+        size = code.size * int(multiplier.max())
+        found.append(Code(f"{name}{index}", np.full((1,), unit), 0, -size, size))
+    size = max(c.high for c in found)
+    return [replace(c, low=-size, high=size) for c in found]
 
 
 def _added(low: Lowering, node: Node, terms: Sequence[tuple[Code, Ints]], constant: Float | None, scale: Float) -> Code:

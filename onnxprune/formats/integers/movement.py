@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from onnxprune.formats.integers.by_position import in_one_unit
 from onnxprune.formats.integers.lowering import Lowering, same_grid
 from onnxprune.formats.integers.steps import Code, Float, Mix, Move
 from onnxprune.model.graph import Node
@@ -64,13 +65,13 @@ def pad(low: Lowering, node: Node) -> Code:
 
 
 def concatenation(low: Lowering, node: Node) -> Code:
-    """Concat, on the grid of its output; or on that of its inputs, where it has none and they share one."""
+    """Concat, on the grid of its output; where it has none, in one unit that is fine enough for all of them."""
     name = node.outputs[0]
     grid = low.ahead(name)
     if grid is None:
-        codes = [low.single(node, n) for n in node.inputs]
-        if not all(same_grid(c, codes[0]) and same_grid(codes[0], c) for c in codes):
-            low.refuse(node, f"joins unlike grids, and '{name}' has none", "--activations 8 gives it one")
+        codes = [low.code(node, n) for n in node.inputs]
+        if not all(c.scale.size == 1 and same_grid(c, codes[0]) and same_grid(codes[0], c) for c in codes):
+            codes = in_one_unit(low, codes, f"{name}__part")
     else:
         codes = [low.rounded(low.code(node, n), grid, f"{name}__part{i}") for i, n in enumerate(node.inputs)]
     low.add(Move((name,), "Concat", tuple(c.name for c in codes), {"axis": node.attrs["axis"]}))

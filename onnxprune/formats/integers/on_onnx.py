@@ -248,7 +248,7 @@ def _look(graph: _Graph, step: Look) -> None:
     at = graph.cast(step.x.name, graph.types[step.x.name], _INT32)
     if step.x.low:
         at = graph.node("Sub", at, graph.constant(np.asarray(step.x.low), _INT32))
-    kind = graph.types.get(step.out, _UINT8)
+    kind = _UINT8 if step.table.max(initial=0) < 2**8 else np.dtype(np.uint16)
     graph.give(graph.node("Gather", graph.constant(step.table, kind), at, axis=0), kind, step.out)
 
 
