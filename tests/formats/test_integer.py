@@ -269,9 +269,11 @@ def test_other_integers_are_found_out() -> None:
         integer.verify(steps, wrong)
 
 
-#: Exported networks that are integers whole: sequences of layers, pixel shuffle, gates, joins, attention over maps.
-NETWORKS = ("own_lenet5_view.ts11", "own_espcn.ts11", "own_cbam.ts17", "own_film.ts17", "own_pointnet.ts17")
-NETWORKS += ("own_att_unet.ts17",)
+#: Exported networks that are integers whole: layers in a row, pixel shuffle, gates, joins, focus, shared weights.
+NETWORKS = (
+    *("own_lenet5_view.ts11", "own_espcn.ts11", "own_cbam.ts17", "own_film.ts17", "own_pointnet.ts17"),
+    *("own_focusnet.ts11", "own_tied_autoencoder.ts17"),
+)
 
 
 @pytest.mark.slow
