@@ -137,7 +137,7 @@ def test_an_operator_in_integers(name: str, rounding: Rounding) -> None:
 
 #: Not whole without grids of their own: a weight by activations of more than 8 bits, or a window over sums.
 NEED_GRIDS = {"Slice", "shuffle", "Split", "Pad", "Pad reflecting", "nearest", "a size of its own", "attention"}
-NEED_GRIDS |= {n for n in MIDDLES if "Pool" in n} | {"ReduceMax", "Exp of its square"}
+NEED_GRIDS |= {n for n in MIDDLES if "MaxPool" in n} | {"ReduceMax", "Exp of its square"}
 
 
 @pytest.mark.parametrize("name", sorted({*MIDDLES} - NEED_GRIDS))

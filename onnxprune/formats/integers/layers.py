@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.formats.integers.lowering import Lowering, bounds_of
-from onnxprune.formats.integers.steps import Code, Convolve, Extreme, Float, Ints, Largest, Multiply, Spread, Sum
+from onnxprune.formats.integers.steps import Code, Convolve, Extreme, Float, Ints, Largest, Mix, Multiply, Spread, Sum
 from onnxprune.model.graph import Node, Shape
 
 #: Sums are int32.
@@ -203,22 +203,34 @@ def _to_size(low: Lowering, node: Node, kernel: Shape, size: Shape) -> tuple[Sha
 
 
 def average_pool(low: Lowering, node: Node) -> Code:
-    """AveragePool: a sum over the window, whose scale is divided by how many it holds."""
-    x = low.byte(node, node.inputs[0])
+    """AveragePool: a sum over the window, whose scale is divided by how many it holds.
+
+    Of codes it is a convolution with ones; of sums that have no grid, a matrix of ones along each axis.
+    """
+    x, name = low.code(node, node.inputs[0]), node.outputs[0]
+    apart = not x.is_codes and low.ahead(node.inputs[0]) is None and all(n == 1 for n in x.scale.shape[2:])
+    apart = apart and len(low.shape(node, node.inputs[0])) < 5
+    if not apart:
+        x = low.byte(node, node.inputs[0])
     kernel = tuple(node.attrs["kernel_shape"])
     channels, *inner = low.shape(node, node.inputs[0])[1:]
-    size = low.shape(node, node.outputs[0])[2:]
+    size = low.shape(node, name)[2:]
     strides, pads, dilations = _to_size(low, node, kernel, size)
     means = low.alone(node, np.ones((1, 1, *inner), np.float32))[0, :1]  # what of each window is not padding
-    inside = np.ones((1, 1))
+    inside, matrices = np.ones((1, 1)), []
     for axis, (n, s, d, k, b, o) in enumerate(zip(inner, strides, dilations, kernel, pads, size, strict=False)):
         at = np.arange(o)[:, None] * s + np.arange(k) * d - b
-        inside = inside[..., None] * ((at >= 0) & (at < n)).sum(axis=1).reshape(1, *(1,) * axis, 1, -1)
+        matrices.append((at[:, :, None] == np.arange(n)).sum(axis=1))
+        inside = inside[..., None] * matrices[-1].sum(axis=1).reshape(1, *(1,) * axis, 1, -1)
     count = np.rint(inside / means[None])
     scale = x.scale / (count if count.min() < count.max() else count.reshape(-1)[:1])
+    if apart:
+        low.add(Mix(name, x, matrices))
+        most = x.size * math.prod(kernel)
+        return Code(name, scale, 0, -most, most)
     weight = np.ones((channels, 1, *kernel), np.int64)
-    low.add(Convolve(node.outputs[0], x, weight, None, strides, pads, dilations, channels))
-    return _sums(low, node, x, weight.reshape(channels, -1), None, scale, node.outputs[0])
+    low.add(Convolve(name, x, weight, None, strides, pads, dilations, channels))
+    return _sums(low, node, x, weight.reshape(channels, -1), None, scale, name)
 
 
 def total(low: Lowering, node: Node) -> Code:
