@@ -27,6 +27,7 @@ from onnxprune.constraints.request import ZerosRequest
 from onnxprune.constraints.shares import SHARES, Curve, spread
 from onnxprune.constraints.zeros import RIDGE, Zeros
 from onnxprune.errors import OptionError
+from onnxprune.file_system.regular_file import ensure_regular
 from onnxprune.labels.analysis import matches
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.plan_file import Plan
@@ -38,7 +39,6 @@ from onnxprune.passes.compensate import free, kept_along
 from onnxprune.plugins import user_function
 from onnxprune.progress import Progress
 from onnxprune.proof import distance_over_outputs as heldout
-from onnxprune.regular_file import ensure_regular
 
 #: How often curves are measured where the last shares are, and on how many samples.
 ROUNDS, SAMPLES = 2, 64

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune import scratch
 from onnxprune.calibration.least_squares import Moments
 from onnxprune.calibration.samples import CalibrationSet
+from onnxprune.file_system import scratch
 from onnxprune.labels import ops
 from onnxprune.labels.labels import Tensor
 from onnxprune.labels.ops.table import Array, Linear, Rows

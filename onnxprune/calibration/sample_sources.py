@@ -19,8 +19,8 @@ from onnxprune.calibration import images
 from onnxprune.calibration.model_inputs import LABELS, Inputs, Sample, Slot
 from onnxprune.calibration.npz import Member, header, members
 from onnxprune.errors import DataError
+from onnxprune.file_system.regular_file import ensure_regular
 from onnxprune.plugins import is_code, user_function
-from onnxprune.regular_file import ensure_regular
 
 _SUFFIXES = {".npy", ".npz", *images.SUFFIXES}
 

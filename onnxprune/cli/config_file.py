@@ -25,8 +25,8 @@ from click.core import ParameterSource
 from onnxprune.cli import help_sections as sections
 from onnxprune.cli.options import READING, SHARED, parameters_of_prune
 from onnxprune.errors import OnnxPruneError, OptionError, nearest
+from onnxprune.file_system.toml_file import read_toml
 from onnxprune.plugins import is_code
-from onnxprune.toml_file import read_toml
 
 #: Where options are looked for in the current folder, in this order.
 NAMES = ("onnxprune.toml", "pyproject.toml")

@@ -36,10 +36,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import PlanError
+from onnxprune.file_system.regular_file import ensure_regular
 from onnxprune.labels.cut_or_copied_initializers import Kept
 from onnxprune.labels.label_propagation import Trace, Use
 from onnxprune.labels.rewrite import Rewrite, rewrite
-from onnxprune.regular_file import ensure_regular
 
 T = TypeVar("T")
 

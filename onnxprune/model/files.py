@@ -11,8 +11,8 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from onnxprune import scratch
 from onnxprune.errors import ModelError, OutputError
+from onnxprune.file_system import scratch
 from onnxprune.model.door.claims import check_claims
 from onnxprune.model.mapped_weights import INLINE, emptied, hold, map_file, own_data, place, pour
 from onnxprune.model.onnx_model import PROTO_LIMIT, Model, check

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, TensorProto, helper
 
 from onnxprune.errors import ModelError
+from onnxprune.file_system.regular_file import ensure_regular
 from onnxprune.model.door.external_data import below, is_external, place_of
 from onnxprune.model.dtypes import BITS
 from onnxprune.model.nested import all_nodes, graphs_of
 from onnxprune.model.protobuf import OWN, refer, reference
-from onnxprune.regular_file import ensure_regular
 
 #: Constants of more bytes are kept out of the message.
 INLINE = 1024

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from onnxprune import scratch
 from onnxprune.errors import ModelError, OutputError
+from onnxprune.file_system import scratch
 from onnxprune.memory_and_threads import session_threads
 from onnxprune.model.onnx_model import Model
 

@@ -16,8 +16,8 @@ from typing import Any, Protocol, get_type_hints
 
 import numpy as np
 
-from onnxprune import scratch
 from onnxprune.errors import MetricError, OnnxPruneError
+from onnxprune.file_system import scratch
 from onnxprune.model import files
 from onnxprune.model.onnx_model import Model
 from onnxprune.plugins import user_function

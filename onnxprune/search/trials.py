@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import DataError, OptionError, OutputError
-from onnxprune.regular_file import ensure_regular
+from onnxprune.file_system.regular_file import ensure_regular
 from onnxprune.search.metrics import Metric, UserMetric
 from onnxprune.search.planner import Planner
 from onnxprune.widths.metric_options import MetricOptions

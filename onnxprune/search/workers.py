@@ -20,12 +20,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune import scratch
 from onnxprune.calibration.data_options import NO_DATA, Data
 from onnxprune.calibration.gram_matrices import Spill, spilling
 from onnxprune.calibration.model_inputs import LABELS
 from onnxprune.calibration.samples import CalibrationSet
 from onnxprune.errors import OptionError, ToolError
+from onnxprune.file_system import scratch
 from onnxprune.memory_and_threads import share_the_machine
 from onnxprune.model import files
 from onnxprune.model.onnx_model import PROTO_LIMIT, Model, from_proto

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune import pipeline, scratch
+from onnxprune import pipeline
 from onnxprune.calibration.data_options import NO_DATA
 from onnxprune.calibration.gram_matrices import spilling
 from onnxprune.cost.macs_and_bytes import Macs
 from onnxprune.cost.sizes import cost_of
 from onnxprune.errors import KeptError, MetricError, OnnxPruneError, OptionError
+from onnxprune.file_system import scratch
 from onnxprune.labels.analysis import analyse
 from onnxprune.labels.plan_file import Plan
 from onnxprune.model import files

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the wall is tes
 #: The command line with a command that does what a model might make a library do.
 PROGRAM = """
 import click, ctypes, mmap, os, sys, tempfile, time
-from onnxprune import scratch
+from onnxprune.file_system import scratch
 from onnxprune.cli import main, wall
 from onnxprune.cli.options import bounded
 @click.command()

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from onnxprune import scratch
 from onnxprune.errors import OutputError
+from onnxprune.file_system import scratch
 
 T = TypeVar("T")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import OptionError, nearest
+from onnxprune.file_system.toml_file import read_toml
 from onnxprune.labels import ops
 from onnxprune.model.graph import Node
-from onnxprune.toml_file import read_toml
 
 _FOLDER = Path(__file__).parent
 _ITEM_BYTES = {"int8": 1, "fp16": 2, "fp32": 4}

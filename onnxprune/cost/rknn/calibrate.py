@@ -15,13 +15,13 @@ from typing import Any
 
 import onnx
 
-from onnxprune import scratch
 from onnxprune.cost.chips import Chip, Cycles, Precision, find
 from onnxprune.cost.chips.chip import text
 from onnxprune.cost.rknn import sweep
 from onnxprune.cost.rknn.convert import Charged, charged
 from onnxprune.cost.rknn.toolkit import Job, Progress, build
 from onnxprune.errors import OptionError
+from onnxprune.file_system import scratch
 from onnxprune.model import files
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model

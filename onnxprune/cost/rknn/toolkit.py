@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import scratch
 from onnxprune.cost.rknn.log import Layer, parse
 from onnxprune.cost.rknn.worker import MARK
 from onnxprune.errors import OutputError, ToolError
+from onnxprune.file_system import scratch
 
 Progress = Callable[[str], None]
 Feeds = Mapping[str, NDArray[Any]]

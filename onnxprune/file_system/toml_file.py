@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import OptionError
-from onnxprune.regular_file import ensure_regular
+from onnxprune.file_system.regular_file import ensure_regular
 
 #: The most that a file may hold, in bytes.
 _LARGEST = 1 << 20
