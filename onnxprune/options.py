@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from onnxprune.calibration.data_options import NO_DATA, Data
 from onnxprune.constraints.bit_options import BitOptions, BitsRequest
+from onnxprune.constraints.zero_options import ZeroOptions
 from onnxprune.errors import OptionError
 from onnxprune.formats.format_options import FormatOptions
-from onnxprune.option_declarations import option, positions_of, ratios_of, shapes_of, shares_of, values_of
+from onnxprune.option_declarations import option, positions_of, ratios_of, shapes_of, values_of
 from onnxprune.progress import Progress, silent
 from onnxprune.widths.metric_options import MetricOptions
 
@@ -143,7 +144,7 @@ def reading_of(given: DataSource | None) -> Data | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(FormatOptions, BitOptions, MetricOptions, ApplyOptions):
+class Options(FormatOptions, BitOptions, ZeroOptions, MetricOptions, ApplyOptions):
     """How to prune. README.md describes the options; `Request` is what they ask of widths and channels."""
 
     ratio: float | None = option(
@@ -269,46 +270,6 @@ class Options(FormatOptions, BitOptions, MetricOptions, ApplyOptions):
         shown=True,
         help="How much a layer's share of the MACs speaks against its channels, in taylor.",
     )
-    sparsity: float | None = option(
-        None,
-        "--sparsity",
-        kind=float,
-        help="Share of the weights of Conv, ConvTranspose, Gemm and MatMul that become zero. [default: none]",
-    )
-    pattern: str = option(
-        "unstructured",
-        "--pattern",
-        metavar="NAME",
-        shown=True,
-        help="Where zeros may be: unstructured, N:M (2:4: two of each four stay), block:RxC, or channel (in place).",
-    )
-    sparsity_for: Mapping[str, float] | Sequence[tuple[str, float]] = option(
-        (),
-        "--sparsity-for",
-        multiple=True,
-        metavar="GLOB=S",
-        read=shares_of,
-        help="Another share of zeros for some layers. Repeatable.",
-    )
-    sparsity_scope: str | None = option(
-        None,
-        "--sparsity-scope",
-        kind=("layer", "global"),
-        help="The same share of zeros in every layer, or where it costs least. [default: global]",
-    )
-    sparsity_criterion: str | None = option(
-        None,
-        "--sparsity-criterion",
-        metavar="NAME",
-        help="Which weights become zero: reconstruction, l1, l2, random, or module:function. [default: reconstruction; "
-        "with --data none: l1]",
-    )
-    mask: str | os.PathLike[str] | None = option(
-        None,
-        "--mask",
-        metavar="FILE.npz",
-        help="Zeros that are given: arrays by weight, 0 where it becomes zero.",
-    )
     #: What is asked of widths and channels.
     request: Request = field(init=False, repr=False, compare=False)
     #: What is asked of the weights that stay, None for nothing.
@@ -318,7 +279,6 @@ class Options(FormatOptions, BitOptions, MetricOptions, ApplyOptions):
 
     def __post_init__(self) -> None:
         """Raise OptionError for values out of range, and for names that nobody knows."""
-        from onnxprune.constraints.request import zeros_asked  # noqa: PLC0415
         from onnxprune.widths.request import asked  # noqa: PLC0415 (--help must not wait for it)
 
         if self.limit is not None and (self.ratio is not None or self.budget is not None or self.lossless):
@@ -331,18 +291,7 @@ class Options(FormatOptions, BitOptions, MetricOptions, ApplyOptions):
         object.__setattr__(self, "outputs", tuple(self.outputs))
         named = self.budget is None and (self.remove or self.keep_outputs)
         judged = reading_of(self.data) is not None
-        sparse = self.sparsity_for
-        zeros = zeros_asked(
-            sparsity=self.sparsity,
-            pattern=self.pattern,
-            sparsity_for=tuple(sparse.items() if isinstance(sparse, Mapping) else sparse),
-            scope=self.sparsity_scope,
-            criterion=self.sparsity_criterion,
-            mask=None if self.mask is None else os.fspath(self.mask),
-            solved=judged and self.compensate,
-            seed=self.seed,
-        )
-        bits = self.bits_asked()
+        zeros, bits = self.zeros_asked(solved=judged and self.compensate, seed=self.seed), self.bits_asked()
         if (zeros or bits) and self.limit is not None:
             what = "measures channels only, and zeros and bits would come after it"
             raise OptionError(what, where="--metric", hint="prune by the metric first, then ask it of what it writes")

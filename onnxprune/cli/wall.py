@@ -92,7 +92,7 @@ def limit(memory: int | None, seconds: float | None) -> None:
     """Bound this run: bytes of memory, None for the default, and seconds. Only behind the wall."""
     if _told < 0:
         return
-    from onnxprune import scratch
+    from onnxprune.file_system import scratch
     from onnxprune.memory_and_threads import size_text, total_memory
 
     memory = memory or int(total_memory() * SHARE)
