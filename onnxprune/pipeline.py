@@ -5,10 +5,9 @@ Every stage hands on a plain value. Nothing here knows an operator, a file forma
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -22,31 +21,26 @@ from onnxprune.errors import (
     CheckError,
     KeptError,
     MetricError,
-    ModelError,
     OnnxPruneError,
     OptionError,
     ToolError,
-    nearest,
 )
 from onnxprune.formats.export import check_asked, export
 from onnxprune.importance import criteria
 from onnxprune.labels import plan_file as plans
-from onnxprune.labels.analysis import Analysis, analyse
+from onnxprune.labels.analysis import Analysis
 from onnxprune.labels.ops import custom
 from onnxprune.labels.plan_file import Plan
 from onnxprune.memory_and_threads import one_thread
-from onnxprune.model import new_outputs
 from onnxprune.model.files import Folder
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.passes import (
     FuseBatchNorm,
     JoinRows,
-    KeepRows,
     Pass,
     RestoreBranches,
     RestoreCalls,
-    cut_to,
 )
 from onnxprune.passes import run as run_passes
 from onnxprune.passes.bits import grids_of, planned
@@ -60,13 +54,13 @@ from onnxprune.proof.weights import GridsProof, ZerosProof, prove_grids, prove_z
 from onnxprune.report.assemble import Outcome, report_of
 from onnxprune.report.run_report import Report
 from onnxprune.search import whole_branches
+from onnxprune.search.given_model import Given, analysed
 from onnxprune.search.planner import Planner
 from onnxprune.search.sensitivity import Sensitivity, SensitivityRequest, measure
 from onnxprune.search.smallest import Found, smallest
 from onnxprune.search.workers import Workers, gathered
 from onnxprune.widths import named_channels
 from onnxprune.widths.choose_channels import Choice
-from onnxprune.widths.named_channels import Rows
 from onnxprune.widths.plan_contest import Judged
 from onnxprune.widths.request import Request
 
@@ -141,7 +135,7 @@ def _check(options: Options, plan: Plan | None) -> None:
 def _attempted(workers: Workers, plan: Plan | None, watch: Stopwatch, where: str) -> Result:
     model, options = workers.model, workers.options
     _check(options, plan)
-    analysis, given = _analysed(model, options, plan.options if plan else options.to_json(), watch)
+    analysis, given = analysed(model, options, plan.options if plan else options.to_json(), watch)
     if options.reading is None or not options.reading.drawn:
         return _taught(analysis, workers, watch, plan, where, given)
     drawing.check(options.reading)
@@ -164,64 +158,6 @@ def _attempted(workers: Workers, plan: Plan | None, watch: Stopwatch, where: str
         return _taught(analysis, weights_only(), watch, plan, where, given, note)
 
 
-@dataclass(frozen=True)
-class _Given:
-    """What was done to the model before it was analysed: ``rows`` that outputs still show, and all in words.
-
-    ``gone``: branches that went whole, and ``whole``: the analysis of the model with them.
-    """
-
-    rows: Mapping[str, Rows] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    gone: tuple[str, ...] = ()
-    whole: Analysis | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """What a plan has to say beside the options, so that it is done again."""
-        return {"gone_branches": [*self.gone]} if self.gone else {}
-
-
-def _given(
-    model: Model, options: Options, outputs: Sequence[str], keep: Mapping[str, Sequence[int]]
-) -> tuple[Analysis, _Given]:
-    """The model with the outputs that are asked for, analysed."""
-
-    def analysed(model: Model) -> Analysis:
-        return analyse(
-            model,
-            exclude=options.exclude,
-            input_shapes=options.input_shapes,
-            input_values=options.input_values,
-            seed=options.seed,
-        )
-
-    cut = cut_to(model, outputs, options.input_shapes, options.input_values)
-    if not keep:
-        return analysed(cut.model), _Given(notes=cut.changes)
-    known = {o.name for o in cut.model.graph.outputs}
-    if unknown := [n for n in keep if n not in known]:
-        raise OptionError(
-            f"no output is called '{unknown[0]}'", where="--keep-outputs", hint=nearest(unknown[0], known)
-        )
-    trace = analysed(cut.model).trace
-    rows = {n: named_channels.rows_of(trace, n, at, new_outputs.whole_of(n)) for n, at in keep.items()}
-    taken = KeepRows({n: (r.axis, r.positions) for n, r in rows.items()}).run(cut.model)
-    return analysed(taken.model), _Given(rows, cut.changes + taken.changes)
-
-
-def _analysed(model: Model, options: Options, made: Mapping[str, Any], watch: Stopwatch) -> tuple[Analysis, _Given]:
-    """The model with the outputs that ``made`` asks for, analysed. Raises ModelError where it has NaN weights."""
-    with watch.stage("analyse"):
-        analysis, given = _given(model, options, made.get("outputs", ()), made.get("keep_outputs", {}))
-        if gone := tuple(made.get("gone_branches", ())):
-            whole, analysis = analysis, whole_branches.without(analysis, options, gone)
-            given = replace(given, gone=gone, whole=whole)
-    if (name := analysis.trace.model.not_a_number()) is not None:
-        at = f"{model.path or 'model'}, tensor '{name}'"
-        raise ModelError("has NaN weights", where=at, hint="repair or export the model again")
-    return analysis, given
-
-
 def sensitivity(model: Model, options: Options, asked: SensitivityRequest, progress: Progress = silent) -> Sensitivity:
     """What each group of channels costs a metric, alone. Raises OnnxPruneError."""
     told = replace(options, progress=progress)
@@ -234,7 +170,7 @@ def planning(model: Model, options: Options) -> Iterator[Planner]:
     """A planner of ``model``, while what was seen of it is there; `Options.progress` is told. Raises OnnxPruneError."""
     watch = Stopwatch(options.progress)
     with custom.declared([custom.read(text) for text in options.custom]):
-        analysis, given = _analysed(model, options, options.to_json(), watch)
+        analysis, given = analysed(model, options, options.to_json(), watch)
         if options.reading is not None and options.reading.drawn:
             drawing.check(options.reading)
         with learning(analysis, options, watch, judged=True) as lesson:
@@ -242,7 +178,7 @@ def planning(model: Model, options: Options) -> Iterator[Planner]:
 
 
 def _taught(
-    analysis: Analysis, workers: Workers, watch: Stopwatch, plan: Plan | None, where: str, given: _Given, *notes: str
+    analysis: Analysis, workers: Workers, watch: Stopwatch, plan: Plan | None, where: str, given: Given, *notes: str
 ) -> Result:
     """Prune with what calibration data teaches, where there is some. ``notes``: how it came to this."""
     with learning(given.whole or analysis, workers.options, watch) as taught:
@@ -305,7 +241,7 @@ class _Run:
     workers: Workers
     lesson: Lesson | None
     watch: Stopwatch
-    given: _Given = _Given()
+    given: Given = field(default_factory=Given)
     notes: tuple[str, ...] = field(default=())
     judged: Judged[Choice] | None = None  # what was chosen before, if anything was
 
@@ -339,10 +275,8 @@ class _Run:
         with watch.stage("prove"):
             # Nodes that cannot be run are known by their own names, which a call hides.
             proof = self._proof(choice, whole if analysis.severed.gone else written)
-        learnt, of_weights = None, Asked()
-        holds = Constrained()
-        failed = proof is not None and bool(proof.failures())
-        if not failed and (self.lesson is not None or weighed):
+        learnt, of_weights, holds = None, Asked(), Constrained()
+        if not (proof and proof.failures()) and (self.lesson is not None or weighed):
             with watch.stage("compensate"):
                 if found is not None:
                     solved, learnt = found.made.model, found.made.learnt

@@ -22,8 +22,8 @@ from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.passes import FuseBatchNorm
 from onnxprune.passes import run as run_passes
-from onnxprune.passes.whole_branches import Branch, WithoutBranches, branches
 from onnxprune.proof import distance_over_outputs as heldout
+from onnxprune.search.branch_removal import Branch, WithoutBranches, branches
 from onnxprune.search.planner import Planner
 from onnxprune.widths.budget import Budget
 from onnxprune.widths.choose_channels import Choice

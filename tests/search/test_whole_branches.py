@@ -13,7 +13,7 @@ from onnxprune.errors import OptionError, PlanError
 from onnxprune.labels.analysis import analyse
 from onnxprune.labels.plan_file import Plan
 from onnxprune.model.onnx_model import from_proto
-from onnxprune.passes.whole_branches import WithoutBranches, branches
+from onnxprune.search.branch_removal import WithoutBranches, branches
 from tests.models import build
 
 #: Two blocks of 16 channels, which --align 16 leaves as they are; the second adds next to nothing, and a gate is in it.

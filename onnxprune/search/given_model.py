@@ -1,0 +1,76 @@
+"""The model that is analysed: as it was given, with the outputs that are asked for, and without branches of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from onnxprune.errors import ModelError, OptionError, nearest
+from onnxprune.labels.analysis import Analysis, analyse
+from onnxprune.model import new_outputs
+from onnxprune.model.onnx_model import Model
+from onnxprune.options import Options
+from onnxprune.passes import KeepRows, cut_to
+from onnxprune.progress import Stopwatch
+from onnxprune.search import whole_branches
+from onnxprune.widths import named_channels
+from onnxprune.widths.named_channels import Rows
+
+
+@dataclass(frozen=True)
+class Given:
+    """What was done to the model before it was analysed: ``rows`` that outputs still show, and all in words.
+
+    ``gone``: branches that went whole, and ``whole``: the analysis of the model with them.
+    """
+
+    rows: Mapping[str, Rows] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    whole: Analysis | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What a plan has to say beside the options, so that it is done again."""
+        return {"gone_branches": [*self.gone]} if self.gone else {}
+
+
+def _given(
+    model: Model, options: Options, outputs: Sequence[str], keep: Mapping[str, Sequence[int]]
+) -> tuple[Analysis, Given]:
+    """The model with the outputs that are asked for, analysed."""
+
+    def traced(model: Model) -> Analysis:
+        return analyse(
+            model,
+            exclude=options.exclude,
+            input_shapes=options.input_shapes,
+            input_values=options.input_values,
+            seed=options.seed,
+        )
+
+    cut = cut_to(model, outputs, options.input_shapes, options.input_values)
+    if not keep:
+        return traced(cut.model), Given(notes=cut.changes)
+    known = {o.name for o in cut.model.graph.outputs}
+    if unknown := [n for n in keep if n not in known]:
+        raise OptionError(
+            f"no output is called '{unknown[0]}'", where="--keep-outputs", hint=nearest(unknown[0], known)
+        )
+    trace = traced(cut.model).trace
+    rows = {n: named_channels.rows_of(trace, n, at, new_outputs.whole_of(n)) for n, at in keep.items()}
+    taken = KeepRows({n: (r.axis, r.positions) for n, r in rows.items()}).run(cut.model)
+    return traced(taken.model), Given(rows, cut.changes + taken.changes)
+
+
+def analysed(model: Model, options: Options, made: Mapping[str, Any], watch: Stopwatch) -> tuple[Analysis, Given]:
+    """The model with the outputs that ``made`` asks for, analysed. Raises ModelError where it has NaN weights."""
+    with watch.stage("analyse"):
+        analysis, given = _given(model, options, made.get("outputs", ()), made.get("keep_outputs", {}))
+        if gone := tuple(made.get("gone_branches", ())):
+            whole, analysis = analysis, whole_branches.without(analysis, options, gone)
+            given = replace(given, gone=gone, whole=whole)
+    if (name := analysis.trace.model.not_a_number()) is not None:
+        at = f"{model.path or 'model'}, tensor '{name}'"
+        raise ModelError("has NaN weights", where=at, hint="repair or export the model again")
+    return analysis, given
