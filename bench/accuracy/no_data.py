@@ -21,6 +21,7 @@ from bench.accuracy import cache, metric
 from bench.accuracy.__main__ import NETS, SEEDS, SEGMENTING
 from bench.accuracy.digits import SIZE
 from bench.measure import publish
+from onnxprune.calibration.data_options import Data
 from onnxprune.calibration.synthetic import few_samples
 from onnxprune.errors import OptionError
 
@@ -39,7 +40,7 @@ def kept(net: cache.TrainedNet, **options: Any) -> float | None:
             return None
         result.save(pruned)
         share = metric.of_file(pruned) / metric.of_file(net.folded)
-    shown = {n: v for n, v in options.items() if n != "data" or isinstance(v, str)}
+    shown = {n: v for n, v in options.items() if not isinstance(v, dict)}
     print(net, shown, f"{share:.4f}", file=sys.stderr, flush=True)
     return share
 
@@ -72,7 +73,7 @@ def few(net: cache.TrainedNet) -> Iterator[tuple[str, float | None]]:
 def ranges(net: cache.TrainedNet) -> Iterator[tuple[str, float | None]]:
     """At half of the MACs."""
     for said in RANGES:
-        yield said, kept(net, budget="macs=0.5", input_range=said)
+        yield said, kept(net, budget="macs=0.5", data=Data(None, input_range=said))
 
 
 TABLES: dict[str, Callable[[cache.TrainedNet], Iterator[tuple[str, float | None]]]] = {
