@@ -29,6 +29,8 @@ _ROUNDS, _BLOCK, _REFITS = 4, 64, 1
 _WIDTHS = {2: np.linspace(0.4, 1.0, 9), 3: np.linspace(0.55, 1.0, 7), 4: np.linspace(0.7, 1.0, 5)}
 _FINE = np.asarray((0.9, 1.0))
 
+Single = NDArray[np.float32]
+
 #: Shares that are tried where only the weights themselves are looked at.
 _MANY = np.linspace(0.3, 1.0, 36)
 
@@ -241,12 +243,13 @@ class Attempt:
             for begin in range(0, w.shape[1], _BLOCK):
                 end = min(begin + _BLOCK, w.shape[1])
                 before = w[:, begin:end].copy()
-                for column in range(begin, end):
+                wishes = codes.all_nearest(before + left[:, begin:end] * inverse[:, begin:end, None], begin)
+                moving = wishes != before if self.mask is None else (wishes != before) & (self.mask[:, begin:end] > 0)
+                for column in begin + np.flatnonzero(moving.any(axis=(0, 2))):
                     now = w[:, column]
                     wish = now + left[:, column] * inverse[:, column, None]
                     step = codes.nearest(wish, every[:, column]) - now
-                    if self.mask is not None:
-                        step *= self.mask[:, column]
+                    step *= moving[:, column - begin]  # of these rows alone, so that each is by itself
                     if step.any():
                         w[:, column] += step
                         left[:, begin:end] -= h[:, begin:end, column, None] * step[:, None]
@@ -283,12 +286,21 @@ class _Steps:
         else:
             at = np.arange(len(columns)), columns // self.size
             scale, low, high = self.scale[at], self.low[at], self.high[at]
-        codes = w / scale
-        np.rint(codes, out=codes)
-        np.maximum(codes, low, out=codes)
-        np.minimum(codes, high, out=codes)
-        codes *= scale
-        return codes
+        return _nearest(w, scale, low, high)
+
+    def all_nearest(self, w: NDArray[np.float32], begin: int) -> NDArray[np.float32]:
+        """Of weights [groups, columns, m], of the columns from ``begin`` on."""
+        at = slice(0, 1) if self.scale.shape[1] == 1 else np.arange(begin, begin + w.shape[1]) // self.size
+        return _nearest(w, self.scale[:, at], self.low[:, at], self.high[:, at])
+
+
+def _nearest(w: Single, scale: Single, low: Single, high: Single) -> Single:
+    codes = w / scale
+    np.rint(codes, out=codes)
+    np.maximum(codes, low, out=codes)
+    np.minimum(codes, high, out=codes)
+    codes *= scale
+    return codes
 
 
 def _columns(w: NDArray[Any]) -> NDArray[Any]:
