@@ -9,6 +9,7 @@ from onnxprune.constraints.grids import Grids
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.formats import arrays, integer, qdq, qonnx, sparse_initializers
 from onnxprune.formats.format_options import FOLDER, FORMATS, OF_GRIDS, ROUNDINGS, FormatOptions, Rounding
+from onnxprune.formats.integers.steps import Program
 from onnxprune.model.files import Folder
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
@@ -61,6 +62,7 @@ def export(
         steps = integer.program(model, grids, shapes, options.rounding)
         written = integer.graph(model, steps)
         integer.verify(steps, written, _TRIED, seed)
+        return Exported(written, (_near(model, grids, steps, seed),))
     elif options.format == FOLDER:
         return _folder(model, grids, shapes, options.rounding, seed)
     else:
@@ -86,5 +88,11 @@ def _folder(model: Model, grids: Grids, input_shapes: Mapping[str, Shape], round
     files = arrays.write(model, grids, program, because)
     tried = [integer.drawn(program, seed + i) for i in range(_TRIED)] if program is not None else []
     arrays.verify(model, grids, program, files, tried)
-    notes = () if program is not None else (f"the folder has weights and no steps: {because}",)
-    return Exported(Folder(files), notes)
+    if program is None:
+        return Exported(Folder(files), (f"the folder has weights and no steps: {because}",))
+    return Exported(Folder(files), (_near(model, grids, program, seed),))
+
+
+def _near(model: Model, grids: Grids, steps: Program, seed: int) -> str:
+    near = integer.nearness(model, grids, steps, seed)
+    return f"integers against floats on the same grids: cosine {near:.4f} or more, on a random input"

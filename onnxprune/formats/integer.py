@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from onnxprune.activations.simulated import simulated
 from onnxprune.constraints.grids import Grids
 from onnxprune.errors import CheckError
 from onnxprune.formats.format_options import Rounding
@@ -63,6 +65,27 @@ def verify(steps: Program, written: Model, count: int = 3, seed: int = 0) -> Non
             wanted = on_numpy.run(steps, feeds)
             for name, array in found.items():
                 check_same(name, array.astype(np.int64), wanted[name])
+
+
+def nearness(model: Model, grids: Grids, steps: Program, seed: int = 0) -> float:
+    """The least cosine of an output of ``steps`` with that of ``model`` in floats on the same grids."""
+    feeds = drawn(steps, seed)
+    floats = {n: _real(steps, n, f) if n in steps.codes else f for n, f in feeds.items()}
+    wanted = runtime.results(simulated(model, grids.activations), floats)
+    wanted |= {n: grids.activations[n].of_rank(a.ndim).rounded(a) for n, a in wanted.items() if n in grids.activations}
+    found = on_numpy.run(steps, feeds)
+    pairs = [(_real(steps, n, found[n]).reshape(-1), wanted[n].reshape(-1)) for n in steps.outputs if n in steps.codes]
+    return min((_cosine(a.astype(np.float64), b.astype(np.float64)) for a, b in pairs), default=1.0)
+
+
+def _real(steps: Program, name: str, codes: NDArray[np.generic]) -> NDArray[np.float32]:
+    code = steps.codes[name]
+    return np.asarray((codes.astype(np.int64) - code.zero) * code.scale, np.float32)
+
+
+def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    size = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / size if size else float(np.linalg.norm(a) == np.linalg.norm(b))
 
 
 def drawn(steps: Program, seed: int, batch: int = 1) -> Feeds:

@@ -24,6 +24,9 @@ _ELSEWHERE = "--format qdq writes it, or cut the model before it with --outputs"
 #: Bits of the codes that a table is looked up by, where nobody gave its input a grid.
 FINE = 16
 
+#: Sums of more bits are brought to fewer before they go on.
+_LONGEST, _COARSE = 30, 24
+
 #: Codes that a product takes.
 _BYTE = 255
 
@@ -102,7 +105,17 @@ class Lowering:
         """What ``node`` reads as ``name``, as it is: codes, or sums."""
         if name not in self.codes:
             self.refuse(node, f"'{name}' is on no grid")
+        if self.codes[name].size > 2**_LONGEST:  # units of units: other sums would be nothing beside them
+            self.codes[name] = self._coarse(self.codes[name])
         return self.codes[name]
+
+    def _coarse(self, own: Code) -> Code:
+        """Sums in fewer bits, of one scale."""
+        scale = np.full((1,), float(own.scale.max()) * own.size / 2**_COARSE)
+        multiplier, shift, bits = multiplier_of(own.scale / scale, own.size, 2 ** (_COARSE + 1))
+        name, zero = f"{own.name}__coarse", 2**_COARSE
+        self.add(Requantize(name, own, multiplier, shift, bits, zero, 2 * zero, self.rounding))
+        return Code(name, scale, zero, 0, 2 * zero)
 
     def byte(self, node: Node, name: str) -> Code:
         """As codes of 8 bits and one scale, rounded where they are sums, to the grid that they are on next."""
