@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from onnx import ModelProto
 
+from onnxprune.calibration import samples
 from onnxprune.calibration.data_options import NO_DATA, Data
 from onnxprune.calibration.gram_matrices import Spill, spilling
 from onnxprune.calibration.model_inputs import LABELS
@@ -83,7 +84,9 @@ class Workers:
             return replace(options, data=NO_DATA)
         if options.cluster is None or planner.lesson.data.drawn:
             return options
-        return replace(options, data=_sent(planner.lesson.data))
+        trace, reading = planner.analysis.trace, options.reading
+        assert reading is not None
+        return replace(options, data=_sent(reading, samples.load(reading, trace.model, trace.shapes.inputs)))
 
 
 @contextmanager
@@ -110,15 +113,15 @@ def several(options: Options) -> bool:
     return options.cluster is not None or options.jobs > 1
 
 
-def _sent(data: CalibrationSet) -> Data:
-    """The samples in use as arrays."""
+def _sent(reading: Data, data: CalibrationSet) -> Data:
+    """All samples that are read, as arrays: which of them help, and what is drawn beside, a worker finds as we do."""
     runs = [*data.labelled_batches(1)]
     stack = np.concatenate if data.inputs.stacked else np.stack
     held = {name: stack([feeds[name] for feeds, _ in runs]) for name in runs[0][0]}
     labels = [labels for _, labels in runs if labels is not None]
     if labels:
         held[LABELS] = np.concatenate(labels)
-    return Data(held, samples=data.count)
+    return replace(reading, source=held, samples=data.count, mean=(), std=())
 
 
 @dataclass(frozen=True)
