@@ -22,7 +22,8 @@ def grids_said(report: Report) -> Iterator[str]:
     if found.activations:
         yield f"activations: {len(found.activations)} tensors, {_counted(found.activations.values())}"
         if report.learnt is not None:
-            yield "             errors are of the network with these rounded; the file computes in floats"
+            floats = "; the file computes in floats" if "format" not in report.options else ""
+            yield f"             errors are of the network with these rounded{floats}"
     for error in found.outputs:
         figures = f"cosine {error.cosine:.4f}, SNR {error.snr_db:.1f} dB, max abs {error.max_abs:.3g}"
         yield f"output error: '{error.name}' {figures}, weights rounded, on random inputs"

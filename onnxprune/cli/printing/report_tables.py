@@ -143,7 +143,10 @@ def _learnt(learnt: Learnt, *, asked: bool) -> Iterator[str]:
     how = " by compensation" if learnt.solved or learnt.best_step else ""
     how = " with what was asked of weights" if asked else how
     for before, after in zip(learnt.pruned, learnt.final, strict=True):
-        change = f"cosine {before.cosine:.4f} -> {after.cosine:.4f}, SNR {before.snr_db:.1f} -> {after.snr_db:.1f} dB"
+        change = f"cosine {after.cosine:.4f}, SNR {after.snr_db:.1f} dB"
+        if math.isfinite(before.snr_db):  # else no channel went, and there was no error
+            pair = f"cosine {before.cosine:.4f} -> {after.cosine:.4f}"
+            change = f"{pair}, SNR {before.snr_db:.1f} -> {after.snr_db:.1f} dB"
         yield f"output error: '{after.name}' {change}{how}, on {learnt.on}"
 
 
