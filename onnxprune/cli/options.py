@@ -12,6 +12,7 @@ import click
 
 from onnxprune.calibration.data_options import NO_DATA, Data
 from onnxprune.constraints.bit_options import BitOptions
+from onnxprune.constraints.zero_options import ZeroOptions
 from onnxprune.formats.format_options import FormatOptions
 from onnxprune.option_declarations import Flag, flags
 from onnxprune.options import ApplyOptions, Options
@@ -202,9 +203,7 @@ def measured(function: F) -> F:
 def of_prune(function: Callable[..., Any]) -> Callable[..., Any]:
     """All options of `prune` but ``--config``."""
     general = flags(ApplyOptions)
-    metric = flags(MetricOptions)
-    bits, forms = flags(BitOptions), flags(FormatOptions)
-    apart = (*bits, *forms, *metric)
+    apart = [name for part in (ZeroOptions, BitOptions, FormatOptions, MetricOptions) for name in flags(part)]
     own = taken(*(name for name in flags(Options) if name not in (*general, *apart)), *apart)
     written = checking(proven=True)(function)
     for option in reversed(_WRITTEN):

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import os
 import pickle
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -139,6 +141,7 @@ class _Order:
         """What makes rows."""
         if self.options.cluster is None:
             tempfile.tempdir = self.folder  # whoever gave the order removes it, however this ends
+            Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         loaded = (
             files.load(self.model) if isinstance(self.model, Path) else from_proto(ModelProto.FromString(self.model))
         )
@@ -278,6 +281,13 @@ def work(key: str, payload: Any, position: int, trial: Any) -> tuple[int, Row]:
                 make = stack.enter_context(order.opened())
                 _OPEN[key] = stack.pop_all(), make
         return position, _OPEN[key][1](trial)
+
+
+def _end_with(parent: int) -> None:
+    """End this process once ``parent`` has ended, by whatever: nobody asks for more trials then."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def close() -> None:

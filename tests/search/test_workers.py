@@ -22,7 +22,7 @@ from tests.commands import AGAINST_THE_ORIGINAL, Run, assert_one_line
 METRIC = (
     AGAINST_THE_ORIGINAL
     + """
-import os, signal
+import os, signal, time
 
 
 def each(session):
@@ -36,6 +36,14 @@ def kills(session):
             calls.write(f"{os.getpid()}\\n")
         if len(Path("calls").read_text().splitlines()) == 4:
             os.kill(os.getpid(), signal.SIGKILL)
+    return each(session)
+
+
+def waits(session):
+    if os.getpid() != int(Path("parent").read_text()):
+        with Path("calls").open("a") as calls:
+            calls.write(f"{os.getpid()} {os.getppid()}\\n")
+        time.sleep(0.2)
     return each(session)
 
 
@@ -178,6 +186,33 @@ def test_a_sweep_that_is_killed_again_and_again_comes_to_the_same(
     assert Path("b.csv").read_bytes() == Path("whole.csv").read_bytes()
     if options:
         assert len(Path("calls").read_text().splitlines()) >= 4  # the fourth has killed a worker
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="asks Linux which processes there are")
+def test_workers_end_with_the_run_that_they_work_for(here: Path) -> None:
+    ratios = ",".join(f"{0.05 + n / 200:.3f}" for n in range(150))
+    command = [*SWEEP[:-1], ratios, "--metric", "worker_metric:waits", "--jobs", "2"]
+    process = subprocess.Popen([sys.executable, "-m", "onnxprune", *command], stdout=subprocess.DEVNULL)
+    until, calls = time.monotonic() + 120, here / "calls"
+    workers: dict[str, set[str]] = {}  # by who started them: the run itself measures too
+    while not any(len(own) == 2 for own in workers.values()) and time.monotonic() < until:
+        time.sleep(0.05)
+        for line in calls.read_text().splitlines() if calls.exists() else ():
+            pid, parent = line.split()
+            workers.setdefault(parent, set()).add(pid)
+    (boss,) = (parent for parent, own in workers.items() if len(own) == 2)
+    os.kill(int(boss), signal.SIGKILL)
+    process.communicate()
+    while any(map(_runs, workers[boss])) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not [*filter(_runs, workers[boss])]
+
+
+def _runs(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_what_a_worker_raises_is_one_line(run: Run) -> None:
