@@ -16,7 +16,7 @@ Anything else that escapes is a bug of onnxprune and keeps its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from functools import partial
 from typing import Any, ClassVar
@@ -102,6 +102,11 @@ class KeptError(CheckError):
 def thousands(number: float) -> str:
     """A whole number as the terminal and messages write it, thousands apart."""
     return f"{number:,.0f}".replace(",", " ")
+
+
+def first_and_more(names: Sequence[str]) -> str:
+    """The first of ``names``, of which there is one at least, and how many others there are."""
+    return f"'{names[0]}'" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str | None = None) -> str:

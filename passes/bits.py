@@ -21,7 +21,7 @@ from onnxprune.constraints.bit_options import BitsRequest
 from onnxprune.constraints.grids import Grid, Grids
 from onnxprune.constraints.laid import cells_of, laid_along
 from onnxprune.constraints.rounding import DIGITS, WeightGrid
-from onnxprune.errors import OptionError, PlanError
+from onnxprune.errors import OptionError, PlanError, first_and_more
 from onnxprune.labels.analysis import matches
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.plan_file import Plan, PlannedGrid
@@ -115,8 +115,7 @@ class DecidingBits:
                 fixed[label] = grid
         if not seen or not fixed:
             return Bits(fixed, solved)
-        more = f" and {len(fixed) - 1} more" if len(fixed) > 1 else ""
-        note = f"'{next(iter(fixed))}'{more}: weights are rounded to the nearest, as none are solved for there"
+        note = f"{first_and_more([*fixed])}: weights are rounded to the nearest, as none are solved for there"
         return Bits(fixed, solved, notes=(note,))
 
     def _sets(self, model: Model, layers: list[Product]) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
@@ -136,8 +135,8 @@ class DecidingBits:
             found += [kept] if kept else []
         if not left:
             return found, ()
-        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-        return found, (f"'{left[0]}'{more} cannot be rounded: only tensors of single precision that the original has",)
+        what = "cannot be rounded: only tensors of single precision that the original has"
+        return found, (f"{first_and_more(left)} {what}",)
 
     def _ranged(self, model: Model, sets: list[tuple[str, ...]], request: BitsRequest) -> dict[str, Grid]:
         """A grid for each tensor, by what the original holds there of the channels that stay."""
@@ -203,5 +202,4 @@ def _left(layers: Mapping[str, Product], asked: Mapping[str, WeightGrid]) -> Ite
     """Who has no scales for groups of inputs."""
     whole = [layers[n].node.label for n, g in asked.items() if isinstance(g.per, str)]
     if whole and len(whole) < len(asked):
-        more = f" and {len(whole) - 1} more" if len(whole) > 1 else ""
-        yield f"'{whole[0]}'{more}: a scale for each output, as their inputs are no multiple of the group"
+        yield f"{first_and_more(whole)}: a scale for each output, as their inputs are no multiple of the group"

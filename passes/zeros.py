@@ -26,7 +26,7 @@ from onnxprune.constraints.quadratic import Float, Quadratic, covariance, damped
 from onnxprune.constraints.request import ZerosRequest
 from onnxprune.constraints.shares import SHARES, Curve, spread
 from onnxprune.constraints.zeros import RIDGE, Zeros
-from onnxprune.errors import OptionError
+from onnxprune.errors import OptionError, first_and_more
 from onnxprune.file_system.regular_file import ensure_regular
 from onnxprune.labels.analysis import matches
 from onnxprune.labels.label_propagation import Trace
@@ -267,10 +267,9 @@ def _fits(pattern: Pattern, layer: _Layer) -> bool:
 def _left_out(layers: Mapping[str, _Layer], unfit: Sequence[str], pattern: Pattern) -> tuple[str, ...]:
     if not unfit:
         return ()
-    first = layers[unfit[0]].product.node.label
-    more = f" and {len(unfit) - 1} more" if len(unfit) > 1 else ""
+    who = first_and_more([layers[n].product.node.label for n in unfit])
     why = f"channels in rows of {pattern.columns} are not theirs" if pattern.kept else "they have one output"
-    return (f"'{first}'{more} cannot hold the pattern {pattern.name}, and keep their weights: {why}",)
+    return (f"{who} cannot hold the pattern {pattern.name}, and keep their weights: {why}",)
 
 
 def _scores(layer: _Layer, request: ZerosRequest) -> NDArray[np.floating[Any]]:

@@ -24,7 +24,7 @@ def simulated(model: Model, grids: Mapping[str, Grid]) -> Model:
     grids = {n: g for n, g in grids.items() if n in model.graph.consumers}
     if not grids:
         return model
-    opset = next(o.version for o in model.proto.opset_import if o.domain in ("", "ai.onnx"))
+    opset = model.opset
     out = ModelProto()
     out.CopyFrom(model.proto)
     graph = out.graph

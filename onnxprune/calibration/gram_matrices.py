@@ -319,22 +319,29 @@ def observe(
         )
         doing = stack.enter_context(another_thread())
         takers = {n: stack.enter_context(m.gathering(doing)) for n, m in seen.moments.items()}
-        for held, own in zip((False, True), data.split(), strict=True):
-            for feeds in own.batches(batch_size(model.graph, shapes)):
-                part = Part(len(parts), len(next(iter(feeds.values()))), held)
-                values = {**feeds, **runtime.run(active, feeds, where)}
-                for product in found:
-                    y = values[product.target]
-                    ensure_as_traced(product.target, y.shape, shapes[product.target], [product.form.made])
-                _take(seen, part, values, data.count, takers)
-                for name in feeds:
-                    spill.put(f"feed {name}", part.number, feeds[name])
-                for name in dict.fromkeys((*outputs, *joined)):
-                    spill.put(f"output {name}", part.number, values[name])
-                del values  # before there are those of the next batch
-                parts.append(part)
-                progress("observe", sum(p.samples for p in parts), data.count)
+        for part, feeds in fed(data, batch_size(model.graph, shapes), spill):
+            values = {**feeds, **runtime.run(active, feeds, where)}
+            for product in found:
+                y = values[product.target]
+                ensure_as_traced(product.target, y.shape, shapes[product.target], [product.form.made])
+            _take(seen, part, values, data.count, takers)
+            for name in dict.fromkeys((*outputs, *joined)):
+                spill.put(f"output {name}", part.number, values[name])
+            del values  # before there are those of the next batch
+            parts.append(part)
+            progress("observe", sum(p.samples for p in parts), data.count)
     return replace(seen, parts=tuple(parts), ends=joined)
+
+
+def fed(data: CalibrationSet, size: int, spill: Spill) -> Iterator[tuple[Part, Feeds]]:
+    """What a model is fed, in batches of ``size`` samples, those to judge by last; all of it goes to ``spill``."""
+    number = 0
+    for held, own in zip((False, True), data.split(), strict=True):
+        for feeds in own.batches(size):
+            for name, array in feeds.items():
+                spill.put(f"feed {name}", number, array)
+            yield Part(number, len(next(iter(feeds.values()))), held), feeds
+            number += 1
 
 
 def _take(

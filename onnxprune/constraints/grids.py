@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Codes = NDArray[np.int64]
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,17 @@ class Grid:
         codes *= scale
         return codes.astype(values.dtype, copy=False)
 
-    def holds(self, values: NDArray[Any]) -> bool:
-        """Whether every value is on the grid, bit for bit."""
-        return np.array_equal(self.values(self.codes(values)), values.astype(np.float32))
-
     def along(self, shape: tuple[int, ...]) -> tuple[NDArray[np.float32], Codes]:
         """Scale and zero point, so that they broadcast with a tensor of this ``shape``."""
-        scale, zero = self.scale, self.zero_point
-        for axis, (whole, own) in enumerate(zip(shape, scale.shape, strict=True)):
-            if own not in (1, whole):
-                scale, zero = scale.repeat(whole // own, axis), zero.repeat(whole // own, axis)
-        return scale, zero
+        return laid(self.scale, shape), laid(self.zero_point, shape)
+
+
+def laid(numbers: NDArray[Number], shape: tuple[int, ...]) -> NDArray[Number]:
+    """``numbers`` that lie along a tensor of ``shape`` as scales do, so that they broadcast with it."""
+    for axis, (whole, own) in enumerate(zip(shape, numbers.shape, strict=True)):
+        if own not in (1, whole):
+            numbers = numbers.repeat(whole // own, axis)
+    return numbers
 
 
 @dataclass(frozen=True)

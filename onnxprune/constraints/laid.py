@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration.gram_matrices import Product
-from onnxprune.constraints.grids import Codes, Grid
+from onnxprune.constraints.grids import Grid, laid
 from onnxprune.constraints.rounding import Cells
 
 
@@ -31,7 +31,8 @@ def cells_of(product: Product, grid: Grid, shape: tuple[int, ...]) -> Cells | No
     if len(shape) != grid.scale.ndim or any(whole % own for whole, own in zip(shape, grid.scale.shape, strict=True)):
         return None
     scale, zero = grid.along(shape)
-    places = product.form.matrix(_whole(grid, shape))
+    numbers = np.arange(grid.scale.size).reshape(grid.scale.shape)
+    places = product.form.matrix(np.broadcast_to(laid(numbers, shape), shape))
     size = _run(places.reshape(*places.shape[:2], -1), 2)
     if size % product.taps:
         return None
@@ -43,13 +44,6 @@ def cells_of(product: Product, grid: Grid, shape: tuple[int, ...]) -> Cells | No
 
     one = grid.scale.size == 1
     return Cells(np.asarray(blocks(scale), np.float32), np.asarray(blocks(zero), np.int64), grid.bits, grid.signed, one)
-
-
-def _whole(grid: Grid, shape: tuple[int, ...]) -> Codes:
-    places = np.arange(grid.scale.size).reshape(grid.scale.shape)
-    for axis, whole in enumerate(shape):
-        places = places.repeat(whole // places.shape[axis], axis)
-    return places
 
 
 def _run(places: NDArray[np.int64], axis: int) -> int:

@@ -109,7 +109,7 @@ def verify(
         check_same(one["name"], read.values(codes), wanted)
         for form in (f for f in _FORMS if f in one):
             matrix = scipy.sparse.load_npz(io.BytesIO(files[one[form]])).toarray().astype(np.int64)
-            check_same(one["name"], matrix.reshape(codes.shape), codes - _along(grid.zero_point, codes.shape))
+            check_same(one["name"], matrix.reshape(codes.shape), codes - grid.along(codes.shape)[1])
     again = program_in(files)
     if (again is None) != (program is None):
         raise CheckError("has other steps than were written", where=MANIFEST, hint="please report this as a bug")
@@ -145,7 +145,7 @@ def _weight(out: _Folder, index: int, name: str, values: NDArray[np.float32], gr
     codes, at = grid.codes(values), f"weights/{index}"
     told: dict[str, Any] = {"name": name, "file": out.put(f"{at}.npy", _narrow(codes)), "shape": list(values.shape)}
     told |= _grid(out, at, grid)
-    centred = codes - _along(grid.zero_point, codes.shape)
+    centred = codes - grid.along(codes.shape)[1]
     share = float((centred == 0).mean()) if centred.size else 0.0
     told["zeros"] = share
     if share >= _SPARSE and centred.ndim > 1:
@@ -162,12 +162,6 @@ def _grid(out: _Folder, at: str, grid: Grid) -> dict[str, Any]:
         "scale": _plain(out, at, "scale", grid.scale),
         "zero_point": _plain(out, at, "zero_point", grid.zero_point),
     }
-
-
-def _along(zero: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.int64]:
-    for axis, whole in enumerate(shape):
-        zero = zero.repeat(whole // zero.shape[axis], axis)
-    return zero
 
 
 def _narrow(array: NDArray[Any]) -> NDArray[Any]:

@@ -6,14 +6,17 @@ nodes that make it anew. Only inputs keep their own name, and readers of these a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, version_converter
 
+from onnxprune.constraints.grids import Grids
 from onnxprune.errors import ModelError
+from onnxprune.formats.carried import Bias, biases
 from onnxprune.model.edits import captured
 from onnxprune.model.mapped_weights import constants_of
 from onnxprune.model.onnx_model import Model
@@ -109,14 +112,29 @@ def _drop_constants(graph: GraphProto, names: set[str]) -> None:
         own.extend(copies)
 
 
+def reads_of_biases(
+    model: Model, grids: Grids, made: Callable[[str, Bias], Parts]
+) -> dict[tuple[int, int], tuple[str, Parts]]:
+    """Of the biases in the units of their sums, what `insert` takes; ``made``: the nodes that give one its name."""
+    found = {}
+    for bias in biases(model, grids):
+        name = f"{model.graph.nodes[bias.node].inputs[bias.position]}__bias{bias.node}"
+        found[bias.node, bias.position] = name, made(name, bias)
+    return found
+
+
+def single(model: Model, name: str) -> NDArray[np.float32]:
+    """A weight, which is on a grid. Raises ModelError where it is of another precision than grids."""
+    values = model.array(name)
+    if values.dtype != np.float32:
+        what = f"is {values.dtype}, and grids are of float32"
+        raise ModelError(what, where=f"tensor '{name}'", hint="export float32")
+    return values
+
+
 def source_and_target(name: str, *, given: bool) -> tuple[str, str]:
     """Between which tensors a tensor is put on its grid. ``given``: it is an input."""
     return (name, f"{name}{ROUNDED}") if given else (f"{name}{RAW}", name)
-
-
-def opset_of(model: Model) -> int:
-    """The version of ONNX's own operators."""
-    return next((int(o.version) for o in model.proto.opset_import if o.domain in ("", "ai.onnx")), 1)
 
 
 def at_opset(model: Model, version: int) -> Model:
@@ -124,7 +142,7 @@ def at_opset(model: Model, version: int) -> Model:
 
     Raises ModelError where there is none.
     """
-    if opset_of(model) >= version:
+    if model.opset >= version:
         return model
     proto = ModelProto.FromString(b"".join(model.pieces()))
     where, hint = str(model.path or "model"), f"export it again at opset {version}"

@@ -25,6 +25,7 @@ from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.running import session as runtime
 from onnxprune.running.session import Feeds
+from onnxprune.running.snr_and_cosine import Differences
 
 #: What ConvInteger's neighbours need: Pad and ReduceSum as they are from here on.
 _OPSET = 13
@@ -74,18 +75,14 @@ def nearness(model: Model, grids: Grids, steps: Program, seed: int = 0) -> float
     wanted = runtime.results(simulated(model, grids.activations), floats)
     wanted |= {n: grids.activations[n].of_rank(a.ndim).rounded(a) for n, a in wanted.items() if n in grids.activations}
     found = on_numpy.run(steps, feeds)
-    pairs = [(_real(steps, n, found[n]).reshape(-1), wanted[n].reshape(-1)) for n in steps.outputs if n in steps.codes]
-    return min((_cosine(a.astype(np.float64), b.astype(np.float64)) for a, b in pairs), default=1.0)
+    apart, names = Differences(), [n for n in steps.outputs if n in steps.codes]
+    apart.add({n: wanted[n] for n in names}, {n: _real(steps, n, found[n]) for n in names})
+    return min((error.cosine for error in apart.errors()), default=1.0)
 
 
 def _real(steps: Program, name: str, codes: NDArray[np.generic]) -> NDArray[np.float32]:
     code = steps.codes[name]
     return np.asarray((codes.astype(np.int64) - code.zero) * code.scale, np.float32)
-
-
-def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    size = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / size if size else float(np.linalg.norm(a) == np.linalg.norm(b))
 
 
 def drawn(steps: Program, seed: int, batch: int = 1) -> Feeds:

@@ -21,8 +21,8 @@ from onnx import numpy_helper as nph
 
 from onnxprune.constraints.grids import Grid, Grids
 from onnxprune.errors import ModelError
-from onnxprune.formats.carried import Bias, biases
-from onnxprune.formats.inserted_nodes import IR, Parts, at_opset, insert, opset_of, source_and_target
+from onnxprune.formats.carried import Bias
+from onnxprune.formats.inserted_nodes import IR, Parts, at_opset, insert, reads_of_biases, single, source_and_target
 from onnxprune.formats.read_back import check_rounding, check_same, read_back, run_on_seeded
 from onnxprune.model.dtypes import BITS, dtype_of
 from onnxprune.model.graph import Shape
@@ -42,17 +42,13 @@ def write(model: Model, grids: Grids) -> Model:
         raised = at_opset(model, max([wide, *(_since(g) for g in grids.weights.values())]))
     except ModelError:
         raised = at_opset(model, wide)
-    opset = opset_of(raised)
+    opset = raised.opset
     inputs = {i.name for i in raised.graph.inputs}
-    reads = {}
-    for bias in biases(raised, grids):
-        name = f"{raised.graph.nodes[bias.node].inputs[bias.position]}__bias{bias.node}"
-        reads[bias.node, bias.position] = name, _of_bias(name, bias)
     return insert(
         raised,
-        {n: _of_weight(n, raised.array(n), g, opset) for n, g in grids.weights.items()},
+        {n: _of_weight(n, single(raised, n), g, opset) for n, g in grids.weights.items()},
         {n: _of_activation(*source_and_target(n, given=n in inputs), g, opset) for n, g in grids.activations.items()},
-        reads,
+        reads_of_biases(raised, grids, _of_bias),
     )
 
 
@@ -129,10 +125,6 @@ def _block(grid: Grid, shape: Shape) -> bool:
 
 
 def _of_weight(name: str, values: NDArray[np.float32], grid: Grid, opset: int) -> Parts:
-    if values.dtype != np.float32:
-        raise ModelError(
-            f"is {values.dtype}, and grids are of float32", where=f"tensor '{name}'", hint="export float32"
-        )
     kind = _type(grid, opset)
     scale, zero = grid.scale, grid.zero_point
     attributes: dict[str, Any] = {}

@@ -17,9 +17,9 @@ from onnx import helper
 from onnx import numpy_helper as nph
 
 from onnxprune.constraints.grids import Grid, Grids
-from onnxprune.errors import CheckError, ModelError
-from onnxprune.formats.carried import Bias, biases
-from onnxprune.formats.inserted_nodes import Parts, at_opset, insert, source_and_target
+from onnxprune.errors import CheckError
+from onnxprune.formats.carried import Bias
+from onnxprune.formats.inserted_nodes import Parts, at_opset, insert, reads_of_biases, single, source_and_target
 from onnxprune.formats.read_back import check_same, read_back
 from onnxprune.model.onnx_model import Model
 
@@ -38,18 +38,11 @@ def write(model: Model, grids: Grids) -> Model:
     inputs = {i.name for i in raised.graph.inputs}
     weights = {}
     for name, grid in grids.weights.items():
-        values = raised.array(name)
-        if values.dtype != np.float32:
-            what = f"is {values.dtype}, and grids are of float32"
-            raise ModelError(what, where=f"tensor '{name}'", hint="export float32")
+        values = single(raised, name)
         parts = _quant(f"{name}{_FLOAT}", name, grid, values.shape)
         weights[name] = Parts(parts.nodes, [nph.from_array(values, f"{name}{_FLOAT}"), *parts.constants])
     tensors = {n: _quant(*source_and_target(n, given=n in inputs), g) for n, g in grids.activations.items()}
-    reads = {}
-    for bias in biases(raised, grids):
-        name = f"{raised.graph.nodes[bias.node].inputs[bias.position]}__bias{bias.node}"
-        reads[bias.node, bias.position] = name, _of_bias(name, bias)
-    return insert(raised, weights, tensors, reads, {DOMAIN: 1})
+    return insert(raised, weights, tensors, reads_of_biases(raised, grids, _of_bias), {DOMAIN: 1})
 
 
 def verify(model: Model, grids: Grids, written: Model) -> None:
@@ -69,7 +62,7 @@ def verify(model: Model, grids: Grids, written: Model) -> None:
         signed = bool(node.attrs["signed"])
         weight = name in grids.weights
         values = again.array(node.inputs[0]) if weight else _ramp(grid)
-        wanted = model.array(name) if weight else _one(grid).values(_one(grid).codes(values))
+        wanted = model.array(name) if weight else grid.of_rank(1).rounded(values)
         check_same(name, quantized(values, scale, zero, int(bits), signed=signed), wanted)
 
 
@@ -85,12 +78,7 @@ def quantized(
 def _quant(source: str, target: str, grid: Grid, shape: tuple[int, ...] = ()) -> Parts:
     base = f"{target}__quant"
     names = [f"{base}_scale", f"{base}_zero", f"{base}_bits"]
-    scale, zero = grid.scale, grid.zero_point.astype(np.float32)
-    if not shape:  # one for all
-        scale, zero = scale.reshape(()), zero.reshape(())
-    for axis, (whole, own) in enumerate(zip(shape, scale.shape, strict=False)):
-        if own not in (1, whole):
-            scale, zero = scale.repeat(whole // own, axis), zero.repeat(whole // own, axis)
+    scale, zero = (grid if shape else grid.of_rank(0)).along(shape)  # without a shape: one for all
     constants = [
         nph.from_array(np.asarray(v, np.float32), n) for v, n in zip((scale, zero, grid.bits), names, strict=True)
     ]
@@ -105,10 +93,6 @@ def _of_bias(name: str, bias: Bias) -> Parts:
     grid = Grid(bias.scale, np.zeros(bias.scale.shape, np.int64), bits, signed=True)
     parts = _quant(f"{name}{_FLOAT}", name, grid, bias.scale.shape)
     return Parts(parts.nodes, [nph.from_array(bias.values, f"{name}{_FLOAT}"), *parts.constants])
-
-
-def _one(grid: Grid) -> Grid:
-    return Grid(grid.scale.reshape(1), grid.zero_point.reshape(1), grid.bits, grid.signed)
 
 
 def _ramp(grid: Grid) -> NDArray[np.float32]:

@@ -46,7 +46,4 @@ def check_same(name: str, found: NDArray[np.generic], wanted: NDArray[np.generic
 
 def check_rounding(name: str, grid: Grid, before: NDArray[np.float32], after: NDArray[np.float32]) -> None:
     """Raise CheckError where ``after`` is not ``before`` on its grid, bit for bit."""
-    one = Grid(
-        grid.scale.reshape((1,) * before.ndim), grid.zero_point.reshape((1,) * before.ndim), grid.bits, grid.signed
-    )
-    check_same(name, after, one.values(one.codes(before)))
+    check_same(name, after, grid.of_rank(before.ndim).rounded(before))

@@ -131,6 +131,11 @@ class Model:
                     digest.update(chunk)
         return digest.hexdigest()
 
+    @property
+    def opset(self) -> int:
+        """The version of ONNX's own operators, 1 where the file has none."""
+        return next((int(o.version) for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), 1)
+
     @cached_property
     def byte_size(self) -> int:
         """Bytes of the model with all its weights, as one message."""
@@ -164,7 +169,7 @@ class Model:
         out.CopyFrom(self.proto)
         del out.graph.node[:]
         done: set[str] = set()
-        chooses = any(o.domain in ("", "ai.onnx") and o.version >= _WHERE_SINCE for o in self.proto.opset_import)
+        chooses = self.opset >= _WHERE_SINCE
         for index, node in enumerate(self.proto.graph.node):
             names = [node.input[p] for p in reads.get(index, ())]
             for name in names:

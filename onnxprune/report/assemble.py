@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.cost import macs_and_bytes
+from onnxprune.errors import first_and_more
 from onnxprune.labels.analysis import Analysis, matches, units_of
 from onnxprune.labels.groups import Groups
 from onnxprune.labels.label_propagation import Trace
@@ -172,10 +173,9 @@ def _estimated(request: Request) -> tuple[str, ...]:
 def _branches(taken: Mapping[tuple[str, ...], bool]) -> Iterator[str]:
     """Which Ifs are written as one branch of theirs."""
     if taken:
-        first, which = next(iter(taken.items()))
-        more = f" and {len(taken) - 1} more" if len(taken) > 1 else ""
-        branch = "then" if which else "else"
-        yield f"the If of '{first[0]}'{more} always goes one way ({branch}): what it takes is written in its place"
+        who = first_and_more([first for first, *_ in taken])
+        branch = "then" if next(iter(taken.values())) else "else"
+        yield f"the If of {who} always goes one way ({branch}): what it takes is written in its place"
 
 
 def _shapes_after(trace: Trace, result: Rewrite, pruned: Model) -> dict[str, Shape]:
@@ -228,8 +228,7 @@ def _notes(choice: Choice, proof: Proof | None, severed: Severed, stays: Sequenc
     if proof is not None and proof.steps is not None:
         notes.append(_rounded(proof.steps))
     if proof is not None and severed.stood:
-        first, more = severed.stood[0].label, len(severed.stood) - 1
-        whom = f"'{first}' and {more} more" if more else f"'{first}'"
+        whom = first_and_more([node.label for node in severed.stood])
         notes.append(f"{whom} cannot be run here: compared with their like, which do not round, in their place")
     for output, sources in (proof.picked if proof else {}).items():
         names = ", ".join(f"'{n}'" for n in sources)

@@ -12,8 +12,9 @@ from onnxprune.model import new_outputs
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.passes import KeepRows, cut_to
+from onnxprune.passes import run as run_passes
 from onnxprune.progress import Stopwatch
-from onnxprune.search import whole_branches
+from onnxprune.search.branch_removal import WithoutBranches
 from onnxprune.widths import named_channels
 from onnxprune.widths.named_channels import Rows
 
@@ -35,32 +36,38 @@ class Given:
         return {"gone_branches": [*self.gone]} if self.gone else {}
 
 
+def analysed_by(options: Options, model: Model) -> Analysis:
+    """The analysis of ``model``. Raises ModelError and OptionError."""
+    return analyse(
+        model,
+        exclude=options.exclude,
+        input_shapes=options.input_shapes,
+        input_values=options.input_values,
+        seed=options.seed,
+    )
+
+
+def without(analysis: Analysis, options: Options, names: Sequence[str]) -> Analysis:
+    """The analysis of the model without these branches. Raises PlanError where one is none."""
+    return analysed_by(options, run_passes(analysis.trace.model, [WithoutBranches(analysis, names)]).model)
+
+
 def _given(
     model: Model, options: Options, outputs: Sequence[str], keep: Mapping[str, Sequence[int]]
 ) -> tuple[Analysis, Given]:
     """The model with the outputs that are asked for, analysed."""
-
-    def traced(model: Model) -> Analysis:
-        return analyse(
-            model,
-            exclude=options.exclude,
-            input_shapes=options.input_shapes,
-            input_values=options.input_values,
-            seed=options.seed,
-        )
-
     cut = cut_to(model, outputs, options.input_shapes, options.input_values)
     if not keep:
-        return traced(cut.model), Given(notes=cut.changes)
+        return analysed_by(options, cut.model), Given(notes=cut.changes)
     known = {o.name for o in cut.model.graph.outputs}
     if unknown := [n for n in keep if n not in known]:
         raise OptionError(
             f"no output is called '{unknown[0]}'", where="--keep-outputs", hint=nearest(unknown[0], known)
         )
-    trace = traced(cut.model).trace
+    trace = analysed_by(options, cut.model).trace
     rows = {n: named_channels.rows_of(trace, n, at, new_outputs.whole_of(n)) for n, at in keep.items()}
     taken = KeepRows({n: (r.axis, r.positions) for n, r in rows.items()}).run(cut.model)
-    return traced(taken.model), Given(rows, cut.changes + taken.changes)
+    return analysed_by(options, taken.model), Given(rows, cut.changes + taken.changes)
 
 
 def analysed(model: Model, options: Options, made: Mapping[str, Any], watch: Stopwatch) -> tuple[Analysis, Given]:
@@ -68,7 +75,7 @@ def analysed(model: Model, options: Options, made: Mapping[str, Any], watch: Sto
     with watch.stage("analyse"):
         analysis, given = _given(model, options, made.get("outputs", ()), made.get("keep_outputs", {}))
         if gone := tuple(made.get("gone_branches", ())):
-            whole, analysis = analysis, whole_branches.without(analysis, options, gone)
+            whole, analysis = analysis, without(analysis, options, gone)
             given = replace(given, gone=gone, whole=whole)
     if (name := analysis.trace.model.not_a_number()) is not None:
         at = f"{model.path or 'model'}, tensor '{name}'"

@@ -175,8 +175,6 @@ class Measuring:
             if reason.where != "--budget":
                 raise
             return {"asked": share, "cost": None}
-        found = alike(self.metric.measure(made.model), self.original, f"--metric {self.metric.name}")
-        lost = drop(self.limit, self.original, found)
         choice = made.judged.best
         self.made[share] = made
         return {
@@ -184,15 +182,42 @@ class Measuring:
             "cost": planner.left(self.cost, choice),
             "macs": planner.left(COSTS["macs"], choice),
             "params": planner.left(COSTS["params"], choice),
+            **self.judged(made.model),
+            "noise": made.noise,
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+
+    def judged(self, model: Model) -> Row:
+        """What the metric says of ``model`` beside the original, as the table has it. Raises MetricError."""
+        found = alike(self.metric.measure(model), self.original, f"--metric {self.metric.name}")
+        lost = drop(self.limit, self.original, found)
+        return {
             "value": found.value,
             "original": self.original.value,
             "samples": found.samples,
             "drop": lost.amount,
             "error": lost.error,
             "holds": lost.holds,
-            "noise": made.noise,
-            "seconds": round(time.perf_counter() - start, 3),
         }
+
+    @property
+    def permitted(self) -> float:
+        """How much the metric may drop."""
+        return drop(self.limit, self.original, self.original).permitted
+
+    def report(self, trials: Sequence[Trial], taken: int) -> SearchReport:
+        """How far it let go; ``taken``: the place of the answer among ``trials``."""
+        return SearchReport(
+            metric=self.metric.name,
+            limit=str(self.limit),
+            permitted=self.permitted,
+            confidence=self.limit.confidence,
+            minimised=self.cost.name,
+            original=self.original.value,
+            samples=self.original.samples,
+            trials=tuple(trials),
+            taken=taken,
+        )
 
     def request(self, share: float) -> Request:
         """What is asked for a plan with ``share`` of the cost."""
@@ -240,11 +265,10 @@ class _Search:
         """Measure plans until enough is known. Raises KeptError where none holds."""
         measuring = self.measuring
         options, limit, original = measuring.planner.options, measuring.limit, measuring.original
-        nothing = drop(limit, original, original)
-        if nothing.permitted < 0:
+        self.permitted = measuring.permitted
+        if self.permitted < 0:
             what = f"the original's metric is {original.value:.6g}, which is not as good as asked for"
             raise KeptError(what, where=f"--metric {measuring.metric.name}", hint="a smaller --min-metric")
-        self.permitted = nothing.permitted
         self.table = Table.of(options)
         self.keys = Keys(measuring.planner, measuring.metric)
         points = find(self._measured, self.permitted, limit.confidence, options.evaluations)
@@ -252,17 +276,7 @@ class _Search:
         if answer is None:
             raise self._missed()
         place = self.points.index(answer)
-        report = SearchReport(
-            metric=measuring.metric.name,
-            limit=str(limit),
-            permitted=self.permitted,
-            confidence=limit.confidence,
-            minimised=measuring.cost.name,
-            original=original.value,
-            samples=original.samples,
-            trials=tuple(self.trials),
-            taken=place,
-        )
+        report = measuring.report(self.trials, place)
         share = self.trials[place].asked
         made = measuring.made.get(share)  # a row of the table says what came of a plan, and not the plan
         return Found(made or measuring.planner.made(measuring.request(share)), report)

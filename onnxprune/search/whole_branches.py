@@ -17,13 +17,14 @@ from onnxprune.calibration.original_observed import Lesson
 from onnxprune.cost.macs_and_bytes import CostModel, by_node
 from onnxprune.cost.sizes import cost_of
 from onnxprune.errors import OnnxPruneError, OptionError
-from onnxprune.labels.analysis import Analysis, analyse
+from onnxprune.labels.analysis import Analysis
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.passes import FuseBatchNorm
 from onnxprune.passes import run as run_passes
 from onnxprune.proof import distance_over_outputs as heldout
 from onnxprune.search.branch_removal import Branch, WithoutBranches, branches
+from onnxprune.search.given_model import without
 from onnxprune.search.planner import Planner
 from onnxprune.widths.budget import Budget
 from onnxprune.widths.choose_channels import Choice
@@ -92,7 +93,8 @@ def contest(planner: Planner) -> Won:
 
 def _distance(planner: Planner, judged: Judged[Choice]) -> float:
     """Of the plan's outputs from the original's, on held-out samples."""
-    return min((t.distance for t in judged.tried), default=None) or planner.distance(judged.best)
+    known = [t.distance for t in judged.tried]
+    return min(known) if known else planner.distance(judged.best)
 
 
 def _cheapest(planner: Planner, lesson: Lesson, cost: CostModel, whole: float) -> list[Branch]:
@@ -131,15 +133,3 @@ def lesson_of(analysis: Analysis, options: Options, lesson: Lesson) -> Lesson:
     own = {p.node.label: (p, seen.products[p.node.label]) for p in found if p.node.label in seen.products}
     left = {label: replace(p, total=whole.total, partner=whole.partner) for label, (p, whole) in own.items()}
     return replace(lesson, reference=reference, seen=replace(seen, products=left), cache=None, key="")
-
-
-def without(analysis: Analysis, options: Options, names: Sequence[str]) -> Analysis:
-    """The analysis of the model without these branches. Raises PlanError where one is none."""
-    left = run_passes(analysis.trace.model, [WithoutBranches(analysis, names)]).model
-    return analyse(
-        left,
-        exclude=options.exclude,
-        input_shapes=options.input_shapes,
-        input_values=options.input_values,
-        seed=options.seed,
-    )

@@ -34,9 +34,9 @@ from onnxprune.pipeline import Result, planning, prune
 from onnxprune.plugins import user_function
 from onnxprune.progress import Progress
 from onnxprune.report.run_report import Report, SizeReport
-from onnxprune.search.drop import drop, told
-from onnxprune.search.metrics import alike, first_hint
-from onnxprune.search.smallest import Measuring, SearchReport, Trial, measuring_of, tested
+from onnxprune.search.drop import told
+from onnxprune.search.metrics import first_hint
+from onnxprune.search.smallest import Measuring, Trial, measuring_of, tested
 from onnxprune.search.trials import Keys, Row, Table
 from onnxprune.widths.metric_options import name_of
 
@@ -132,7 +132,7 @@ class _Rounds:
         """What the user's function makes of a pruned model. Raises MetricError where that is no such model."""
         source = self.options.finetune
         where = f"--finetune {name_of(source)}" if source is not None else ""
-        function: Callable[..., Any] = user_function(source, "--finetune") if isinstance(source, str) else source  # type: ignore[assignment]
+        function = _function(source)
         try:
             found = _called(function, pruned.model, pruned.plan, number)
         except OnnxPruneError:
@@ -165,8 +165,6 @@ class _Rounds:
 
     def _row(self, number: int, model: Model, left: float, sizes: tuple[float, float], seconds: float) -> Row:
         measuring = self.measuring
-        found = alike(measuring.metric.measure(model), measuring.original, f"--metric {measuring.metric.name}")
-        lost = drop(measuring.limit, measuring.original, found)
         return {
             "model": str(self.model.path or ""),
             "minimised": measuring.cost.name,
@@ -175,12 +173,7 @@ class _Rounds:
             "cost": left,
             "macs": sizes[0],
             "params": sizes[1],
-            "value": found.value,
-            "original": measuring.original.value,
-            "samples": found.samples,
-            "drop": lost.amount,
-            "error": lost.error,
-            "holds": lost.holds,
+            **measuring.judged(model),
             "noise": None,
             "seconds": round(seconds, 3),
         }
@@ -192,18 +185,7 @@ class _Rounds:
 
     def _report(self, first: Report, last: Report, place: int) -> Report:
         """The last round's, with the original's sizes before it."""
-        measuring = self.measuring
-        search = SearchReport(
-            metric=measuring.metric.name,
-            limit=str(measuring.limit),
-            permitted=drop(measuring.limit, measuring.original, measuring.original).permitted,
-            confidence=measuring.limit.confidence,
-            minimised=measuring.cost.name,
-            original=measuring.original.value,
-            samples=measuring.original.samples,
-            trials=tuple(self.trials),
-            taken=place,
-        )
+        search = self.measuring.report(self.trials, place)
         sizes = {
             n: SizeReport(getattr(first, n).before, getattr(last, n).after)
             for n in ("channels", "parameters", "macs", "file_bytes")
@@ -243,9 +225,15 @@ def _called(function: Callable[..., Any], model: Model, plan: Plan, number: int)
         return from_proto(to_proto(opened(source)))  # the file may be written over by the next round
 
 
+def _function(source: Any) -> Callable[..., Any]:
+    """The function itself, or that of a ``module:function``."""
+    found: Callable[..., Any] = user_function(source, "--finetune") if isinstance(source, str) else source
+    return found
+
+
 def _source(function: Any) -> str:
     """What a round's outcome depends on beside the model."""
     try:
-        return inspect.getsource(user_function(function, "--finetune") if isinstance(function, str) else function)
+        return inspect.getsource(_function(function))
     except (OSError, TypeError):
         return ""

@@ -12,7 +12,7 @@ from onnx import TensorProto
 from onnxprune.constraints.grids import Grid, Grids
 from onnxprune.errors import CheckError, ModelError
 from onnxprune.formats import qdq
-from onnxprune.formats.inserted_nodes import at_opset, opset_of
+from onnxprune.formats.inserted_nodes import at_opset
 from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model
 from onnxprune.running import session as runtime
@@ -92,7 +92,7 @@ def test_scales_of_blocks(shape: tuple[int, ...]) -> None:
     model = model.apply(Edits(constants={"w": grid.values(grid.codes(model.array("w")))}))
     grids = Grids({"w": grid})
     written = qdq.write(model, grids)
-    assert opset_of(written) == 21
+    assert written.opset == 21
     assert written.graph.constants["w__codes"] == (TensorProto.UINT4, (8, 4, 3, 3))
     qdq.verify(model, grids, written, shapes_of(model))
 
@@ -115,7 +115,7 @@ def test_few_bits_lie_in_eight_where_the_opset_cannot_be_raised(monkeypatch: pyt
 def test_an_old_model_is_raised() -> None:
     model, grids, feeds = made(8, 8, opset=11)
     written = qdq.write(model, grids)
-    assert (opset_of(model), opset_of(written)) == (11, 13)
+    assert (model.opset, written.opset) == (11, 13)
     qdq.verify(model, grids, written, shapes_of(model))
     assert outputs_of(written, feeds, ["y"])["y"].shape == (16, 5)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.calibration.cached.folder import CacheFolder, Entry, Piece, described, key_of
-from onnxprune.calibration.gram_matrices import Batch, Observations, Part, Product, Spill, empty_moments
+from onnxprune.calibration.gram_matrices import Batch, Observations, Part, Product, Spill, empty_moments, fed
 from onnxprune.calibration.samples import CalibrationSet
 from onnxprune.labels.output_parts import ends
 from onnxprune.model.graph import Shape
@@ -116,7 +116,8 @@ class _Reading:
 
     def observations(self) -> Observations:
         """All of it; tensors lie in the spill then."""
-        parts = tuple(self._fed())
+        size = batch_size(self.model.graph, self.shapes)
+        parts = tuple(part for part, _ in fed(self.data, size, self.spill))
         _must(self.entry.facts["parts"] == [[p.number, p.samples, p.held_out] for p in parts])
         moments = {label: empty_moments(p) for label, p in self.products.items()}
         _must(list(self.entry.facts["moments"]) == list(moments))
@@ -132,16 +133,6 @@ class _Reading:
         seen = Observations(self.products, moments, self.spill, parts, joined, self.data.inputs.any_batch)
         _check(seen, self.model, self.shapes, self.data.inputs.unit)
         return seen
-
-    def _fed(self) -> Iterator[Part]:
-        """What the model is fed, batch by batch, as `gram_matrices.observe` does."""
-        number = 0
-        for held, own in zip((False, True), self.data.split(), strict=True):
-            for feeds in own.batches(batch_size(self.model.graph, self.shapes)):
-                for name, array in feeds.items():
-                    self.spill.put(f"feed {name}", number, array)
-                yield Part(number, len(next(iter(feeds.values()))), held)
-                number += 1
 
     def _names(self, joined: Sequence[str]) -> Iterator[str]:
         for name in (*(o.name for o in self.model.graph.outputs), *joined):

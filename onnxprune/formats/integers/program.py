@@ -9,7 +9,6 @@ from typing import Any
 from onnxprune.constraints.grids import Grids
 from onnxprune.formats.carried import MOVES
 from onnxprune.formats.format_options import Rounding
-from onnxprune.formats.inserted_nodes import opset_of
 from onnxprune.formats.integers import by_position, layers, movement
 from onnxprune.formats.integers.lowering import Lowering, code_of, same_grid
 from onnxprune.formats.integers.steps import Add, Code, Move, Program, Step
@@ -86,7 +85,7 @@ def _program(low: Lowering) -> Program:
             inputs[info.name] = (None, *inputs[info.name][1:])
     outputs = {o.name: len(shapes.shape[o.name]) for o in graph.outputs}
     kinds = {i.name: i.elem_type for i in (*graph.inputs, *graph.outputs) if i.name in low.whole}
-    return Program(tuple(low.steps), low.codes, inputs, outputs, kinds, low.rounding, opset_of(low.model))
+    return Program(tuple(low.steps), low.codes, inputs, outputs, kinds, low.rounding, low.model.opset)
 
 
 def _put_on_grid(low: Lowering, name: str, first: int) -> None:

@@ -139,7 +139,7 @@ class _Spreader:
         inferred = shape_inference.infer_shapes(model.skeleton()).graph
         infos = (*inferred.value_info, *inferred.input, *inferred.output)
         self.dims = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in infos}
-        self.version = next((o.version for o in model.proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+        self.version = model.opset
 
     def attempt(self) -> str | None:
         """Write out all sequences but those refused; or the name of one more that cannot be."""
