@@ -191,8 +191,9 @@ class Compensate:
                     beside = self.seen.beside(product.node.label, part)
                     target = target + beside[::every].reshape(len(rows), -1)[:, kept]
                 if product.beside:
-                    now = product.targets_of(network.get(product.beside, part), rows)
-                    target = target - as_float(now).reshape(len(rows), -1)
+                    shape = self.seen.shape_of(product.node.label, part)
+                    now = product.parts_of(network.get(product.beside, part), shape, rows)
+                    target = target - now.reshape(len(rows), -1)
                 target = target.reshape(len(rows), product.groups, -1)
                 patches = product.form.patches(x, self.seen.shape_of(product.node.label, part), rows)
                 columns = as_float(patches).reshape(len(rows), product.groups, -1)

@@ -90,6 +90,12 @@ class Product:
         last = np.moveaxis(y, self.form.made, -1)
         return np.asarray(last[np.unravel_index(rows, last.shape[:-1])].reshape(len(rows), self.groups, -1))
 
+    def parts_of(self, other: Array, shape: Shape, rows: Rows) -> Array:
+        """As `targets_of` of what is added to an output of ``shape``; that may be one for all samples."""
+        whole = list(shape)
+        whole[self.form.made] = other.shape[self.form.made]
+        return as_float(self.targets_of(np.broadcast_to(other, whole), rows))
+
     def rows_of(self, y: Array, batch: int, samples: int) -> Rows:
         """Rows to draw of the output ``y`` of batch number ``batch``, of all that together have ``samples`` samples."""
         there = y.size // y.shape[self.form.made]
@@ -354,7 +360,7 @@ def _take(
         target = as_float(product.targets_of(values[product.target], rows))
         seen.spill.put(f"target {label}", part.number, target)
         if product.partner:
-            beside = as_float(product.targets_of(values[product.partner], rows))
+            beside = product.parts_of(values[product.partner], values[product.target].shape, rows)
             seen.spill.put(f"beside {label}", part.number, beside)
         if part.held_out:
             continue

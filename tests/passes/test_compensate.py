@@ -161,3 +161,18 @@ def test_samples_that_nothing_needs_are_not_looked_at_and_that_is_said(side: int
     assert report.learnt is not None
     assert report.learnt.samples == used
     assert any(note.startswith("64 of 70 calibration samples are used") for note in report.notes) == (used == 64)
+
+
+@pytest.mark.parametrize("after", ["", "h = Mul(s, a)"], ids=["read once", "read again"])
+def test_what_is_added_may_be_one_for_all_samples(after: str) -> None:
+    """Computed from constants alone it does not grow with the batch, and at a batch of 1 it looks as if it did."""
+    model = build(f"""(float[N,3,8,8] x) => (float[N,4,8,8] y)
+<float[8,3,3,3] w0, float[1,8,8,8] c, float[4,8,1,1] w1>
+{{ a = Conv<pads=[1,1,1,1]>(x, w0)
+  k = Exp(c)
+  s = Add(a, k)
+  {after}
+  y = Conv({"h" if after else "s"}, w1) }}""")
+    result = prune(model, ratio=0.25, data={"x": samples(80, 0)})
+    assert result.report.learnt is not None
+    assert result.report.learnt.solved
