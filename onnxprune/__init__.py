@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from onnxprune.errors import OutputError as OutputError
     from onnxprune.errors import PlanError as PlanError
     from onnxprune.errors import ToolError as ToolError
-    from onnxprune.labels.plan_file import Plan as Plan
+    from onnxprune.plans.plan_file import Plan as Plan
     from onnxprune.report.diff import Comparison as Comparison
     from onnxprune.report.inspection import Inspection as Inspection
     from onnxprune.report.run_report import Report as Report
@@ -43,7 +43,7 @@ _HOMES = {
     "Data": "calibration.data_options",
     "Comparison": "report.diff",
     **dict.fromkeys(_ERRORS.split(), "errors"),
-    "Plan": "labels.plan_file",
+    "Plan": "plans.plan_file",
     "Inspection": "report.inspection",
     "Report": "report.run_report",
 }

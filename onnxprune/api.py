@@ -13,13 +13,12 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 from onnx import ModelProto
 
 from onnxprune import pipeline
-from onnxprune.labels import plan_file as plans
-from onnxprune.labels.plan_file import Plan
 from onnxprune.model import files
 from onnxprune.model.files import Folder
 from onnxprune.model.onnx_model import Model
 from onnxprune.model.opening import Source, opened, to_proto
 from onnxprune.options import ApplyOptions, DataSource, Options
+from onnxprune.plans.plan_file import Plan, load_plan
 from onnxprune.progress import Progress, silent
 from onnxprune.proof.side_by_side import On
 from onnxprune.report import model_reports
@@ -148,7 +147,7 @@ def apply(model: Source, plan: PlanSource, options: ApplyOptions) -> Result:
     Raises OnnxPruneError: PlanError where the plan does not fit.
     """
     given = {f.name: getattr(options, f.name) for f in fields(options) if f.init}
-    loaded = plan if isinstance(plan, Plan) else plans.load(Path(plan))
+    loaded = plan if isinstance(plan, Plan) else load_plan(Path(plan))
     return _pruned(opened(model), Options(**given), loaded)
 
 

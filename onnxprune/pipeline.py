@@ -27,10 +27,8 @@ from onnxprune.errors import (
 )
 from onnxprune.formats.export import check_asked, export
 from onnxprune.importance import criteria
-from onnxprune.labels import plan_file as plans
 from onnxprune.labels.analysis import Analysis
 from onnxprune.labels.ops import custom
-from onnxprune.labels.plan_file import Plan
 from onnxprune.memory_and_threads import one_thread
 from onnxprune.model.files import Folder
 from onnxprune.model.onnx_model import Model
@@ -46,6 +44,8 @@ from onnxprune.passes import run as run_passes
 from onnxprune.passes.bits import grids_of, planned
 from onnxprune.passes.recover import Constrained
 from onnxprune.passes.zeros import Asked
+from onnxprune.plans.applied import applied, plan_of
+from onnxprune.plans.plan_file import Plan
 from onnxprune.progress import Progress, Stopwatch, silent
 from onnxprune.proof.exact import Proof, prove
 from onnxprune.proof.side_by_side import On, apart
@@ -265,7 +265,7 @@ class _Run:
             return without.result(None, where)
         choice = judged.best
         asked = {**options.to_json(), **request.to_json(), **self.given.to_json()}
-        made = plan or plans.make(analysis.trace, choice.rewrite, asked)
+        made = plan or plan_of(analysis.trace, choice.rewrite, asked)
         weighed = plan.weighed if plan is not None else options.weighed
         with watch.stage("rewrite"):
             lossless = options.lossless or bool(plan and plan.options.get("lossless"))
@@ -360,7 +360,7 @@ class _Run:
         return zeros, replace(grids, outputs=found.outputs) if grids is not None else None
 
     def _planned(self, plan: Plan, where: str) -> Choice:
-        dead, rewrite = plans.apply(self.analysis.trace, plan, where)
+        dead, rewrite = applied(self.analysis.trace, plan, where)
         return Choice(dead, rewrite, self.analysis.groups, {})
 
     def _proof(self, choice: Choice, pruned: Model) -> Proof | None:

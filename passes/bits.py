@@ -24,11 +24,11 @@ from onnxprune.constraints.rounding import DIGITS, WeightGrid
 from onnxprune.errors import OptionError, PlanError, first_and_more
 from onnxprune.labels.analysis import matches
 from onnxprune.labels.label_propagation import Trace
-from onnxprune.labels.plan_file import Plan, PlannedGrid
 from onnxprune.labels.rewrite import alive_of
 from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.compensate import free, kept_along
+from onnxprune.plans.plan_file import Plan
 
 #: Of so few bits weights have a zero point where nothing is said: without one a code is lost to the side that is full.
 ZEROED = 4
@@ -159,20 +159,12 @@ class DecidingBits:
 
 def grids_of(plan: Plan) -> Grids:
     """Those of a plan."""
-    weights, activations = (
-        {n: Grid(g.scale, g.zero_point, g.bits, g.signed) for n, g in found.items()}
-        for found in (plan.grids, plan.activations)
-    )
-    return Grids(weights, activations)
+    return Grids(plan.grids, plan.activations)
 
 
 def planned(plan: Plan, grids: Grids) -> Plan:
     """The plan with these."""
-    weights, activations = (
-        {n: PlannedGrid(g.scale, g.zero_point, g.bits, g.signed) for n, g in found.items()}
-        for found in (grids.weights, grids.activations)
-    )
-    return replace(plan, grids=weights, activations=activations)
+    return replace(plan, grids=grids.weights, activations=grids.activations)
 
 
 def distinct(model: Model, trace: Trace) -> Iterator[Product]:

@@ -30,12 +30,12 @@ from onnxprune.errors import OptionError, first_and_more
 from onnxprune.file_system.regular_file import ensure_regular
 from onnxprune.labels.analysis import matches
 from onnxprune.labels.label_propagation import Trace
-from onnxprune.labels.plan_file import Plan
 from onnxprune.labels.rewrite import alive_of
 from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.bits import Bits, distinct
 from onnxprune.passes.compensate import free, kept_along
+from onnxprune.plans.plan_file import Plan
 from onnxprune.plugins import user_function
 from onnxprune.progress import Progress
 from onnxprune.proof import distance_over_outputs as heldout

@@ -25,7 +25,6 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnx.reference import ReferenceEvaluator
 
 from onnxprune.errors import ModelError
-from onnxprune.labels import plan_file as plans
 from onnxprune.labels.analysis import Analysis, analyse
 from onnxprune.labels.attention_heads import Heads
 from onnxprune.labels.groups import Groups, Slice, group
@@ -36,6 +35,8 @@ from onnxprune.model.files import write
 from onnxprune.model.graph import Node, Shape
 from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.model.written_out.functions import restore
+from onnxprune.plans.applied import applied, plan_of
+from onnxprune.plans.plan_file import load_plan
 from onnxprune.proof import exact as verify
 from onnxprune.running import seeded_inputs
 from onnxprune.running import session as runtime
@@ -481,13 +482,13 @@ def _dies(removal: Removal, labels: NDArray[np.int64]) -> bool:
 
 def assert_plan_repeats(removal: Removal) -> None:
     """The plan, written and read, makes the same model of the same original."""
-    plan = plans.make(removal.trace, removal.rewrite, {"seed": 0})
+    plan = plan_of(removal.trace, removal.rewrite, {"seed": 0})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "plan.json")
         write({path: plan.to_json()})
-        loaded = plans.load(path)
+        loaded = load_plan(path)
     assert loaded.to_json() == plan.to_json()
     again = analyse(from_proto(removal.given), input_shapes=removal.trace.shapes.inputs)
-    _, result = plans.apply(again.trace, loaded, "plan")
+    _, result = applied(again.trace, loaded, "plan")
     repeated = again.trace.model.apply(result.edits).proto
     assert repeated.SerializeToString(deterministic=True) == removal.pruned.SerializeToString(deterministic=True)

@@ -18,11 +18,11 @@ from onnxprune.labels.analysis import Analysis, matches, units_of
 from onnxprune.labels.groups import Groups
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.lossless_removal import missed
-from onnxprune.labels.plan_file import Plan
 from onnxprune.labels.rewrite import Rewrite
 from onnxprune.model.graph import Graph, Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.recover import Learnt
+from onnxprune.plans.plan_file import Plan
 from onnxprune.proof.exact import Proof
 from onnxprune.proof.unrounded_quantized import Steps
 from onnxprune.proof.weights import GridsProof, ZerosProof

@@ -19,8 +19,8 @@ from onnxprune.cost.macs_and_bytes import Macs, Params
 from onnxprune.labels.groups import Groups
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.labels import Tensor
-from onnxprune.labels.plan_file import AxisKept, Plan
 from onnxprune.model.graph import Graph, Node, Shape
+from onnxprune.plans.plan_file import AxisKept, Plan
 from onnxprune.report.run_report import LayerReport, PartReport, SizeReport, SliceReport
 
 Found = frozenset[int]

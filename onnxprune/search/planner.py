@@ -24,7 +24,6 @@ from onnxprune.importance.criterion import Scorer, Subject
 from onnxprune.labels.analysis import Analysis
 from onnxprune.labels.groups import Groups
 from onnxprune.labels.lossless_removal import same_after
-from onnxprune.labels.plan_file import Plan
 from onnxprune.labels.rewrite import alive_of
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
@@ -33,6 +32,7 @@ from onnxprune.passes import run as run_passes
 from onnxprune.passes.bits import DecidingBits, grids_of, nearest
 from onnxprune.passes.recover import Constrained, Learnt, Recovery
 from onnxprune.passes.zeros import Asked, Deciding, masked
+from onnxprune.plans.plan_file import Plan
 from onnxprune.progress import Progress
 from onnxprune.widths import plan_contest
 from onnxprune.widths.choose_channels import Choice, choose

@@ -25,12 +25,12 @@ from onnxprune.cost.sizes import cost_of
 from onnxprune.errors import KeptError, MetricError, OnnxPruneError, OptionError
 from onnxprune.file_system import scratch
 from onnxprune.labels.analysis import analyse
-from onnxprune.labels.plan_file import Plan
 from onnxprune.model import files
 from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.model.opening import Source, opened, to_proto
 from onnxprune.options import Options
 from onnxprune.pipeline import Result, planning, prune
+from onnxprune.plans.plan_file import Plan
 from onnxprune.plugins import user_function
 from onnxprune.progress import Progress
 from onnxprune.report.run_report import Report, SizeReport

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import onnxprune
-from onnxprune.labels.plan_file import Plan
+from onnxprune.plans.plan_file import Plan
 from tests.commands import Run, assert_one_line, widths
 
 FUNCTIONS = """

@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
-from onnxprune.labels import plan_file as plans
 from onnxprune.model.onnx_model import from_proto
 from onnxprune.options import Options
 from onnxprune.pipeline import Result, prune
+from onnxprune.plans.applied import plan_of
 from onnxprune.proof import exact as verify
 from tests.models import build, flat, mlp, pair, sandwich
 from tests.property import all_lossless, assert_exact, assert_lossless, remove, some
@@ -429,7 +429,7 @@ def test_a_wrong_fold_is_found() -> None:
 def test_a_plan_folds_again_only_what_is_still_constant() -> None:
     row = row_named("a sigmoid of zero")
     removal = assert_lossless(row.model())
-    plan = plans.make(removal.trace, removal.rewrite, {})
+    plan = plan_of(removal.trace, removal.rewrite, {})
 
     retrained = build(row.text)
     result = prune(from_proto(retrained), Options(), plan)

@@ -16,9 +16,9 @@ from onnxprune import OptionError, PlanError
 from onnxprune.activations.sharing import shared
 from onnxprune.activations.simulated import simulated
 from onnxprune.constraints.grids import Grid, Grids
-from onnxprune.labels import plan_file
 from onnxprune.model.onnx_model import from_proto
 from onnxprune.passes.bits import grids_of
+from onnxprune.plans.plan_file import load_plan
 from onnxprune.proof.weights import prove_grids
 from tests.models import build
 from tests.passes.test_zeros import WEIGHTS, net, samples, weights
@@ -170,7 +170,7 @@ def test_a_plan_makes_the_same_numbers_again(tmp_path: Path) -> None:
         assert old in text
         (tmp_path / "p.json").write_text(text.replace(old, new), encoding="utf-8")
         with pytest.raises(PlanError):
-            plan_file.load(tmp_path / "p.json")
+            load_plan(tmp_path / "p.json")
 
 
 def test_weights_that_nobody_solves_for_are_rounded_to_the_nearest_and_said() -> None:

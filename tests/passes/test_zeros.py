@@ -13,8 +13,8 @@ from onnx import ModelProto, numpy_helper
 
 import onnxprune
 from onnxprune import OptionError, PlanError
-from onnxprune.labels import plan_file
 from onnxprune.model.onnx_model import from_proto
+from onnxprune.plans.plan_file import load_plan
 from onnxprune.proof.weights import prove_zeros
 from tests.models import build
 
@@ -148,7 +148,7 @@ def test_a_plan_makes_the_same_zeros_again(tmp_path: Path, data: str) -> None:
     text = (tmp_path / "p.json").read_text(encoding="utf-8")
     (tmp_path / "p.json").write_text(text.replace('"keep": "e', '"keep": "x'), encoding="utf-8")
     with pytest.raises(PlanError):
-        plan_file.load(tmp_path / "p.json")
+        load_plan(tmp_path / "p.json")
 
 
 def test_a_criterion_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ from onnx import ModelProto, numpy_helper
 import onnxprune
 from onnxprune.errors import OptionError, PlanError
 from onnxprune.labels.analysis import analyse
-from onnxprune.labels.plan_file import Plan
 from onnxprune.model.onnx_model import from_proto
+from onnxprune.plans.plan_file import Plan
 from onnxprune.search.branch_removal import WithoutBranches, branches
 from tests.models import build
 

@@ -57,8 +57,8 @@ def run(
     from onnxprune.cli.printing import report_tables as render
     from onnxprune.cli.printing import table_style
     from onnxprune.formats.arrays import MANIFEST
-    from onnxprune.labels import plan_file as plans
     from onnxprune.model import files
+    from onnxprune.plans.plan_file import load_plan
     from onnxprune.progress import silent
     from onnxprune.report.gates import Measured, failure
     from onnxprune.training import rounds
@@ -70,7 +70,7 @@ def run(
     wanted = (json_path, page_path, ci.junit, *(() if dry_run else (target, save_plan)))
     places = {target: MANIFEST} if folder else {}
     files.ensure_writable([p for p in wanted if p is not None], keep=model, folders=places)
-    plan = plans.load(plan_path) if plan_path else None
+    plan = load_plan(plan_path) if plan_path else None
     with nullcontext() if quiet else table_style.status() as announce, ci.proving(model):
         result = rounds.attempt(loaded, settings, plan, announce or silent, str(plan_path))
     told = result.report

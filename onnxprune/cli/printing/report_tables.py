@@ -12,9 +12,9 @@ from onnxprune.cli.printing.search import searched
 from onnxprune.cli.printing.sparsity_tables import zeros_said
 from onnxprune.cli.printing.table_style import shortened, table
 from onnxprune.errors import thousands
-from onnxprune.labels.plan_file import AxisKept, Plan
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.recover import Learnt
+from onnxprune.plans.plan_file import AxisKept, Plan
 from onnxprune.report.inspection import InspectHeld, Inspection
 from onnxprune.report.run_report import Check, Report, SizeReport
 from onnxprune.report.weights_accounted import in_words

@@ -17,10 +17,9 @@ from onnx import ModelProto, numpy_helper
 from fixtures.build import unet
 from onnxprune import pipeline
 from onnxprune.errors import PlanError
-from onnxprune.labels import plan_file as plans
-from onnxprune.labels.plan_file import Plan
 from onnxprune.model import files, onnx_model
 from onnxprune.options import Options
+from onnxprune.plans.plan_file import Plan, load_plan
 from tests.models import build
 
 Array = NDArray[Any]
@@ -63,7 +62,7 @@ def prune(proto: ModelProto, plan: Plan | None = None, **options: Any) -> pipeli
 def saved(plan: Plan, folder: Path) -> Plan:
     """The plan after a round trip through its file."""
     files.write({folder / "plan.json": plan.to_json()})
-    return plans.load(folder / "plan.json")
+    return load_plan(folder / "plan.json")
 
 
 def arrays(proto: ModelProto) -> dict[str, Array]:
@@ -248,7 +247,7 @@ def test_a_plan_edited_by_hand_is_refused(row: Edit, tmp_path: Path) -> None:
     row.change(document)
     (tmp_path / "plan.json").write_text(json.dumps(document))
     with pytest.raises(PlanError) as refused:
-        prune(proto, plans.load(tmp_path / "plan.json"), check_n=0)
+        prune(proto, load_plan(tmp_path / "plan.json"), check_n=0)
     assert row.says in str(refused.value)
 
 
@@ -256,7 +255,7 @@ def test_an_unedited_plan_is_accepted(tmp_path: Path) -> None:
     proto = build(CHAIN)
     document = json.loads(prune(proto, check_n=0).plan.to_json())
     (tmp_path / "plan.json").write_text(json.dumps(document))
-    assert prune(proto, plans.load(tmp_path / "plan.json")).report.achieved == 0.5
+    assert prune(proto, load_plan(tmp_path / "plan.json")).report.achieved == 0.5
 
 
 def test_a_consistent_edit_is_accepted(tmp_path: Path) -> None:
@@ -266,5 +265,5 @@ def test_a_consistent_edit_is_accepted(tmp_path: Path) -> None:
     for name, axis in (("w0", 0), ("b0", 0), ("w1", 1)):
         keeps(document, name, axis)[:] = [2, 5, 7]
     (tmp_path / "plan.json").write_text(json.dumps(document))
-    result = prune(proto, plans.load(tmp_path / "plan.json"))
+    result = prune(proto, load_plan(tmp_path / "plan.json"))
     np.testing.assert_array_equal(arrays(result.model.proto)["w0"], arrays(proto)["w0"][[2, 5, 7]])
