@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,7 +81,12 @@ def summary_text(title: str, sizes: Mapping[str, SizeReport], checks: Sequence[C
 
 def _append(path: Path, text: str) -> None:
     try:
-        with path.open("a", encoding="utf-8") as file:
+        with open(path, "a", encoding="utf-8", opener=_without_waiting) as file:
             file.write(text)
     except OSError as error:
         raise OutputError(f"cannot write: {error.strerror}", where=str(path), hint="name another --summary") from None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A pipe that nobody reads is an error, not a wait. Windows has no such pipes."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)

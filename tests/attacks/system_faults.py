@@ -121,6 +121,9 @@ def _faults() -> Iterator[Fault]:
         yield Fault(f"{option} is the model", lambda: None, ["is the model itself"], own)
         yield Fault(f"{option} is below a file", lambda: None, ["cannot write"], (*PRUNE, *output, option, "m.onnx/x"))
         yield Fault(f"{option} has a long name", lambda: None, ["too long"], (*PRUNE, *output, option, "x" * 300))
+    summary = (*PRUNE, "-o", "out.onnx", "--summary", "it")
+    yield Fault("--summary is a folder", lambda: None, ["cannot write", "it"], summary, lambda f: (f / "it").mkdir())
+    yield Fault("--summary is a pipe", lambda: None, ["cannot write", "it"], summary, lambda f: os.mkfifo(f / "it"))
 
 
 FAULTS: tuple[Fault, ...] = tuple(_faults())
