@@ -62,7 +62,7 @@ class Distill:
         """The step that was best on held-out samples, 0 where none is better than the model, and the model there."""
         parts = [p for p in self.seen.parts if not p.held_out]
         parts = [p for p in parts if p.samples == parts[0].samples]
-        found = {n: self.seen.output(n, parts[0]).dtype for n in self.seen.ends}
+        found = {n: self.seen.output(n, parts[0]).dtype for n in self.seen.compared.ends}
         outputs = {n: dtype for n, dtype in found.items() if dtype.kind == "f"}
         weights = self._weights(model)
         if not weights or not outputs:

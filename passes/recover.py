@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -141,7 +142,7 @@ class Recovery:
             grids |= {f.weight: f.grid for f in fits if f.grid is not None}
         if self.compensate or asked:
             after = heldout.measure(simulated(result, bits.activations), seen, "the compensated model")
-            if after.distance >= before.distance and not asked:
+            if math.isfinite(before.distance) and after.distance >= before.distance and not asked:
                 result, solved, after = pruned, 0, before
         best = 0
         if self.steps:

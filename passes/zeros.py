@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from onnxprune.calibration.gram_matrices import Product
 from onnxprune.calibration.original_observed import Lesson
-from onnxprune.calibration.output_curvature import felt_rows
+from onnxprune.calibration.output_curvature import On, felt_rows
 from onnxprune.constraints.masks import curve, sketched
 from onnxprune.constraints.patterns import Mask, Pattern, at_least
 from onnxprune.constraints.quadratic import Float, Quadratic, covariance, damped
@@ -159,7 +159,7 @@ class Deciding:
         own = {la.product.node.label: self.lesson.seen.products[la.product.node.label] for la in found.values()}
         fit, _ = self.lesson.data.split()
         try:
-            felt = felt_rows(self.trace, own, fit, self.seed, self.progress)
+            felt = felt_rows(self.trace, own, On(fit, self.lesson.seen.compared.ends), self.seed, self.progress)
         except OptionError:  # no gradients: relative to what the layer gives
             felt = {la.product.node.label: self._relative(la) for la in found.values()}
         alive = alive_of(self.trace, self.dead)

@@ -24,7 +24,7 @@ from onnxprune.file_system import scratch
 from onnxprune.labels import ops
 from onnxprune.labels.labels import Tensor
 from onnxprune.labels.ops.table import Array, Linear, Rows
-from onnxprune.labels.output_parts import ends
+from onnxprune.labels.outputs.parts import Compared, compared, ends
 from onnxprune.memory_and_threads import another_thread
 from onnxprune.model.graph import Graph, Naming, Node, Shape
 from onnxprune.model.onnx_model import Model
@@ -246,15 +246,15 @@ class Observations:
     """What was seen of a model on calibration data: for each product by node label, moments of its columns.
 
     ``moments`` are of the samples to learn from, of columns or channels (`Product.fine`), without targets. ``spill``
-    holds for each part its feeds, rows of every product's output, every graph output and all ``ends`` of them.
-    ``any_batch``: parts may hold more samples than the model declares.
+    holds for each part its feeds, rows of every product's output, every graph output and all `ends` of them, of which
+    ``compared`` says what tells. ``any_batch``: parts may hold more samples than the model declares.
     """
 
     products: Mapping[str, Product] = field(repr=False)
     moments: Mapping[str, Moments] = field(repr=False)
     spill: Spill = field(repr=False)
     parts: tuple[Part, ...]
-    ends: tuple[str, ...] = ()
+    compared: Compared = field(default_factory=Compared)
     any_batch: bool = False
 
     def head(self, samples: int) -> Observations:
@@ -288,8 +288,13 @@ class Observations:
         return tuple(self.spill.get(f"shape {node}", part.number))
 
     def output(self, name: str, part: Part) -> Array:
-        """A graph output."""
+        """A graph output, or one of the `ends`."""
         return self.spill.get(f"output {name}", part.number)
+
+    def with_compared(self, model: Model) -> Observations:
+        """The same, once it is found what of ``model`` tells on what is held out."""
+        held = [p for p in self.parts if p.held_out]
+        return replace(self, compared=compared(model.graph, lambda n: (self.output(n, p) for p in held)))
 
 
 def seen_of(model: Model, found: Iterable[Product]) -> list[str]:
@@ -336,7 +341,7 @@ def observe(
             del values  # before there are those of the next batch
             parts.append(part)
             progress("observe", sum(p.samples for p in parts), data.count)
-    return replace(seen, parts=tuple(parts), ends=joined)
+    return replace(seen, parts=tuple(parts)).with_compared(model)
 
 
 def fed(data: CalibrationSet, size: int, spill: Spill) -> Iterator[tuple[Part, Feeds]]:

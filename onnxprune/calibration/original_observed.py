@@ -39,7 +39,7 @@ class Lesson:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must not miss."""
-        return (*self.data.notes, *(self.cache.notes if self.cache else ()))
+        return (*self.data.notes, *self.seen.compared.notes, *(self.cache.notes if self.cache else ()))
 
 
 #: No more samples are looked at than give every product `gram_matrices.ENOUGH_ROWS` rows, but these.

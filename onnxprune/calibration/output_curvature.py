@@ -36,22 +36,26 @@ ROWS, FEWEST, MOST, ELEMENTS = 4096, 4, 64, 2 * 10**8
 _COPIES = 4
 
 
-def felt(
-    trace: Trace, weights: Mapping[str, Weighed], data: CalibrationSet, seed: int, progress: Progress
-) -> dict[str, Float]:
+@dataclass(frozen=True)
+class On:
+    """The samples on which outputs move, and the tensors that stand for these (`onnxprune.labels.outputs.parts`)."""
+
+    data: CalibrationSet
+    ends: tuple[str, ...]
+
+
+def felt(trace: Trace, weights: Mapping[str, Weighed], on: On, seed: int, progress: Progress) -> dict[str, Float]:
     """V of each product [groups, rows, channels, taps] with V'V = W' G W, relative to the energy of the outputs.
 
     Raises OptionError where there are no gradients.
     """
     products = {label: w.product for label, w in weights.items()}
     squares = {label: w.squares for label, w in weights.items()}
-    total = _summed(trace, products, squares, data, seed, progress)
+    total = _summed(trace, products, squares, on, seed, progress)
     return {label: w.felt(total[label]) for label, w in weights.items()}
 
 
-def felt_rows(
-    trace: Trace, products: Mapping[str, Product], data: CalibrationSet, seed: int, progress: Progress
-) -> dict[str, Float]:
+def felt_rows(trace: Trace, products: Mapping[str, Product], on: On, seed: int, progress: Progress) -> dict[str, Float]:
     """The diagonal of G of each product [groups, outputs]: what an error of each output counts.
 
     Raises OptionError where there are no gradients.
@@ -62,26 +66,26 @@ def felt_rows(
         return np.asarray(np.square(last, dtype=np.float64).sum(axis=0))
 
     each = {label: partial(squares, p) for label, p in products.items()}
-    return _summed(trace, products, each, data, seed, progress)
+    return _summed(trace, products, each, on, seed, progress)
 
 
 def _summed(
     trace: Trace,
     products: Mapping[str, Product],
     squares: Mapping[str, Callable[[NDArray[Any]], Float]],
-    data: CalibrationSet,
+    on: On,
     seed: int,
     progress: Progress,
 ) -> dict[str, Float]:
     """``squares`` of the gradients at every product, summed over rows, for a sample and an element of the outputs."""
     made = sum(math.prod(shape) for shape in trace.shapes.shape.values())
     wanted = min(samples_for(ROWS, products.values(), trace.shapes.shape), ELEMENTS // max(1, made))
-    data = data.head(min(MOST, max(FEWEST, wanted)))
+    data = on.data.head(min(MOST, max(FEWEST, wanted)))
     size = data.run_size(batch_size(trace.model.graph, trace.shapes.shape, _COPIES))
     first = next(data.batches(size))
     count = len(next(iter(first.values())))
     gates = {p.target: (count, *trace.shapes.shape[p.target][1:]) for p in products.values()}
-    part = differentiable(trace, gates, first, added=True)
+    part = differentiable(trace, gates, first, on.ends)
     elements = sum(math.prod(trace.shapes.shape[n][1:]) for n in part.outputs)
     rng = np.random.default_rng(seed)
     directed: Iterator[tuple[Feeds, Directions]] = ((f, partial(random_directions, rng)) for f in data.batches(size))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.linalg import blas
 
 from onnxprune.calibration.gram_matrices import Observations, Product, centred
-from onnxprune.calibration.output_curvature import Weighed, felt
+from onnxprune.calibration.output_curvature import On, Weighed, felt
 from onnxprune.importance.criterion import Scorer, Scores, Subject
 from onnxprune.importance.magnitude import l2
 from onnxprune.labels.groups import Group, Groups
@@ -113,7 +113,8 @@ def output(subject: Subject) -> Scorer:
     assert subject.lesson is not None
     fit, _ = subject.samples.split()
     weights = {n: Weighed(p, _weight(subject.lesson.reference, p)) for n, p in subject.lesson.seen.products.items()}
-    return _scorer(subject, felt(subject.trace, weights, fit, subject.seed, subject.progress))
+    on = On(fit, subject.lesson.seen.compared.ends)
+    return _scorer(subject, felt(subject.trace, weights, on, subject.seed, subject.progress))
 
 
 def _weight(model: Model, product: Product) -> Float:

@@ -16,7 +16,10 @@ Arrays = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Measured:
-    """The error of each output over all held-out samples, their `distance`, and that of each of them, in order."""
+    """The error of each output, the `distance`, and that of each held-out sample, in order.
+
+    What stands for an output has its place in ``errors`` (`onnxprune.labels.outputs.parts.Compared`).
+    """
 
     errors: tuple[OutputError, ...]
     distance: float
@@ -34,10 +37,10 @@ def measure(model: Model, seen: Observations, where: str) -> Measured:
     An output that is not one row a sample counts with the whole of its batch.
     """
     whole, apart, samples = Differences(), Differences(), []
-    outputs = [o.name for o in model.graph.outputs]
+    ends, shown = seen.compared.ends, seen.compared.shown
     for part, reference, results in _runs(model, seen, where):
-        whole.add({n: reference[n] for n in outputs}, {n: results[n] for n in outputs})
-        one = [{n: arrays[n] for n in seen.ends} for arrays in (reference, results)]
+        whole.add({n: reference[n] for n in shown}, {n: results[n] for n in shown})
+        one = [{n: arrays[n] for n in ends} for arrays in (reference, results)]
         apart.add(*one)
         for expected, found in by_row(one[0], one[1], part.samples):
             own = Differences()
@@ -49,26 +52,25 @@ def measure(model: Model, seen: Observations, where: str) -> Measured:
 def distance(model: Model, seen: Observations, where: str, instead: Sequence[Arrays] = ()) -> float:
     """Noise over signal of what ``model`` gives on the held-out part of ``seen``; lower is nearer. Raises ModelError.
 
-    It is the mean over the ends of the outputs (`onnxprune.labels.output_parts`), against the original's or those of
+    It is the mean over the ends of the outputs (`onnxprune.labels.outputs.parts`), against the original's or those of
     another model (``instead``: its `ends_of`).
     """
     differences = Differences()
     for number, (_, reference, results) in enumerate(_runs(model, seen, where)):
         wanted = instead[number] if instead else reference
-        differences.add({n: wanted[n] for n in seen.ends}, {n: results[n] for n in seen.ends})
+        differences.add({n: wanted[n] for n in seen.compared.ends}, {n: results[n] for n in seen.compared.ends})
     return mean_over_outputs(differences)
 
 
 def ends_of(model: Model, seen: Observations, where: str) -> list[Arrays]:
     """What ``model`` gives on each held-out batch of ``seen``. Raises ModelError."""
-    return [{n: results[n] for n in seen.ends} for _, _, results in _runs(model, seen, where)]
+    return [{n: results[n] for n in seen.compared.ends} for _, _, results in _runs(model, seen, where)]
 
 
 def _runs(model: Model, seen: Observations, where: str) -> Iterator[tuple[Part, Arrays, Arrays]]:
     """Each held-out batch, with the outputs and ends of the original and those of ``model``."""
-    outputs = [o.name for o in model.graph.outputs]
-    names = dict.fromkeys((*outputs, *seen.ends))
-    given = {*outputs, *(i.name for i in model.graph.inputs)}
+    names = dict.fromkeys((*seen.compared.shown, *seen.compared.ends))
+    given = {*(o.name for o in model.graph.outputs), *(i.name for i in model.graph.inputs)}
     more = [n for n in names if n not in given]
     with runtime.session(model, where, optimize=True, outputs=more, any_batch=seen.any_batch) as active:
         for part in (p for p in seen.parts if p.held_out):

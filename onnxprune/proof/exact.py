@@ -25,13 +25,13 @@ from onnxprune.errors import CheckError, ModelError
 from onnxprune.labels import ops
 from onnxprune.labels.label_propagation import Read, Trace
 from onnxprune.labels.labels import Alive, Tensor
+from onnxprune.labels.outputs.picked import cut_behind, picked_from
 from onnxprune.labels.rewrite import alive_of
 from onnxprune.model.graph import Node
 from onnxprune.model.mapped_weights import release
 from onnxprune.model.onnx_model import Gate, Model
 from onnxprune.model.written_out.if_branches import Flat
 from onnxprune.progress import Progress, counted, silent
-from onnxprune.proof.picked_outputs import cut_behind, picked_from
 from onnxprune.proof.unrounded_quantized import Steps, codes_of, steps, unrounded
 from onnxprune.running import seeded_inputs
 from onnxprune.running import session as runtime

@@ -18,7 +18,7 @@ import numpy as np
 from onnxprune.calibration.cached.folder import CacheFolder, Entry, Piece, described, key_of
 from onnxprune.calibration.gram_matrices import Batch, Observations, Part, Product, Spill, empty_moments, fed
 from onnxprune.calibration.samples import CalibrationSet
-from onnxprune.labels.output_parts import ends
+from onnxprune.labels.outputs.parts import ends
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.running import session as runtime
@@ -130,9 +130,9 @@ class _Reading:
             _must(np.isfinite(sums.xx).all())
         joined = ends(self.model.graph)
         self._extract({*self._names(joined)}, parts)
-        seen = Observations(self.products, moments, self.spill, parts, joined, self.data.inputs.any_batch)
+        seen = Observations(self.products, moments, self.spill, parts, any_batch=self.data.inputs.any_batch)
         _check(seen, self.model, self.shapes, self.data.inputs.unit)
-        return seen
+        return seen.with_compared(self.model)
 
     def _names(self, joined: Sequence[str]) -> Iterator[str]:
         for name in (*(o.name for o in self.model.graph.outputs), *joined):
@@ -155,7 +155,7 @@ class _Reading:
 
 def _check(seen: Observations, reference: Model, shapes: Mapping[str, Shape], unit: int) -> None:
     """Types, shapes and ranges of every batch, as those who read them rely on. Raises ValueError."""
-    outputs = (*(o.name for o in reference.graph.outputs), *seen.ends)
+    outputs = (*(o.name for o in reference.graph.outputs), *ends(reference.graph))
     for part in seen.parts:
         for name in outputs:
             array = seen.output(name, part)

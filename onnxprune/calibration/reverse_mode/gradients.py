@@ -22,7 +22,6 @@ from onnx import ModelProto, TensorProto, helper, shape_inference, version_conve
 from onnxprune.calibration.reverse_mode.reverse_graph import quick
 from onnxprune.errors import OptionError
 from onnxprune.labels.label_propagation import Trace
-from onnxprune.labels.output_parts import ends
 from onnxprune.model.dtypes import dtype_of
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
@@ -52,11 +51,12 @@ class Differentiable:
     neutral: float  # what gates are fed
 
 
-def differentiable(trace: Trace, gates: Mapping[str, Shape], feeds: Feeds, *, added: bool = False) -> Differentiable:
+def differentiable(
+    trace: Trace, gates: Mapping[str, Shape], feeds: Feeds, instead: Sequence[str] = ()
+) -> Differentiable:
     """``trace.model`` at the batch of ``feeds``, with ``gates``, up to where gradients end. Raises OptionError.
 
-    Gates multiply, or are ``added``; then outputs are taken apart where they join results
-    (`onnxprune.labels.output_parts`).
+    Gates multiply; where tensors are given ``instead`` of the outputs, they are added.
 
     Outputs to differentiate are floats with an entry for each sample. Where there are none, because floats become
     decisions first (non-maximum suppression, an argument of the maximum), it is what these decide on.
@@ -65,7 +65,8 @@ def differentiable(trace: Trace, gates: Mapping[str, Shape], feeds: Feeds, *, ad
     where = str(model.path or "model")
     kind = _elem_types(trace)
     outside = {o.name for o in model.graph.outputs}
-    plain = list(ends(model.graph)) if added else [o.name for o in model.graph.outputs]
+    added = bool(instead)
+    plain = list(instead) or [o.name for o in model.graph.outputs]
     for names in (plain, _decided_on(trace, kind, set(gates))):
         floats = [n for n in names if kind[n] in _FLOATS]
         more = [n for n in floats if n not in outside]

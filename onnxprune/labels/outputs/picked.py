@@ -7,7 +7,7 @@ the same nodes in both models.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import networkx as nx
 import numpy as np
@@ -17,7 +17,7 @@ from onnx import TensorProto
 from onnxprune.labels import ops
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.rewrite import alive_of
-from onnxprune.model.graph import Graph
+from onnxprune.model.graph import Graph, Node
 
 _PICKS = ("TopK", "NonMaxSuppression")
 #: Operators that say the same of each element as their input 0 does, or take some of these.
@@ -25,8 +25,11 @@ _SAME = ("Sigmoid", "Softmax", "LogSoftmax", "ReduceMax", "Identity", "Slice", "
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 
 
-def picked_from(graph: Graph, elem_type: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
-    """For each graph output that is picked: the computed floats that it is picked from, and that go with it."""
+def picked_from(graph: Graph, elem_type: Mapping[str, int] | None = None) -> dict[str, tuple[str, ...]]:
+    """For each graph output that is picked: the computed floats that it is picked from, and that go with it.
+
+    Without ``elem_type`` of tensors, integers too.
+    """
     picks = [n.index for n in graph.nodes if ops.is_one_of(n, _PICKS)]
     behind = set(picks).union(*(nx.descendants(graph.network, p) for p in picks))
     found = {}
@@ -37,7 +40,7 @@ def picked_from(graph: Graph, elem_type: Mapping[str, int]) -> dict[str, tuple[s
         own = behind & {maker.index, *nx.ancestors(graph.network, maker.index)}
         names = dict.fromkeys(n for index in sorted(own) for n in graph.nodes[index].inputs)
         sources = [n for n in names if n in graph.producer and graph.producer[n].index not in behind]
-        floats = [n for n in sources if elem_type.get(n) in _FLOATS]
+        floats = [n for n in sources if elem_type is None or elem_type.get(n) in _FLOATS]
         if floats:
             found[output.name] = tuple(dict.fromkeys(made for n in floats for made in _made_of(graph, n)))
     return found
@@ -60,15 +63,20 @@ def _made_of(graph: Graph, name: str) -> Iterator[str]:
         yield name
 
 
+def behind(graph: Graph, output: str, sources: Iterable[str]) -> list[Node]:
+    """The nodes that make ``output`` of what it is picked from, in order."""
+    front = {graph.producer[n].index for n in sources}
+    last = graph.producer[output].index
+    inner = {last, *nx.ancestors(graph.network, last)}
+    return [graph.nodes[i] for i in sorted(inner - front.union(*(nx.ancestors(graph.network, f) for f in front)))]
+
+
 def cut_behind(trace: Trace, dead: NDArray[np.int64], outputs: Mapping[str, tuple[str, ...]]) -> set[str]:
     """Which of ``outputs`` come from weights that are cut behind the picking: they must be compared themselves."""
     graph, alive = trace.model.graph, alive_of(trace, dead)
     found = set()
     for output, sources in outputs.items():
-        front = {graph.producer[n].index for n in sources}
-        inner = nx.ancestors(graph.network, graph.producer[output].index)
-        inner -= front.union(*(nx.ancestors(graph.network, f) for f in front))
-        uses = [trace.input(graph.nodes[i], p) for i in sorted(inner) for p in range(len(graph.nodes[i].inputs))]
+        uses = [trace.input(n, p) for n in behind(graph, output, sources) for p in range(len(n.inputs))]
         if any(not alive(layer.labels).all() for t in uses if t is not None for layer in t.layers):
             found.add(output)
     return found

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from onnxprune import pipeline
+from onnxprune.labels.outputs.picked import picked_from
 from onnxprune.model.onnx_model import from_proto
 from onnxprune.options import Options
-from onnxprune.proof.picked_outputs import picked_from
 from onnxprune.report.gates import Gates, Measured
 from tests.models import build
 
