@@ -292,9 +292,9 @@ class Options(FormatOptions, BitOptions, ZeroOptions, MetricOptions, ApplyOption
         named = self.budget is None and (self.remove or self.keep_outputs)
         judged = reading_of(self.data) is not None
         zeros, bits = self.zeros_asked(solved=judged and self.compensate, seed=self.seed), self.bits_asked()
-        if (zeros or bits) and self.limit is not None:
-            what = "measures channels only, and zeros and bits would come after it"
-            raise OptionError(what, where="--metric", hint="prune by the metric first, then ask it of what it writes")
+        if (zeros or bits) and self.finetune is not None:
+            what = "trains weights, and zeros and bits would be lost"
+            raise OptionError(what, where="--finetune", hint="ask for them of what it writes")
         if bits is not None and self.recover:
             raise OptionError("trains weights off their grids", where="--recover", hint="leave it or --weights out")
         if bits is not None and bits.activations and not judged:
@@ -314,7 +314,7 @@ class Options(FormatOptions, BitOptions, ZeroOptions, MetricOptions, ApplyOption
             remove=self.remove,
             keep=self.keep,
             judged=judged,
-            weights=zeros is not None or bits is not None,
+            weights=(zeros is not None or bits is not None) and self.limit is None,
         )
         object.__setattr__(self, "exclude", tuple(self.exclude))
         object.__setattr__(self, "request", request)

@@ -279,7 +279,7 @@ class _Run:
         if not (proof and proof.failures()) and (self.lesson is not None or weighed):
             with watch.stage("compensate"):
                 if found is not None:
-                    solved, learnt = found.made.model, found.made.learnt
+                    solved, learnt, of_weights, holds = found.made.solved
                 else:
                     of_weights = planner.asked(whole, choice, made, plan)
                     solved, learnt, holds = planner.solved(judged, whole, of_weights)

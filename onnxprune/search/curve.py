@@ -124,16 +124,23 @@ def find(
     permitted: float,
     confidence: float,
     evaluations: int,
+    *,
+    whole: bool = False,
 ) -> list[Point]:
     """What was measured, in order. `taken` says which of it is the answer.
 
     ``measured``: points at shares of the cost, None where so little cannot be left; at most ``evaluations`` are asked.
+    ``whole``: all of the cost may be the answer too, for more than that goes; where it does not hold, nothing will.
     """
-    first = FIRST[: max(1, min(len(FIRST), evaluations // 2))]
+    found: list[Point] = [p for p in measured([1.0]) if p is not None] if whole else []
+    used = int(whole)
+    if any(not p.holds for p in found) or used == evaluations:
+        return found
+    first = FIRST[: max(1, min(len(FIRST), evaluations // 2, evaluations - used))]
     answers = list(zip(first, measured(first), strict=True))
-    found = [p for _, p in answers if p is not None]
+    found += [p for _, p in answers if p is not None]
     least = max((share + NEAR for share, p in answers if p is None), default=0.0)
-    used = len(first)
+    used += len(first)
     while used < evaluations:
         share = _next(found, permitted, confidence, least)
         if share is None:

@@ -14,6 +14,7 @@ from statistics import fmean
 
 import numpy as np
 
+from onnxprune.activations.simulated import simulated
 from onnxprune.calibration.original_observed import Lesson
 from onnxprune.constraints.grids import Grids
 from onnxprune.cost.macs_and_bytes import CostModel
@@ -21,6 +22,7 @@ from onnxprune.cost.sizes import cost_of
 from onnxprune.errors import OnnxPruneError
 from onnxprune.importance import kept_scores
 from onnxprune.importance.criterion import Scorer, Subject
+from onnxprune.labels import plan_file
 from onnxprune.labels.analysis import Analysis
 from onnxprune.labels.groups import Groups
 from onnxprune.labels.lossless_removal import same_after
@@ -45,12 +47,27 @@ _NOTHING = Asked()
 
 @dataclass(frozen=True)
 class Made:
-    """A plan for ``request``, and ``model``: without what goes, its weights solved anew where there is data."""
+    """A plan for ``request``, and ``model``: without what goes, its weights solved anew where there is data.
+
+    ``asked``: of the weights that stay, and what ``holds`` of them since.
+    """
 
     request: Request
     judged: Judged[Choice] = field(repr=False)
     model: Model = field(repr=False)
     learnt: Learnt | None
+    asked: Asked = field(repr=False)
+    holds: Constrained = field(repr=False)
+
+    @property
+    def solved(self) -> tuple[Model, Learnt | None, Asked, Constrained]:
+        """The model, and what is told of its weights."""
+        return self.model, self.learnt, self.asked, self.holds
+
+    @property
+    def measured(self) -> Model:
+        """What is to be judged: ``model``, with activations rounded where they have few bits."""
+        return simulated(self.model, self.holds.grids.activations)
 
     @property
     def noise(self) -> float | None:
@@ -92,10 +109,14 @@ class Planner:
 
     def made(self, request: Request) -> Made:
         """A plan, and its model. Raises OptionError where what is asked for cannot be had."""
-        judged = self.chosen(request)
-        _, whole = self.cut(judged.best, lossless=self.options.lossless)
-        model, learnt, _ = self.solved(judged, whole)
-        return Made(request, judged, model, learnt)
+        judged, options = self.chosen(request), self.options
+        choice = judged.best
+        _, whole = self.cut(choice, lossless=options.lossless, weighed=options.weighed)
+        asked = Asked()
+        if options.weighed:
+            asked = self.asked(whole, choice, plan_file.make(self.analysis.trace, choice.rewrite, {}), None)
+        model, learnt, holds = self.solved(judged, whole, asked)
+        return Made(request, judged, model, learnt, asked, holds)
 
     def left(self, cost: CostModel, choice: Choice) -> float:
         """The share of ``cost`` that a choice leaves."""

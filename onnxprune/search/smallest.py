@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -108,7 +109,7 @@ def smallest(planner: Planner, progress: Progress, workers: Workers) -> Found:
         found = search.run()
         if options.test_metric is None:
             return found
-        test = tested(planner, found.made.model, measuring.limit, spill)
+        test = tested(planner, found.made.measured, measuring.limit, spill)
         return replace(found, report=replace(found.report, test=test))
 
 
@@ -137,7 +138,8 @@ def metric_of(planner: Planner, source: MetricSource, option: str, spill: Spill,
         )
     if path:
         reading = options.reading or Data(None)
-        data = samples.load(replace(reading, source=path), trace.model, trace.shapes.inputs)
+        count = reading.samples if is_code(path) else sys.maxsize  # --samples is of what weights are solved on
+        data = samples.load(replace(reading, source=path, samples=count), trace.model, trace.shapes.inputs)
         if kind.labelled and not data.labelled:
             raise MetricError("has no array 'labels'", where=path, hint=f"{name} needs the class of each sample")
     elif lesson is None or (lesson.data.drawn and not drawn):
@@ -182,7 +184,7 @@ class Measuring:
             "cost": planner.left(self.cost, choice),
             "macs": planner.left(COSTS["macs"], choice),
             "params": planner.left(COSTS["params"], choice),
-            **self.judged(made.model),
+            **self.judged(made.measured),
             "noise": made.noise,
             "seconds": round(time.perf_counter() - start, 3),
         }
@@ -271,7 +273,7 @@ class _Search:
             raise KeptError(what, where=f"--metric {measuring.metric.name}", hint="a smaller --min-metric")
         self.table = Table.of(options)
         self.keys = Keys(measuring.planner, measuring.metric)
-        points = find(self._measured, self.permitted, limit.confidence, options.evaluations)
+        points = find(self._measured, self.permitted, limit.confidence, options.evaluations, whole=options.weighed)
         answer = taken(points, self.permitted)
         if answer is None:
             raise self._missed()
@@ -330,6 +332,9 @@ class _Search:
         nearest = max(self.trials, key=lambda t: t.cost)
         what = f"no smaller model keeps {limit}: with {100 * nearest.cost:.1f} % of the {minimised}"
         hint = "more samples, a larger --max-drop, or --confidence 0"
+        if self.measuring.planner.options.weighed:
+            what = f"what is asked of the weights does not keep {limit}, even where no channel goes"
+            hint = "fewer zeros, more bits, a larger --max-drop, or --confidence 0"
         return KeptError(
             f"{what} it is {nearest.metric:.6g}, a drop of {told(nearest.drop, nearest.error)}", where=where, hint=hint
         )

@@ -135,6 +135,65 @@ def test_what_is_made_small_is_the_budget_that_was_met(run: Run, cost: str, key:
     assert report[key]["ratio"] <= float(report["options"]["budget"].partition("=")[2])
 
 
+def test_what_lies_behind_a_metric_is_read_whole(run: Run) -> None:
+    args = ("--data", "x.npy", "--samples", "10", "--metric", "top1@val.npz", "--max-drop", 0.3, "--json", "r.json")
+    assert run("chain.onnx", *args).err == ""
+    assert json.loads(Path("r.json").read_text())["search"]["samples"] == 30
+
+
+@pytest.mark.parametrize("asked", [["--sparsity", "0.7"], ["--weights", "3", "--activations", "5"]])
+def test_zeros_and_bits_are_measured_with_the_channels(run: Run, asked: list[str]) -> None:
+    args = ("chain.onnx", "--data", "x.npy", "--metric", "cosine@val.npz", *asked, "--confidence", 0)
+    assert run(*args, "--max-drop", 0.08, "--json", "r.json", "--save-plan", "p.json").err == ""
+    told = json.loads(Path("r.json").read_text())
+    search = told["search"]
+    trials, taken = search["trials"], search["trials"][search["taken"]]
+    assert trials[0]["macs"] == 1
+    assert trials[0]["drop"] > 0.001  # what they cost alone
+    assert taken["holds"]
+    assert taken["macs"] < 1
+    assert all(t["drop"] > trials[0]["drop"] / 2 for t in trials)
+    if "--sparsity" in asked:
+        assert told["zeros"]["missed"] == 0
+        found = onnxprune.diff("chain.onnx", "chain.pruned.onnx", data="val.npz")  # what was judged is what is written
+        assert 1 - found.outputs[0].cosine == pytest.approx(taken["drop"], abs=0.02)
+    else:
+        assert told["grids"]["missed"] == 0
+        assert {n["bits"] for n in json.loads(Path("p.json").read_text())["activations"].values()} == {5, 8}
+    again = run("chain.onnx", "--data", "x.npy", "--plan", "p.json", "-o", "again.onnx")
+    assert again.err == ""
+    assert sum(widths(Path("again.onnx"))) == sum(widths(Path("chain.pruned.onnx")))
+
+
+def test_where_no_channel_may_go_zeros_and_bits_are_the_answer(run: Run) -> None:
+    args = (
+        "--data",
+        "x.npy",
+        "--metric",
+        "cosine",
+        "--weights",
+        "8",
+        "--max-drop",
+        0.02,
+        "--exclude",
+        "*",
+        "--json",
+        "r.json",
+    )
+    assert run("chain.onnx", *args).err == ""
+    told = json.loads(Path("r.json").read_text())
+    assert told["macs"]["ratio"] == 1
+    assert told["grids"]["weights"] > 0
+    assert told["search"]["taken"] == 0
+
+
+def test_what_zeros_and_bits_cost_alone_may_be_too_much(run: Run) -> None:
+    args = ("--data", "x.npy", "--metric", "cosine", "--weights", "2", "--max-drop", 0.0001)
+    outcome = run("chain.onnx", *args)
+    assert outcome.code == 1
+    assert_one_line(outcome.err, "what is asked of the weights does not keep drop <= 0.0001", "more bits")
+
+
 def test_the_plan_makes_the_same_file_again(run: Run) -> None:
     run("chain.onnx", "--data", "x.npy", "--metric", "agreement", "--max-drop", 0.2, "--save-plan", "p.json")
     assert run("chain.onnx", "--data", "x.npy", "--plan", "p.json", "-o", "again.onnx").err == ""

@@ -210,7 +210,6 @@ def test_the_proof_finds_a_weight_that_is_not_on_its_grid() -> None:
         ({"symmetric": True}, "says nothing of how many bits"),
         ({"activations": 8, "data": "none"}, "takes ranges from samples"),
         ({"weights": 8, "recover": 2, "data": "x"}, "off their grids"),
-        ({"weights": 8, "metric": "snr", "max_drop": 1.0}, "channels only"),
         ({"weights": 4, "bits_for": {"nobody": 3}, "data": "none"}, "no node or tensor matches"),
     ],
     ids=str,
