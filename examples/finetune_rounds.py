@@ -20,18 +20,18 @@ import onnxprune
 
 
 class Training:
-    """What stays between rounds: the weights as they were trained last."""
+    """What stays between rounds lies in ``folder``: weights as they were trained, so that a killed run goes on."""
 
-    def __init__(self, state: dict[str, torch.Tensor], folder: Path) -> None:
-        self.state, self.folder = state, folder
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def __call__(self, _model: onnx.ModelProto, plan: Any, number: int) -> Path:
         """A round: the state_dict is cut as the model was, trained and exported."""
         place = self.folder / f"round{number}.json"
         place.write_text(plan.to_json(), encoding="utf-8")
-        small = resized(network(), cut(self.state, place))
+        small = resized(network(), cut(torch.load(self.folder / f"round{number - 1}.pt"), place))
         train(small.train(), epochs=3, rate=1e-3)
-        self.state = small.state_dict()
+        torch.save(small.state_dict(), self.folder / f"round{number}.pt")
         export(small, self.folder / f"round{number}.onnx")
         return self.folder / f"round{number}.onnx"
 
@@ -52,12 +52,13 @@ def main(folder: Path) -> None:
     net = network()
     train(net, epochs=6, rate=3e-3)
     export(net, folder / "net.onnx")
+    torch.save(net.state_dict(), folder / "round0.pt")
     result = onnxprune.prune(
         folder / "net.onnx",
         metric=right(seed=1),
         test_metric=right(seed=3),
         max_drop=0.01,
-        finetune=Training(net.state_dict(), folder),
+        finetune=Training(folder),
         step=0.4,
         align=4,
         fuse_bn=False,

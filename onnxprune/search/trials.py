@@ -1,7 +1,7 @@
 """Trials as rows of a table: JSON lines, appended, one for each trial that is finished.
 
 A row is written whole or not at all: what a kill leaves of one is no line, and is passed over. Tables of several
-machines are merged by putting one behind the other; of rows with the same key the first counts. A key is the sha256 of
+machines are merged by putting one behind the other; of rows with the same key the last counts. A key is the sha256 of
 all that a trial's outcome depends on: model, samples, options, metric, version.
 """
 
@@ -48,7 +48,7 @@ class Table:
     def at(cls, path: Path | None, *, resume: bool) -> Table:
         """``resume``: what is there need not be made again. Raises DataError where it is no table."""
         there = path is not None and resume and path.exists()
-        return cls(path, {row["key"]: row for row in reversed(rows([path]))} if there and path else {})
+        return cls(path, {row["key"]: row for row in rows([path])} if there and path else {})
 
     def rows(
         self,
@@ -66,12 +66,16 @@ class Table:
         left = [key for key in trials if key not in found]
         finished(len(found))
         for position, row in make([trials[key] for key in left]):
-            made = {"format": FORMAT, "key": left[position], **common, **row}
-            if self.path is not None:
-                _append(self.path, json.dumps(made))
-            found[left[position]] = made
+            found[left[position]] = self.add(left[position], {**common, **row})
             finished(len(found))
         return [found[key] for key in trials]
+
+    def add(self, key: str, row: Row) -> Row:
+        """A row of this ``key``, appended. Raises OutputError."""
+        made = {"format": FORMAT, "key": key, **row}
+        if self.path is not None:
+            _append(self.path, json.dumps(made))
+        return made
 
 
 def rows(paths: Sequence[Path]) -> list[Row]:
@@ -86,7 +90,7 @@ def rows(paths: Sequence[Path]) -> list[Row]:
         *whole, _cut = text.split("\n")
         for number, line in enumerate(whole, 1):
             if (row := _parsed(line)) is not None:
-                found.setdefault(row["key"], row)
+                found[row["key"]] = row
             elif line.strip() and not _broken(line):
                 hint = "onnxprune writes tables with --trials"
                 raise DataError("is no trial", where=f"{path}, line {number}", hint=hint)

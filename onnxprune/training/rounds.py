@@ -1,7 +1,8 @@
 """Prune, train, measure, again, until a metric says stop: training is a function of the user's (``--finetune``).
 
 Each round takes a share of what is left, proves that, and hands the pruned model over with its plan; what comes back
-is measured against the original. The best that held is the answer.
+is measured against the original. The best that held is the answer. What training gave is kept beside the table of
+trials as soon as it is there: a run that was killed trains nothing twice.
 """
 
 from __future__ import annotations
@@ -74,41 +75,81 @@ def finetuned(model: Model, options: Options, progress: Progress) -> Result:
         return replace(result, report=replace(result.report, search=replace(result.report.search, test=test)))
 
 
+@dataclass(frozen=True)
+class _Round:
+    """What a round began with, and what training gave. ``pruned``: between them; None where it was not made again."""
+
+    before: Model = field(repr=False)
+    after: Model = field(repr=False)
+    row: Row
+    pruned: Result | None = field(repr=False)
+
+
 @dataclass
 class _Rounds:
-    """All rounds. ``held``: the result of the last that held, and its place among ``trials``."""
+    """All rounds. ``held``: the last that held, and its place among ``trials``."""
 
     model: Model
     options: Options
     measuring: Measuring
     progress: Progress
     trials: list[Trial] = field(default_factory=list)
-    held: tuple[int, Result] | None = None
+    held: tuple[int, _Round] | None = None
 
     def result(self) -> Result:
         """Go on while the metric holds. Raises KeptError where the first round does not."""
-        table, keys = Table.of(self.options), Keys(self.measuring.planner, self.measuring.metric)
-        current, left, sizes = self.model, 1.0, (1.0, 1.0)
+        self.table = Table.of(self.options)
+        self.keys = Keys(self.measuring.planner, self.measuring.metric)
+        last: _Round | None = None
         first: Report | None = None
         for number in range(1, self.options.evaluations + 1):
             self.progress("rounds", number - 1, self.options.evaluations)
-            start = time.perf_counter()
-            pruned = self._pruned(current)
-            if pruned is None:
+            last = self._round(number, last)
+            if last is None:
                 break
-            first = first or pruned.report
-            left, sizes = self._left(left, sizes, pruned.report)
-            current = self._trained(pruned, number)
-            row = self._row(number, current, left, sizes, time.perf_counter() - start)
-            key = keys.of(round=number, step=self.options.step, finetune=_source(self.options.finetune))
-            table.rows({key: row}, enumerate, {"sha256": keys.sha256, "metric": self.measuring.metric.name}, _untold)
-            if not self._noted(row):
+            if number == 1 and last.pruned is not None:
+                first = last.pruned.report
+            if not self._noted(last.row):
                 break
-            self.held = len(self.trials) - 1, replace(pruned, model=current)
-        if self.held is None or first is None:
+            self.held = len(self.trials) - 1, last
+        if self.held is None:
             raise self._missed()
         place, best = self.held
-        return replace(best, report=self._report(first, best.report, place))
+        pruned = best.pruned or self._again(best.before)
+        first = first or (pruned if place == 0 else self._again(self.model)).report
+        return replace(pruned, model=best.after, report=self._report(first, pruned.report, place))
+
+    def _round(self, number: int, last: _Round | None) -> _Round | None:
+        """A round, of which as little is done as a table and the models beside it leave; None where nothing may go."""
+        before, start = last.after if last else self.model, time.perf_counter()
+        started = {"before": before.sha256, "finetune": _source(self.options.finetune)}
+        key = self.keys.of(round=number, step=self.options.step, **started)
+        kept = self.table.path and self.table.path.with_name(f"{self.table.path.name}.{key[:16]}.onnx")
+        trained, row = self._kept(kept), self.table.known.get(key)
+        if trained is not None and row is not None and row["trained"] == trained.sha256:
+            return _Round(before, trained, row, None)
+        pruned = self._pruned(before)
+        if pruned is None:
+            return None
+        if trained is None:
+            trained = self._trained(pruned, number)
+            if kept is not None:
+                files.write({kept: trained})
+        left, sizes = self._left(last, pruned.report)
+        row = self._row(number, trained, left, sizes, time.perf_counter() - start)
+        return _Round(before, trained, self.table.add(key, row), pruned)
+
+    def _kept(self, path: Path | None) -> Model | None:
+        """What training gave in a run before, if that was kept."""
+        if path is None or not self.options.resume or not path.exists():
+            return None
+        return from_proto(to_proto(files.load(path)))
+
+    def _again(self, before: Model) -> Result:
+        """What a round was trained on that is not made again for its training."""
+        pruned = self._pruned(before)
+        assert pruned is not None
+        return pruned
 
     def _pruned(self, current: Model) -> Result | None:
         """A share less of ``current``, proven; None where so little cannot be left."""
@@ -122,11 +163,12 @@ class _Rounds:
                 raise
             return None
 
-    def _left(self, left: float, sizes: tuple[float, float], report: Report) -> tuple[float, tuple[float, float]]:
+    def _left(self, last: _Round | None, report: Report) -> tuple[float, tuple[float, float]]:
         """Shares of the original: of what is made small, and of MACs and parameters."""
+        left, macs, params = (last.row[n] for n in ("cost", "macs", "params")) if last else (1.0, 1.0, 1.0)
         name = self.measuring.cost.name
         own: SizeReport = getattr(report, _SIZES[name]) if name in _SIZES else report.costs[name]
-        return left * own.ratio, (sizes[0] * report.macs.ratio, sizes[1] * report.parameters.ratio)
+        return left * own.ratio, (macs * report.macs.ratio, params * report.parameters.ratio)
 
     def _trained(self, pruned: Result, number: int) -> Model:
         """What the user's function makes of a pruned model. Raises MetricError where that is no such model."""
@@ -167,6 +209,8 @@ class _Rounds:
         measuring = self.measuring
         return {
             "model": str(self.model.path or ""),
+            "sha256": self.keys.sha256,
+            "metric": measuring.metric.name,
             "minimised": measuring.cost.name,
             "round": number,
             "asked": (1 - self.options.step) ** number,
@@ -175,6 +219,7 @@ class _Rounds:
             "params": sizes[1],
             **measuring.judged(model),
             "noise": None,
+            "trained": model.sha256,
             "seconds": round(seconds, 3),
         }
 
@@ -203,10 +248,6 @@ class _Rounds:
         what = f"the first round does not keep {self.measuring.limit}: it is {worst.metric:.6g}"
         hint = "a smaller --step, more training, or a larger --max-drop"
         return KeptError(f"{what}, a drop of {told(worst.drop, worst.error)}", where=where, hint=hint)
-
-
-def _untold(_done: int) -> None:
-    """A round has been told of when it began."""
 
 
 def _called(function: Callable[..., Any], model: Model, plan: Plan, number: int) -> Model | None:

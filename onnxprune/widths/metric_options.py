@@ -173,8 +173,6 @@ class MetricOptions:
             raise OptionError(
                 f"must be in (0, 0.5], not {self.step:g}", where="--step", hint="more in one round is lost"
             )
-        if self.resume:
-            raise OptionError("cannot go on with rounds: a table has no trained models", where="--resume")
         if self.minimise == "ms":
             raise OptionError("cannot be ms with --finetune", where="--minimise", hint="cycles")
 

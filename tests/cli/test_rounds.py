@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from onnxprune.plans.plan_file import Plan
 from tests.commands import Run, assert_one_line, widths
 
 FUNCTIONS = """
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +38,19 @@ def by_path(path: Path, plan, number):
     model = onnx.load(path)
     onnx.save(model, "trained.onnx")  # in the same place each time
     return "trained.onnx"
+
+
+def notes(model, plan, number):
+    die = Path("die").read_text() if Path("die").exists() else ""
+    with Path("calls").open("a") as calls:
+        calls.write(f"{number}\\n")
+    if number == 2 and die == "training":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if number == 2 and die == "metric":
+        import onnxprune.search.smallest as smallest
+
+        smallest.Measuring.judged = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
+    return model
 
 
 def forgets(model, plan, number):
@@ -137,13 +154,77 @@ def test_what_comes_back_is_checked(run: Run, function: str, says: str) -> None:
     ("options", "says"),
     [
         (["--step", "0.6"], "--step: must be in (0, 0.5]"),
-        (["--trials", "t.jsonl", "--resume"], "cannot go on with rounds"),
+        (["--resume"], "give --trials too"),
         (["--keep", "Conv:a=0"], "names positions or outputs"),
         (["--format", "sparse"], "training comes after it"),
     ],
 )
 def test_what_rounds_cannot_do_is_said(run: Run, options: list[str], says: str) -> None:
     assert_one_line(run(*ROUNDS, 0.4, "--finetune", "round_functions:same", *options).err, says)
+
+
+def lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines()
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs kill -9")
+@pytest.mark.parametrize("at", ["training", "metric", "plan"])
+def test_killed_it_trains_nothing_twice_and_comes_to_the_same(run: Run, at: str) -> None:
+    """In the middle of the training of a round; when its model is there and is not measured; when all is done."""
+    args = (*ROUNDS, "0.06", "--finetune", "round_functions:notes")
+    whole = run(*args, "--trials", "whole.jsonl", "-o", "whole.onnx", "--save-plan", "whole.json")
+    assert whole.err == ""
+    trained = len(lines("calls"))
+    assert trained >= 3
+    Path("calls").unlink()
+    command = [*args, "--trials", "t.jsonl", "--resume", "-o", "p.onnx", "--save-plan", "p.json"]
+    if at == "plan":
+        run(*command)
+        assert lines("calls") == [str(n + 1) for n in range(trained)]
+    else:
+        Path("die").write_text(at)
+        process = subprocess.run([sys.executable, "-m", "onnxprune", *command], check=False, capture_output=True)
+        assert process.returncode != 0
+        Path("die").unlink()
+        assert len(lines("t.jsonl")) == 1
+    again = run(*command)
+    assert again.err == ""
+    twice = at == "training"  # what was not finished
+    assert sorted(lines("calls")) == sorted([*(["2"] if twice else []), *(str(n + 1) for n in range(trained))])
+    assert Path("p.onnx").read_bytes() == Path("whole.onnx").read_bytes()
+    plans = [json.loads(Path(f"{name}.json").read_text()) for name in ("p", "whole")]
+    assert plans[0]["initializers"] == plans[1]["initializers"]
+    assert [x for x in again.out.splitlines() if x.startswith(("tried: ", "metric: ", "MACs"))] == [
+        x for x in whole.out.splitlines() if x.startswith(("tried: ", "metric: ", "MACs"))
+    ]
+    rows = [[json.loads(x)["key"] for x in lines(table)] for table in ("t.jsonl", "whole.jsonl")]
+    assert rows[0] == rows[1]
+
+
+def test_what_was_kept_and_is_gone_or_another_is_made_again(run: Run) -> None:
+    told = found(run, "same", "--trials", "t.jsonl")
+    kept = sorted(Path().glob("t.jsonl.*.onnx"))
+    assert len(kept) == len(lines("t.jsonl")) >= 3
+    by_round = {json.loads(x)["round"]: f"t.jsonl.{json.loads(x)['key'][:16]}.onnx" for x in lines("t.jsonl")}
+    Path(by_round[1]).unlink()
+    Path(by_round[2]).write_bytes(b"no model")
+    Path("rounds").unlink()
+    outcome = run(
+        *ROUNDS, 0.06, "--finetune", "round_functions:same", "--trials", "t.jsonl", "--resume", "-o", "q.onnx"
+    )
+    assert_one_line(outcome.err, "not an ONNX file")
+    Path(by_round[2]).unlink()
+    Path("rounds").unlink()
+    again = found(run, "same", "--trials", "t.jsonl", "--resume")
+    assert again["search"]["taken"] == told["search"]["taken"]  # type: ignore[index]
+    assert [line.split()[0] for line in lines("rounds")] == ["2"]
+
+
+def test_another_training_is_run(run: Run) -> None:
+    found(run, "same", "--trials", "t.jsonl")
+    Path("rounds").unlink()
+    found(run, "same", "--trials", "t.jsonl", "--resume", "--step", "0.4")
+    assert len(lines("rounds")) >= 2
 
 
 def test_it_needs_a_metric(run: Run) -> None:
