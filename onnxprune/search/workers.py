@@ -1,4 +1,4 @@
-"""Trials side by side: in processes of this machine, or on a cluster of Dask's or Ray's, through joblib.
+"""Trials side by side: in processes of this machine or on a cluster of Dask's, through joblib, or as tasks of Ray's.
 
 Who runs what, and again where a worker has died, is their business. A worker opens a planner of its own, since plans
 keep what they replay in its folder, and has one thread, since there are others. Trials come back in any order.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import logging
 import os
 import pickle
 import tempfile
@@ -166,14 +167,11 @@ def _finished(order: _Order, trials: Sequence[Any], options: Options) -> Iterato
 
 def _attempt(key: str, payload: Any, left: dict[int, Any], options: Options) -> Generator[tuple[int, Row], None, str]:
     """Take what is finished out of ``left``; what was lost is returned in words."""
-    from joblib import Parallel, delayed  # noqa: PLC0415 (only where there are several)
-
+    running = _by_ray if (options.cluster or "").startswith("ray://") else _by_joblib
     try:
-        with _backend(options, payload):
-            run = Parallel(batch_size=1, return_as="generator_unordered")
-            for position, row in run([delayed(work)(key, payload, *trial) for trial in left.items()]):
-                del left[position]
-                yield position, row
+        for position, row in running(key, payload, [*left.items()], options):
+            del left[position]
+            yield position, row
     except _lost(options) as reason:
         return type(reason).__name__
     return ""
@@ -181,6 +179,14 @@ def _attempt(key: str, payload: Any, left: dict[int, Any], options: Options) -> 
 
 def _where(options: Options) -> str:
     return f"--cluster {options.cluster}" if options.cluster else f"--jobs {options.jobs}"
+
+
+def _by_joblib(key: str, payload: Any, trials: Sequence[Any], options: Options) -> Iterator[tuple[int, Row]]:
+    from joblib import Parallel, delayed  # noqa: PLC0415 (only where there are several)
+
+    with _backend(options, payload):
+        run = Parallel(batch_size=1, return_as="generator_unordered")
+        yield from run([delayed(work)(key, payload, *trial) for trial in trials])
 
 
 @contextmanager
@@ -191,13 +197,10 @@ def _backend(options: Options, payload: Any) -> Iterator[None]:
     with ExitStack() as stack:
         if options.cluster is None:
             stack.enter_context(parallel_config("loky", n_jobs=options.jobs, inner_max_num_threads=1))
-        elif options.cluster.startswith("dask://"):
+        else:
             client = stack.enter_context(_dask(options.cluster))
             stack.callback(client.run, close)
             stack.enter_context(parallel_config(_dask_backend(client, payload), n_jobs=-1))
-        else:
-            _ray(options.cluster)
-            stack.enter_context(parallel_config("ray", n_jobs=-1))
         yield
 
 
@@ -233,18 +236,42 @@ def _dask_backend(client: Any, payload: Any) -> Any:
 _PATIENCE = 30
 
 
-def _ray(address: str) -> None:
+def _by_ray(key: str, payload: Any, trials: Sequence[Any], options: Options) -> Iterator[tuple[int, Row]]:
+    """As tasks, which Ray begins again where a worker is lost: its backend of joblib gives results all at the end."""
+    assert options.cluster is not None
+    with _ray(options.cluster) as ray:
+        held = ray.put(payload)
+        task = ray.remote(num_cpus=1, max_retries=_ATTEMPTS)(work)
+        left = [task.remote(key, held, *trial) for trial in trials]
+        while left:
+            done, left = ray.wait(left)
+            try:
+                yield from ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+
+
+@contextmanager
+def _ray(address: str) -> Iterator[Any]:
+    """Ray, connected; let go of unless whoever calls us was connected before."""
     where = f"--cluster {address}"
     try:
         import ray  # noqa: PLC0415
-        from ray.util.joblib import register_ray  # noqa: PLC0415
     except ImportError:
-        raise ToolError("needs Ray", where=where, hint="pip install ray") from None
+        raise ToolError("needs Ray", where=where, hint="pip install 'ray[client]'") from None
+    if ray.is_initialized():
+        yield ray
+        return
+    for told in ("ray.client_builder", "ray.util.client.logsclient"):  # what its server says to itself
+        logging.getLogger(told).setLevel(logging.ERROR)
     try:
-        ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
-    except (ConnectionError, OSError, TimeoutError) as error:
+        ray.init(address=address, log_to_driver=False)
+    except (ConnectionError, OSError, TimeoutError, ImportError, RuntimeError) as error:
         raise ToolError(f"no cluster answers: {error}", where=where, hint="ray start --head") from None
-    register_ray()
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
 
 
 def _lost(options: Options) -> tuple[type[BaseException], ...]:
@@ -259,7 +286,9 @@ def _lost(options: Options) -> tuple[type[BaseException], ...]:
         from distributed import KilledWorker  # noqa: PLC0415
 
         return KilledWorker, CancelledError
-    return ()
+    from ray.exceptions import ObjectLostError, WorkerCrashedError  # noqa: PLC0415
+
+    return WorkerCrashedError, ObjectLostError
 
 
 # --- in a worker ----------------------------------------------------------------------------------------------------
