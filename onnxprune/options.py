@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from onnxprune.calibration.data_options import NO_DATA, Data
-from onnxprune.constraints.bit_options import BitOptions, BitsRequest
+from onnxprune.constraints.bit_options import AUTO, LEVELS, BitOptions, BitsRequest
 from onnxprune.constraints.zero_options import ZeroOptions
 from onnxprune.errors import OptionError
-from onnxprune.formats.format_options import FormatOptions
+from onnxprune.formats.format_options import STORED, FormatOptions
 from onnxprune.option_declarations import option, positions_of, ratios_of, shapes_of, values_of
 from onnxprune.progress import Progress, silent
 from onnxprune.widths.metric_options import MetricOptions
@@ -197,7 +197,8 @@ class Options(FormatOptions, BitOptions, ZeroOptions, MetricOptions, ApplyOption
         "--budget",
         metavar="COST=LIMIT",
         help="Instead of --ratio: what may be left of macs, params, bytes (of weights), activations (bytes written) or "
-        "the target's cycles, as a share (macs=0.5) or a number; ms=5: by the target's clock.",
+        "the target's cycles, as a share (macs=0.5) or a number; ms=5: by the target's clock. With --weights auto "
+        "bytes at their bits.",
     )
     whole_branches: bool = option(
         True,
@@ -279,8 +280,10 @@ class Options(FormatOptions, BitOptions, ZeroOptions, MetricOptions, ApplyOption
 
     def __post_init__(self) -> None:
         """Raise OptionError for values out of range, and for names that nobody knows."""
-        from onnxprune.widths.request import asked  # noqa: PLC0415 (--help must not wait for it)
+        from onnxprune.widths.request import asked, bytes_left  # noqa: PLC0415 (--help must not wait for it)
 
+        spent = bytes_left(self.budget) if self.weights == AUTO else None  # on bits, and else on channels
+        budget = None if spent else self.budget
         if self.limit is not None and (self.ratio is not None or self.budget is not None or self.lossless):
             what = "says how far to go, and so do --ratio, --budget and --lossless"
             raise OptionError(what, where="--metric", hint="give one of them")
@@ -289,9 +292,10 @@ class Options(FormatOptions, BitOptions, ZeroOptions, MetricOptions, ApplyOption
         for name in _NAMED:
             object.__setattr__(self, name, _pairs(getattr(self, name), f"--{name.replace('_', '-')}"))
         object.__setattr__(self, "outputs", tuple(self.outputs))
-        named = self.budget is None and (self.remove or self.keep_outputs)
+        named = budget is None and (self.remove or self.keep_outputs)
         judged = reading_of(self.data) is not None
-        zeros, bits = self.zeros_asked(solved=judged and self.compensate, seed=self.seed), self.bits_asked()
+        zeros = self.zeros_asked(solved=judged and self.compensate, seed=self.seed)
+        bits = self.bits_asked(limit=spent, levels=STORED.get(self.format, LEVELS), seen=judged)
         if (zeros or bits) and self.finetune is not None:
             what = "trains weights, and zeros and bits would be lost"
             raise OptionError(what, where="--finetune", hint="ask for them of what it writes")
@@ -306,7 +310,7 @@ class Options(FormatOptions, BitOptions, ZeroOptions, MetricOptions, ApplyOption
             align=self.align,
             target=self.target,
             dtype=self.dtype,
-            budget=self.budget,
+            budget=budget,
             importance=self.importance,
             scope=self.scope,
             ratio_for=pairs,

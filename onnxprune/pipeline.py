@@ -151,8 +151,8 @@ def _attempted(workers: Workers, plan: Plan | None, watch: Stopwatch, where: str
     except (MetricError, KeptError, ToolError):
         raise  # other weights are no answer to these
     except (OnnxPruneError, np.linalg.LinAlgError) as reason:
-        if options.bits is not None and options.bits.activations:
-            raise  # ranges come from samples alone
+        if options.bits is not None and options.bits.needs_samples:
+            raise
         what = reason.what if isinstance(reason, OnnxPruneError) else str(reason)
         note = f"drawn inputs did not serve, and weights are as they were: {what}; --data gives real samples"
         return _taught(analysis, weights_only(), watch, plan, where, given, note)

@@ -7,8 +7,7 @@ from onnxprune.passes.distill import Distill
 from onnxprune.passes.fuse_batchnorm import FuseBatchNorm
 from onnxprune.passes.remove_branches import RemoveBranches
 from onnxprune.passes.remove_channels import RemoveChannels
-from onnxprune.passes.restore_function_calls import RestoreCalls
-from onnxprune.passes.restore_if_branches import RestoreBranches
+from onnxprune.passes.restore_written_out import RestoreBranches, RestoreCalls
 
 __all__ = [
     "Compensate",

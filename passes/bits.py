@@ -17,7 +17,7 @@ from onnxprune.activations.ranges import INPUT_BITS, histograms
 from onnxprune.activations.sharing import shared
 from onnxprune.calibration.gram_matrices import Product, products
 from onnxprune.calibration.original_observed import Lesson
-from onnxprune.constraints.bit_options import BitsRequest
+from onnxprune.constraints.bit_options import BitsRequest, ByLayer
 from onnxprune.constraints.grids import Grid, Grids
 from onnxprune.constraints.laid import cells_of, laid_along
 from onnxprune.constraints.rounding import DIGITS, WeightGrid
@@ -35,6 +35,10 @@ ZEROED = 4
 
 #: Digits of the numbers that weights are stored as.
 _DIGITS: Mapping[int, int] = {TensorProto.FLOAT16: 11, TensorProto.BFLOAT16: 8}
+
+
+#: Where no bits were chosen by layer.
+NOTHING: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -65,14 +69,15 @@ class DecidingBits:
     lesson: Lesson | None
     solves: bool
 
-    def decide(self, model: Model, request: BitsRequest) -> Bits:
-        """What ``request`` asks of ``model``. Raises OptionError for a name that nobody has, ModelError as running."""
+    def decide(self, model: Model, request: BitsRequest, by_layer: Mapping[str, int] = NOTHING) -> Bits:
+        """What ``request`` asks of ``model``; ``by_layer``: bits of weights where these were chosen.
+
+        Raises OptionError for a name that nobody has, ModelError as running.
+        """
         layers = {p.node.inputs[1]: p for p in distinct(model, self.trace)}
-        bits = dict.fromkeys(layers, request.weights or 0)
-        for glob, own in request.own:
-            names = matches(self.trace, glob, "--bits-for")
-            bits |= {n: own for n, p in layers.items() if names & {n, p.node.label, p.target}}
-        asked = {n: self._grid(model, layers[n], b, request) for n, b in bits.items() if b}
+        equal = 0 if isinstance(request.weights, ByLayer) else request.weights or 0
+        bits = {**dict.fromkeys(layers, equal), **by_layer, **self.own(layers, request)}
+        asked = {n: self.grid(model, layers[n], b, request) for n, b in bits.items() if b}
         taken = asked if request.weights is not None or request.own else layers
         sets, notes = self._sets(model, [layers[n] for n in taken]) if request.activations else ([], ())
         activations = self._ranged(model, sets, request) if sets else {}
@@ -92,8 +97,16 @@ class DecidingBits:
             asked[name] = WeightGrid(grid.bits, given=cells)
         return replace(self._told(model, layers, asked), activations=dict(grids.activations))
 
-    def _grid(self, model: Model, product: Product, bits: int, request: BitsRequest) -> WeightGrid:
-        """Of one layer."""
+    def own(self, layers: Mapping[str, Product], request: BitsRequest) -> dict[str, int]:
+        """Bits of the weights that ``request`` names. Raises OptionError for a name that nobody has."""
+        found: dict[str, int] = {}
+        for glob, bits in request.own:
+            names = matches(self.trace, glob, "--bits-for")
+            found |= {n: bits for n, p in layers.items() if names & {n, p.node.label, p.target}}
+        return found
+
+    def grid(self, model: Model, product: Product, bits: int, request: BitsRequest) -> WeightGrid:
+        """What is asked of one layer. Raises OptionError where its type has too few digits."""
         symmetric, per = bits > ZEROED if request.symmetric is None else request.symmetric, request.per
         digits = _DIGITS.get(model.graph.constants[product.node.inputs[1]][0], DIGITS)
         if digits < DIGITS and bits - symmetric >= digits:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,7 @@ from onnxprune.proof import distance_over_outputs as heldout
 ROUNDS, SAMPLES = 2, 64
 
 Masks = Mapping[str, NDArray[np.bool_]]
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,25 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
     """A weight as [groups, outputs, channels, taps], and the first node that multiplies with it."""
 
     product: Product
     name: str
     weight: Float = field(repr=False)
+
+    def rowed(self, array: NDArray[Number], h: Float) -> NDArray[Number]:
+        """[groups, outputs, channels, taps] in the columns of ``h`` [groups, n, n], without taps if it has none."""
+        if h.shape[1] != self.product.columns:
+            array = array.transpose(0, 1, 3, 2).reshape(len(array), -1, self.product.channels, 1)
+        return array.reshape(*array.shape[:2], -1)
+
+    def laid(self, w: NDArray[Number]) -> NDArray[Number]:
+        """The weight, of what `rowed` gave."""
+        groups, outputs, channels, taps = self.weight.shape
+        if w.shape[1] > outputs:
+            w = w.reshape(groups, outputs, taps, channels).transpose(0, 1, 3, 2)
+        return np.asarray(self.product.form.weight(w.reshape(self.weight.shape)))
 
 
 @dataclass(frozen=True)
@@ -86,12 +100,12 @@ class Deciding:
 
     def again(self, model: Model, masks: Masks) -> Asked:
         """What a plan has: these masks."""
-        layers = {la.name: la for la in self._layers(model)}
+        layers = {la.name: la for la in self.layers(model)}
         return self._asked(model, layers, {n: _matrix(layers[n], m) for n, m in masks.items() if n in layers}, {})
 
     def decide(self, model: Model, request: ZerosRequest, plan: Plan) -> Asked:
         """What ``request`` asks of ``model``, which ``plan`` was cut by. Raises OptionError."""
-        layers = {la.name: la for la in self._layers(model)}
+        layers = {la.name: la for la in self.layers(model)}
         given = {n: _matrix(layers[n], m) for n, m in _given(request.masks, layers, plan).items()}
         shares: dict[str, float] = {}
         for glob, share in request.own:
@@ -103,7 +117,7 @@ class Deciding:
         for name in unfit:
             shares[name] = 0.0
         rest = {n: la for n, la in open_.items() if n not in unfit}
-        rows = self._rows(model, {n: la for n, la in layers.items() if n not in given and shares.get(n, 1.0) > 0})
+        rows = self.rows(model, {n: la for n, la in layers.items() if n not in given and shares.get(n, 1.0) > 0})
         masks = dict(given)
         if request.criterion == "reconstruction":
             shares |= self._shares(model, rest, rows, request)
@@ -126,7 +140,7 @@ class Deciding:
         return Asked(asked.fixed, asked.solved, notes)
 
     def _asked(
-        self, model: Model, layers: Mapping[str, _Layer], masks: Mapping[str, Mask], chosen: Mapping[str, Zeros]
+        self, model: Model, layers: Mapping[str, Layer], masks: Mapping[str, Mask], chosen: Mapping[str, Zeros]
     ) -> Asked:
         """``masks`` [groups, outputs, channels, taps] go to the walk where it can solve for the rest."""
         solved = {layers[n].product.node.label: z for n, z in chosen.items()}
@@ -141,17 +155,17 @@ class Deciding:
                 fixed[name] = layer.product.form.weight(mask)
         return Asked(fixed, solved)
 
-    def _layers(self, model: Model) -> Iterator[_Layer]:
+    def layers(self, model: Model) -> Iterator[Layer]:
         """Every weight once."""
         for product in distinct(model, self.trace):
             name = product.node.inputs[1]
-            yield _Layer(product, name, product.form.matrix(model.array(name).astype(np.float64)))
+            yield Layer(product, name, product.form.matrix(model.array(name).astype(np.float64)))
 
-    def _solvable(self, model: Model, layer: _Layer) -> bool:
+    def _solvable(self, model: Model, layer: Layer) -> bool:
         known = self.lesson is not None and layer.product.node.label in self.lesson.seen.products
         return known and free(model, self.trace, layer.product)
 
-    def _rows(self, model: Model, layers: Mapping[str, _Layer]) -> dict[str, Float]:
+    def rows(self, model: Model, layers: Mapping[str, Layer]) -> dict[str, Float]:
         """What an error of each output [groups, outputs] counts, of layers that can be solved anew."""
         found = {n: la for n, la in layers.items() if self._solvable(model, la)}
         if self.lesson is None or not found:
@@ -170,7 +184,7 @@ class Deciding:
             rows[name] = np.maximum(each, 1e-6 * max(float(each.mean()), 1e-30))
         return rows
 
-    def _relative(self, layer: _Layer) -> Float:
+    def _relative(self, layer: Layer) -> Float:
         assert self.lesson is not None
         product = self.lesson.seen.products[layer.product.node.label]
         weight = product.form.matrix(self.lesson.reference.array(product.node.inputs[1]).astype(np.float64))
@@ -180,17 +194,17 @@ class Deciding:
         return np.full((product.groups, product.outputs), 1 / max(energy, 1e-30))
 
     def _shares(
-        self, model: Model, layers: Mapping[str, _Layer], rows: Mapping[str, Float], request: ZerosRequest
+        self, model: Model, layers: Mapping[str, Layer], rows: Mapping[str, Float], request: ZerosRequest
     ) -> dict[str, float]:
         """The share of zeros of each layer that nothing else says one of."""
         if request.share is None:
             return {}
         if request.scope == "layer" or request.pattern.share is not None:
             return dict.fromkeys(layers, request.share)
-        own = {n: self._quadratic(la, rows[n]) for n, la in layers.items() if n in rows}
+        own = {n: self.quadratic(la, rows[n]) for n, la in layers.items() if n in rows}
         curves = {}
         for done, (name, quadratic) in enumerate(own.items(), 1):
-            found = curve(quadratic, request.pattern, SHARES, _taps(layers[name], quadratic))
+            found = curve(quadratic, request.pattern, SHARES, taps_of(layers[name], quadratic))
             curves[name] = Curve(layers[name].weight.size, found)
             self.progress("zeros of each layer", done, len(own))
         shares = spread(curves, request.share)
@@ -202,7 +216,7 @@ class Deciding:
     def _measured(
         self,
         model: Model,
-        layers: Mapping[str, _Layer],
+        layers: Mapping[str, Layer],
         quadratics: Mapping[str, Quadratic],
         curves: Mapping[str, Curve],
         shares: Mapping[str, float],
@@ -216,36 +230,29 @@ class Deciding:
         for done, (name, layer) in enumerate(layers.items(), 1):
             share = min(max(shares[name], SHARES[1]), SHARES[-1])
             quadratic = quadratics[name]
-            (w,) = sketched(quadratic, pattern, [share], _taps(layer, quadratic))
-            if w.shape[1] > layer.weight.shape[1]:
-                groups, outputs, channels, taps = layer.weight.shape
-                w = w.reshape(groups, outputs, taps, channels).transpose(0, 1, 3, 2)
-            weight = layer.product.form.weight(w.reshape(layer.weight.shape)).astype(model.array(name).dtype)
+            (w,) = sketched(quadratic, pattern, [share], taps_of(layer, quadratic))
+            weight = layer.laid(w).astype(model.array(name).dtype)
             apart = heldout.distance(model.apply(Edits(constants={name: weight})), seen, "the pruned model", own)
             if (expected := curves[name].at(share)) > 0:
                 found[name] = curves[name].scaled(max(apart, 1e-3 * expected) / expected)
             self.progress("zeros of each layer, measured", done, len(layers))
         return found
 
-    def _quadratic(self, layer: _Layer, rows: Float) -> Quadratic:
+    def quadratic(self, layer: Layer, rows: Float) -> Quadratic:
         """Of what stays of a layer, on what was seen of the original; taps are rows where moments are of channels."""
         assert self.lesson is not None
         product = self.lesson.seen.products[layer.product.node.label]
-        groups, outputs, channels, taps = layer.weight.shape
+        groups, _, channels, taps = layer.weight.shape
         kept = kept_along(self.trace, alive_of(self.trace, self.dead), product.source, product.form.summed)
         group, channel = np.divmod(kept.reshape(groups, channels), product.channels)
         column = channel[:, :, None] * taps + np.arange(taps) if product.fine else channel[:, :, None]
         column = column.reshape(groups, -1)
         whole = covariance(self.lesson.seen.moments[product.node.label])
         h = damped(whole[group[:, :1, None], column[:, :, None], column[:, None, :]], RIDGE)
-        weight = layer.weight
-        if not product.fine:
-            weight = weight.transpose(0, 1, 3, 2).reshape(groups, outputs * taps, channels, 1)
-            rows = rows.repeat(taps, axis=1)
-        return Quadratic(h, weight.reshape(*weight.shape[:2], -1), rows)
+        return Quadratic(h, layer.rowed(layer.weight, h), rows if product.fine else rows.repeat(taps, axis=1))
 
 
-def _taps(layer: _Layer, quadratic: Quadratic) -> int:
+def taps_of(layer: Layer, quadratic: Quadratic) -> int:
     """Columns of a channel in ``quadratic``."""
     return layer.product.taps if quadratic.h.shape[1] == layer.product.columns else 1
 
@@ -260,11 +267,11 @@ def _where(mask: NDArray[np.bool_], array: NDArray[Any]) -> NDArray[Any]:
     return np.where(mask, array, np.zeros((), array.dtype))
 
 
-def _fits(pattern: Pattern, layer: _Layer) -> bool:
+def _fits(pattern: Pattern, layer: Layer) -> bool:
     return pattern.fits(layer.weight.shape)
 
 
-def _left_out(layers: Mapping[str, _Layer], unfit: Sequence[str], pattern: Pattern) -> tuple[str, ...]:
+def _left_out(layers: Mapping[str, Layer], unfit: Sequence[str], pattern: Pattern) -> tuple[str, ...]:
     if not unfit:
         return ()
     who = first_and_more([layers[n].product.node.label for n in unfit])
@@ -272,7 +279,7 @@ def _left_out(layers: Mapping[str, _Layer], unfit: Sequence[str], pattern: Patte
     return (f"{who} cannot hold the pattern {pattern.name}, and keep their weights: {why}",)
 
 
-def _scores(layer: _Layer, request: ZerosRequest) -> NDArray[np.floating[Any]]:
+def _scores(layer: Layer, request: ZerosRequest) -> NDArray[np.floating[Any]]:
     """One a weight, not negative, larger for what should stay."""
     if request.criterion == "random":
         return np.random.default_rng([request.seed, layer.product.node.index]).random(layer.weight.shape)
@@ -299,11 +306,11 @@ def _ranked(scores: Mapping[str, NDArray[Any]], pattern: Pattern, share: float) 
     return {n: min(float(part.mean()), 1 - 1 / part.size) for n, part in zip(scores, parts, strict=True)}
 
 
-def _matrix(layer: _Layer, mask: NDArray[np.bool_]) -> Mask:
+def _matrix(layer: Layer, mask: NDArray[np.bool_]) -> Mask:
     return np.asarray(layer.product.form.matrix(mask))
 
 
-def _given(path: str, layers: Mapping[str, _Layer], plan: Plan) -> dict[str, NDArray[np.bool_]]:
+def _given(path: str, layers: Mapping[str, Layer], plan: Plan) -> dict[str, NDArray[np.bool_]]:
     """The masks of a file, cut as ``plan`` cuts the weights. Raises OptionError."""
     if not path:
         return {}

@@ -38,6 +38,8 @@ VARIANTS: Mapping[str, tuple[Mapping[str, Any], float]] = {
     "W3": ({"weights": 3}, 99.0),
     "W2": ({"weights": 2}, 97.0),
     "W4A4": ({"weights": 4, "activations": 4}, 98.0),
+    "mean 3": ({"weights": "mean:3"}, 99.5),
+    "mean 2.5": ({"weights": "mean:2.5"}, 99.5),
     "channels": ({"budget": "macs=0.5"}, 98.0),
     "all three": ({"budget": "macs=0.5", "sparsity": 0.5, "weights": 4, "activations": 8}, 98.0),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,38 @@ from onnxprune.option_declarations import bits_of, option
 #: Fewer bits than these are no grid around 0, and more need none.
 FEWEST, MOST = 2, 16
 
+#: What may be chosen from where bits are chosen by layer: more are as good as floats.
+LEVELS = (2, 3, 4, 5, 6, 7, 8)
+
+#: The word for bits that a budget of bytes decides.
+AUTO = "auto"
+
 #: How a range is found, beside a percentile, and what share of the numbers the percentile is, if nothing is said.
 RANGES, PERCENTILE = ("mse", "minmax", "percentile"), 99.9
+
+
+@dataclass(frozen=True)
+class ByLayer:
+    """Bits of each layer as it costs least: so many on average (``mean``), or what leaves ``limit`` bytes.
+
+    ``limit``: of all parameters, as ``--require packed`` counts them, or, up to 1, a share of what they are in single
+    precision. ``levels``: what is chosen from.
+    """
+
+    mean: float | None = None
+    limit: float | None = None
+    levels: tuple[int, ...] = LEVELS
+
+    @property
+    def where(self) -> str:
+        """The option that says how many."""
+        return "--weights" if self.limit is None else "--budget"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plan and report write it."""
+        if self.limit is None:
+            return {"weights": f"mean:{self.mean:g}"}
+        return {"weights": AUTO, "weights_budget": f"bytes={self.limit:g}"}
 
 
 @dataclass(frozen=True)
@@ -24,17 +55,22 @@ class BitsRequest:
     scale. ``ranges``: "mse", "minmax", or a percentile. ``symmetric``: None for weights of more than a few bits.
     """
 
-    weights: int | None
+    weights: int | ByLayer | None
     activations: int | None
     own: tuple[tuple[str, int], ...]
     symmetric: bool | None
     per: str | int
     ranges: str | float
 
+    @property
+    def needs_samples(self) -> bool:
+        """Whether weights alone do not say what it asks for."""
+        return bool(self.activations) or isinstance(self.weights, ByLayer)
+
     def to_json(self) -> dict[str, Any]:
         """As plan and report write them."""
         return {
-            "weights": self.weights,
+            **(self.weights.to_json() if isinstance(self.weights, ByLayer) else {"weights": self.weights}),
             "activations": self.activations,
             **({"bits_for": dict(self.own)} if self.own else {}),
             **({} if self.symmetric is None else {"symmetric": self.symmetric}),
@@ -47,12 +83,12 @@ class BitsRequest:
 class BitOptions:
     """Numbers of few bits."""
 
-    weights: int | None = option(
+    weights: int | str | None = option(
         None,
         "--weights",
-        kind=int,
         metavar="BITS",
-        help="Round the weights of Conv, ConvTranspose, Gemm and MatMul to so many bits, 2 to 16. [default: none]",
+        help="Round the weights of Conv, ConvTranspose, Gemm and MatMul to so many bits, 2 to 16; mean:2.5: so many on "
+        "average, and auto: what --budget bytes= leaves, both by layer, where they cost least. [default: none]",
     )
     activations: int | None = option(
         None,
@@ -90,8 +126,14 @@ class BitOptions:
         help="How wide grids are: mse (least error), minmax, or percentile:P.",
     )
 
-    def bits_asked(self) -> BitsRequest | None:
-        """What is asked of bits, None for nothing. Raises OptionError."""
+    def bits_asked(
+        self, *, limit: float | None = None, levels: tuple[int, ...] = LEVELS, seen: bool = True
+    ) -> BitsRequest | None:
+        """What is asked of bits, None for nothing. Raises OptionError.
+
+        ``limit``: of the bytes, where these are for `AUTO` to spend; ``levels``: what the format has; ``seen``: whether
+        there are samples to choose by.
+        """
         given = self.bits_for
         own = tuple(given.items() if isinstance(given, Mapping) else given)
         if self.weights is None and self.activations is None and not own:
@@ -103,15 +145,42 @@ class BitOptions:
             for where in (name for name, said in others.items() if said):
                 raise OptionError("says nothing of how many bits", where=where, hint="give --weights too")
             return None
-        every = {"--weights": self.weights, "--activations": self.activations}
+        weights = _weights(self.weights, limit, levels)
+        if isinstance(weights, ByLayer) and not seen:
+            hint = "--data, or none at all: inputs are drawn then"
+            raise OptionError("chooses bits by what they cost on samples", where="--weights", hint=hint)
+        equal = None if isinstance(weights, ByLayer) else weights
+        every = {"--weights": equal, "--activations": self.activations}
         every |= {f"--bits-for {glob}": bits or None for glob, bits in own}
         for where, bits in every.items():
             if bits is not None and not FEWEST <= bits <= MOST:
                 hint = "--bits-for GLOB=0 leaves layers as they are"
                 raise OptionError(f"must be {FEWEST} to {MOST}, not {bits}", where=where, hint=hint)
         return BitsRequest(
-            self.weights, self.activations, own, self.symmetric, _part(self.weights_per), _ranges(self.ranges)
+            weights, self.activations, own, self.symmetric, _part(self.weights_per), _ranges(self.ranges)
         )
+
+
+def _weights(given: int | str | None, limit: float | None, levels: tuple[int, ...]) -> int | ByLayer | None:
+    """How many bits, or how they are chosen."""
+    if given is None or isinstance(given, int):
+        return given
+    if given == AUTO:
+        if limit is None:
+            hint = "--budget bytes=0.1, or --weights mean:3"
+            raise OptionError("auto says nothing of how many bytes may be left", where="--weights", hint=hint)
+        return ByLayer(limit=limit, levels=levels)
+    name, colon, number = given.rpartition(":")
+    try:
+        bits = float(number)
+    except ValueError:
+        bits = math.nan
+    if not colon and bits.is_integer():
+        return int(bits)
+    if name != "mean" or not levels[0] <= bits <= levels[-1]:
+        what = f"must be a whole number, mean:BITS of {levels[0]} to {levels[-1]}, or {AUTO}, not {given}"
+        raise OptionError(what, where="--weights", hint="4, mean:2.5, or auto with --budget bytes=0.1")
+    return ByLayer(mean=bits, levels=levels)
 
 
 def _part(text: str) -> str | int:

@@ -11,6 +11,9 @@ from onnxprune.option_declarations import option
 FORMATS = ("float", "sparse", "qdq", "qonnx", "integer", "npy")
 OF_GRIDS = ("qdq", "qonnx", "integer", "npy")
 
+#: Bits of weights that the types of a format have, where others would be stored in more.
+STORED = {"qdq": (2, 4, 8)}
+
 #: The one that is a folder.
 FOLDER = "npy"
 

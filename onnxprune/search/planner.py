@@ -16,6 +16,7 @@ import numpy as np
 
 from onnxprune.activations.simulated import simulated
 from onnxprune.calibration.original_observed import Lesson
+from onnxprune.constraints.bit_options import ByLayer
 from onnxprune.constraints.grids import Grids
 from onnxprune.cost.macs_and_bytes import CostModel
 from onnxprune.cost.sizes import cost_of
@@ -32,6 +33,7 @@ from onnxprune.options import Options
 from onnxprune.passes import FuseBatchNorm, Pass, PassResult, RemoveBranches, RemoveChannels, RestoreBranches
 from onnxprune.passes import run as run_passes
 from onnxprune.passes.bits import DecidingBits, grids_of, nearest
+from onnxprune.passes.bits_by_layer import ChoosingBits
 from onnxprune.passes.recover import Constrained, Learnt, Recovery
 from onnxprune.passes.zeros import Asked, Deciding, masked
 from onnxprune.plans.plan_file import Plan
@@ -145,13 +147,21 @@ class Planner:
         if plan is not None:
             zeros = deciding.again(whole, plan.masks) if plan.masks else Asked()
             return replace(zeros, bits=numbers.again(whole, grids_of(plan)))
-        zeros = Asked()
+        zeros, bits, likely = Asked(), options.bits, whole
+        by_layer = bits is not None and isinstance(bits.weights, ByLayer)
+        if lesson is not None and len(choice.dead) and (options.zeros is not None or by_layer):
+            # What zeros and bits cost shows where channels are made up for.
+            likely = self.recovery(lesson).tried(whole, choice.dead)
         if options.zeros is not None:
-            likely = whole
-            if lesson is not None and len(choice.dead):  # what zeros cost shows where channels are made up for
-                likely = self.recovery(lesson).tried(whole, choice.dead)
             zeros = deciding.decide(likely, options.zeros, made)
-        return replace(zeros, bits=numbers.decide(whole, options.bits)) if options.bits is not None else zeros
+        if bits is None:
+            return zeros
+        if not by_layer:
+            return replace(zeros, bits=numbers.decide(whole, bits))
+        choosing = ChoosingBits(replace(deciding, lesson=self.lesson), numbers, self.analysis.trace.model)
+        chosen, notes = choosing.chosen(masked(likely, zeros.fixed), bits, zeros.solved)
+        decided = numbers.decide(whole, bits, chosen)
+        return replace(zeros, bits=replace(decided, notes=(*notes, *decided.notes)))
 
     def solved(
         self, judged: Judged[Choice], whole: Model, asked: Asked = _NOTHING

@@ -92,6 +92,12 @@ def asked(
     return Request(ratio=share, target=priced, budget=limit, ways=ways, **given)
 
 
+def bytes_left(budget: str | Budget | None) -> float | None:
+    """The limit of a budget of bytes; None for another, or none. Raises OptionError."""
+    given = budget if isinstance(budget, Budget) or budget is None or "bytes" not in budget else Budget.parse(budget)
+    return given.limit if isinstance(given, Budget) and given.cost.name == "bytes" else None
+
+
 def _in_range(where: str, value: float) -> None:
     if not 0 <= value < 1:
         raise OptionError(

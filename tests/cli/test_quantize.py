@@ -41,3 +41,14 @@ def test_bits_beside_channels(run: Run, chain: Path) -> None:
     assert "4 bits each" in outcome.out
     assert run(chain, "--weights", "4.5").code == 2
     assert run(chain, "--bits-for", "a=b").code == 2
+
+
+def test_bytes_alone_choose_bits_by_layer(run: Run, chain: Path) -> None:
+    np.save(chain.with_name("d.npy"), np.random.default_rng(0).standard_normal((24, 3, 8, 8)).astype(np.float32))
+    data = ("--data", chain.with_name("d.npy"), "--dry-run")
+    outcome = run("quantize", chain, "--budget", "bytes=0.16", "--require", "packed<=0.16", *data)
+    assert outcome.code == 0
+    assert "channels removed: 0.00 %" in outcome.out
+    assert run("quantize", chain, "--budget", "macs=0.5", *data).code == 0  # no channel is to go
+    assert run(chain, "--weights", "mean:3", "--require", "packed<=0.16", *data).code == 0
+    assert "--weights: auto says nothing of how many bytes" in run(chain, "--weights", "auto", *data).err

@@ -11,6 +11,7 @@ from onnxprune.calibration.data_options import NO_DATA
 from onnxprune.cli import options as shared
 from onnxprune.cli.commands.prune import run
 from onnxprune.cli.config_file import Configured, configured, read
+from onnxprune.constraints.bit_options import AUTO
 
 #: Bits where nothing is said.
 DEFAULT = 8
@@ -25,9 +26,16 @@ def quantize(**given: Any) -> None:
     """Round weights of MODEL to few bits, and let no channel go: `onnxprune prune --ratio 0 --weights 8`.
 
     They are solved anew on their grid, so that every layer gives what it gave. Without --weights and --activations,
-    both have 8 bits; with --data none, weights have.
+    both have 8 bits; with --data none, weights have. --budget bytes=0.1 means --weights auto.
     """
+    from onnxprune.widths.request import bytes_left
+
+    by_bytes = bytes_left(given["budget"]) is not None
+    if by_bytes and given["weights"] is None:
+        given["weights"] = AUTO
     if given["weights"] is None and given["activations"] is None and not given["bits_for"]:
         given["weights"] = DEFAULT
         given["activations"] = None if given["data"] == NO_DATA else DEFAULT
-    run(**{**given, "ratio": 0.0, "budget": None})
+    if given["weights"] != AUTO:
+        given["budget"] = None
+    run(**{**given, "ratio": 0.0})

@@ -1,4 +1,4 @@
-"""Call functions again that were written out for the analysis and that pruning left as they were."""
+"""Put back what was written out for the analysis: calls of functions, and nodes inside of the branches of If."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from onnxprune.model.onnx_model import Model
 from onnxprune.model.written_out.functions import Inlined, restore
+from onnxprune.model.written_out.if_branches import Flat
 from onnxprune.passes.base import PassResult
 
 
@@ -20,3 +21,15 @@ class RestoreCalls:
         """Model with the calls; functions that pruning changed inside stay written out."""
         restored, dropped = restore(self.inlined, model)
         return PassResult(restored, tuple(f"wrote out every call of function {name}" for name in dropped))
+
+
+@dataclass(frozen=True)
+class RestoreBranches:
+    """The form that ``flat`` was written out from."""
+
+    flat: Flat = field(repr=False)
+    name: str = "restore-branches"
+
+    def run(self, model: Model) -> PassResult:
+        """Model with If nodes again."""
+        return PassResult(self.flat.restore(model))
