@@ -42,12 +42,13 @@ from onnxprune.passes import (
 )
 from onnxprune.passes import run as run_passes
 from onnxprune.passes.bits import grids_of, planned
-from onnxprune.passes.recover import Constrained
+from onnxprune.passes.recover import Constrained, Solved
 from onnxprune.passes.zeros import Asked
 from onnxprune.plans.applied import applied, plan_of
 from onnxprune.plans.plan_file import Plan
 from onnxprune.progress import Progress, Stopwatch, silent
 from onnxprune.proof.exact import Proof, prove
+from onnxprune.proof.revalued import Revalued, prove_revalued
 from onnxprune.proof.side_by_side import On, apart
 from onnxprune.proof.validity import check_original, check_valid
 from onnxprune.proof.weights import GridsProof, ZerosProof, prove_grids, prove_zeros
@@ -275,19 +276,15 @@ class _Run:
         with watch.stage("prove"):
             # Nodes that cannot be run are known by their own names, which a call hides.
             proof = self._proof(choice, whole if analysis.severed.gone else written)
-        learnt, of_weights, holds = None, Asked(), Constrained()
+        solved, revalued = Solved(whole), None
         if not (proof and proof.failures()) and (self.lesson is not None or weighed):
             with watch.stage("compensate"):
-                if found is not None:
-                    solved, learnt, of_weights, holds = found.made.solved
-                else:
-                    of_weights = planner.asked(whole, choice, made, plan)
-                    solved, learnt, holds = planner.solved(judged, whole, of_weights)
-                if solved is not whole:
-                    written = run_passes(solved, self._last(choice)).model
-                    check_valid((self.given.whole or analysis).inlined.model, written)
+                solved = found.made.solved if found else planner.solved(judged, whole, made, plan)
+                if solved.model is not whole:
+                    written, revalued = self._written(whole, solved, choice)
+        holds = solved.holds
         made = planned(replace(made, masks=holds.masks), holds.grids)
-        zeros, grids = self._constrained(written, holds, of_weights, judged=learnt is not None)
+        zeros, grids = self._constrained(written, holds, solved.asked, judged=solved.learnt is not None)
         outcome = Outcome(
             analysis=analysis,
             whole=self.given.whole or analysis,
@@ -296,20 +293,28 @@ class _Run:
             written=written,
             changes=done.changes + called.changes,
             proof=proof,
-            learnt=learnt,
+            learnt=solved.learnt,
+            revalued=revalued,
             plan=made,
             planned=plan is not None,
             request=request,
             options=asked,
             input_shapes=options.input_shapes,
             input_values=options.input_values,
-            notes=self._notes(choice) + judged.missed + of_weights.notes + of_weights.bits.notes,
+            notes=self._notes(choice) + judged.missed + solved.asked.notes + solved.asked.bits.notes,
             zeros=zeros,
             grids=grids,
             seconds=watch.seconds,
             search=found.report if found else None,
         )
         return Result(written, made, report_of(outcome))
+
+    def _written(self, cut: Model, solved: Solved, choice: Choice) -> tuple[Model, Revalued]:
+        """What is written of a model whose weights were solved anew, and what these changed. Raises CheckError."""
+        revalued = prove_revalued(cut, solved.model)
+        written = run_passes(solved.model, self._last(choice)).model
+        check_valid((self.given.whole or self.analysis).inlined.model, written)
+        return written, revalued
 
     def _notes(self, choice: Choice) -> tuple[str, ...]:
         """What is to be said of the outputs, of the data, and of what was not tried."""

@@ -88,6 +88,19 @@ class Constrained:
 
 
 @dataclass(frozen=True)
+class Solved:
+    """A model with its weights solved anew where that helps: what was ``asked`` of them, and ``holds`` of them since.
+
+    ``learnt``: what data did, where there was any.
+    """
+
+    model: Model = field(repr=False)
+    learnt: Learnt | None = None
+    asked: Asked = field(default_factory=Asked, repr=False)
+    holds: Constrained = field(default_factory=Constrained, repr=False)
+
+
+@dataclass(frozen=True)
 class Recovery:
     """Compensates pruned forms of the model that ``lesson`` is of, or, without ``compensate``, measures them only.
 
@@ -113,10 +126,8 @@ class Recovery:
         seen = self.lesson.seen.head(min(MOST, max(FEWEST, wanted)))
         return Compensate(self.trace, dead, seen, self.progress, TRIAL_RIDGES, PER_COLUMN).fit(pruned)[1]
 
-    def finished(
-        self, pruned: Model, dead: Units, tried: tuple[Tried, ...], asked: Asked
-    ) -> tuple[Model, Learnt, Constrained]:
-        """The model to write, what is told of it, and what holds of its weights.
+    def finished(self, pruned: Model, dead: Units, tried: tuple[Tried, ...], asked: Asked) -> Solved:
+        """The model to write, and what is told of it.
 
         Without what does not help held-out samples, but with all that is ``asked`` of the weights. Where activations
         are on grids, errors are of the network with them rounded.
@@ -166,4 +177,4 @@ class Recovery:
             data.drawn or (data.mixture is not None and not data.mixture.held_out),
             data.count - data.given * (data.mixture.copies if data.mixture else 1),
         )
-        return result, learnt, Constrained(masks, Grids(grids, bits.activations))
+        return Solved(result, learnt, asked, Constrained(masks, Grids(grids, bits.activations)))

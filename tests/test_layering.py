@@ -52,6 +52,7 @@ PROTO_DOORS = {
     "sequences.py",
     "stand_in_nodes.py",
     "exact.py",
+    "revalued.py",
     "tensor_shapes.py",
     "shape_arithmetic.py",
     "rewrite.py",

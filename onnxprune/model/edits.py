@@ -58,9 +58,9 @@ def apply(source: ModelProto, weights: Mapping[str, Weight], edits: Edits) -> tu
     """
     out = ModelProto()
     held = dict(weights)
-    _copy_fields(source, out, {"graph"})
+    copy_fields(source, out, {"graph"})
     graph = out.graph
-    _copy_fields(source.graph, graph, {"initializer", "sparse_initializer", "node"})
+    copy_fields(source.graph, graph, {"initializer", "sparse_initializer", "node"})
     for index, node in enumerate(source.graph.node):
         for copied in edits.copies.get(index, ()):
             _add_copy(graph.node.add(), source.graph.node[copied.node], copied)
@@ -97,7 +97,7 @@ def _type_of(array: Value) -> int:
     return int(helper.np_dtype_to_tensor_dtype(array.dtype))
 
 
-def _copy_fields(source: Any, target: Any, leave: set[str]) -> None:
+def copy_fields(source: Any, target: Any, leave: set[str]) -> None:
     """Copy all that is set in one message but the fields named."""
     for descriptor, value in source.ListFields():
         if descriptor.name in leave:

@@ -24,6 +24,7 @@ from onnxprune.model.onnx_model import Model
 from onnxprune.passes.recover import Learnt
 from onnxprune.plans.plan_file import Plan
 from onnxprune.proof.exact import Proof
+from onnxprune.proof.revalued import Revalued
 from onnxprune.proof.unrounded_quantized import Steps
 from onnxprune.proof.weights import GridsProof, ZerosProof
 from onnxprune.report import structure
@@ -45,8 +46,8 @@ class Outcome:
 
     ``planned``: whether a saved plan was applied. ``request``, ``options``, ``input_shapes`` and
     ``input_values``: what was asked for.
-    ``notes``: what is to be said of the data, and of what was not tried. ``zeros`` and ``grids``: that weights are 0,
-    and on a grid, where asked for.
+    ``notes``: what is to be said of the data, and of what was not tried. ``revalued``: that new weights are all that
+    is new. ``zeros`` and ``grids``: that weights are 0, and on a grid, where asked for.
     """
 
     analysis: Analysis
@@ -57,6 +58,7 @@ class Outcome:
     changes: tuple[str, ...]
     proof: Proof | None
     learnt: Learnt | None
+    revalued: Revalued | None
     plan: Plan = field(repr=False)
     planned: bool
     request: Request
@@ -119,6 +121,7 @@ def report_of(outcome: Outcome) -> Report:
         versions=versions(),
         seconds=outcome.seconds,
         learnt=outcome.learnt,
+        revalued=outcome.revalued,
         search=outcome.search,
         parts=structure.parts(trace, groups, {i: groups.groups[i].width - n for i, n in removed.items()}),
         layers=structure.layers(first.model.graph, first.shapes.shape, outcome.pruned.graph, later, request.target),

@@ -11,6 +11,7 @@ from typing import Any
 from onnxprune.model.graph import Shape
 from onnxprune.passes.recover import Learnt
 from onnxprune.proof.exact import Proof
+from onnxprune.proof.revalued import Revalued
 from onnxprune.proof.weights import GridsProof, ZerosProof
 from onnxprune.report.sparsity import Sparsity
 from onnxprune.search.smallest import SearchReport
@@ -117,7 +118,8 @@ class Report:
     """One run of `prune`. Shares are of prunable channels; ``lossless``: how many of those removed nobody misses.
 
     ``costs``: by cost model, what a target or a budget makes interesting: cycles, activations. ``checks``: the proof
-    and what else the result had to hold. ``seconds`` by stage. ``zeros``: what was asked of weights, and
+    and what else the result had to hold. ``seconds`` by stage. ``revalued``: what weights
+    that were solved anew changed. ``zeros``: what was asked of weights, and
     ``sparsity`` the zeros that there are, where something was asked; ``grids``: of few bits.
     """
 
@@ -139,6 +141,7 @@ class Report:
     versions: Mapping[str, str]
     seconds: Mapping[str, float]
     learnt: Learnt | None = None
+    revalued: Revalued | None = None
     search: SearchReport | None = None
     parts: tuple[PartReport, ...] = field(default=(), repr=False)
     layers: tuple[LayerReport, ...] = field(default=(), repr=False)
@@ -173,9 +176,9 @@ class Report:
                     if value is None
                     else {**asdict(value), "rewrite_error": value.rewrite_error, "inside_error": value.inside_error}
                 )
-            elif name in ("learnt", "search", "zeros", "sparsity", "grids"):
+            elif name in ("learnt", "revalued", "search", "zeros", "sparsity", "grids"):
                 value = None if value is None else asdict(value)
-                if value is None and name in ("zeros", "sparsity", "grids"):
+                if value is None and name in ("revalued", "zeros", "sparsity", "grids"):
                     continue
             document[name] = value
         return _text(plain(document)) + "\n"

@@ -23,7 +23,6 @@ from onnxprune.cost.sizes import cost_of
 from onnxprune.errors import OnnxPruneError
 from onnxprune.importance import kept_scores
 from onnxprune.importance.criterion import Scorer, Subject
-from onnxprune.labels import plan_file
 from onnxprune.labels.analysis import Analysis
 from onnxprune.labels.groups import Groups
 from onnxprune.labels.lossless_removal import same_after
@@ -34,8 +33,9 @@ from onnxprune.passes import FuseBatchNorm, Pass, PassResult, RemoveBranches, Re
 from onnxprune.passes import run as run_passes
 from onnxprune.passes.bits import DecidingBits, grids_of, nearest
 from onnxprune.passes.bits_by_layer import ChoosingBits
-from onnxprune.passes.recover import Constrained, Learnt, Recovery
+from onnxprune.passes.recover import Constrained, Learnt, Recovery, Solved
 from onnxprune.passes.zeros import Asked, Deciding, masked
+from onnxprune.plans.applied import plan_of
 from onnxprune.plans.plan_file import Plan
 from onnxprune.progress import Progress
 from onnxprune.widths import plan_contest
@@ -43,8 +43,6 @@ from onnxprune.widths.choose_channels import Choice, choose
 from onnxprune.widths.named_channels import Rows
 from onnxprune.widths.plan_contest import Judged, Way
 from onnxprune.widths.request import Request
-
-_NOTHING = Asked()
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,9 @@ class Made:
     holds: Constrained = field(repr=False)
 
     @property
-    def solved(self) -> tuple[Model, Learnt | None, Asked, Constrained]:
+    def solved(self) -> Solved:
         """The model, and what is told of its weights."""
-        return self.model, self.learnt, self.asked, self.holds
+        return Solved(self.model, self.learnt, self.asked, self.holds)
 
     @property
     def measured(self) -> Model:
@@ -114,11 +112,8 @@ class Planner:
         judged, options = self.chosen(request), self.options
         choice = judged.best
         _, whole = self.cut(choice, lossless=options.lossless, weighed=options.weighed)
-        asked = Asked()
-        if options.weighed:
-            asked = self.asked(whole, choice, plan_file.make(self.analysis.trace, choice.rewrite, {}), None)
-        model, learnt, holds = self.solved(judged, whole, asked)
-        return Made(request, judged, model, learnt, asked, holds)
+        solved = self.solved(judged, whole, plan_of(self.analysis.trace, choice.rewrite, {}), None)
+        return Made(request, judged, solved.model, solved.learnt, solved.asked, solved.holds)
 
     def left(self, cost: CostModel, choice: Choice) -> float:
         """The share of ``cost`` that a choice leaves."""
@@ -139,7 +134,7 @@ class Planner:
         options = self.options
         return Recovery(self.analysis.trace, lesson, options.compensate, options.recover, options.seed, self.progress)
 
-    def asked(self, whole: Model, choice: Choice, made: Plan, plan: Plan | None) -> Asked:
+    def _asked(self, whole: Model, choice: Choice, made: Plan, plan: Plan | None) -> Asked:
         """What is asked of the weights that stay: by ``plan``, or by the options for the plan that was ``made``."""
         options, lesson = self.options, self.lesson if self.options.compensate else None
         deciding = Deciding(self.analysis.trace, choice.dead, lesson, options.seed, self.progress)
@@ -163,18 +158,19 @@ class Planner:
         decided = numbers.decide(whole, bits, chosen)
         return replace(zeros, bits=replace(decided, notes=(*notes, *decided.notes)))
 
-    def solved(
-        self, judged: Judged[Choice], whole: Model, asked: Asked = _NOTHING
-    ) -> tuple[Model, Learnt | None, Constrained]:
-        """``whole`` with its weights solved anew where that helps, what is told of it, and what holds of its weights.
+    def solved(self, judged: Judged[Choice], whole: Model, made: Plan, plan: Plan | None) -> Solved:
+        """``whole`` with its weights solved anew where that helps.
 
-        Without data nothing is told, and weights are what is ``asked``.
+        What is asked of them is what ``plan`` asks, or the options for what was ``made``. Without data nothing is told,
+        and weights are what is asked.
         """
+        asked = self._asked(whole, judged.best, made, plan) if plan or self.options.weighed else Asked()
         if self.lesson is None:
             result, grids = nearest(masked(whole, asked.fixed), self.analysis.trace, asked.bits)
-            return result, None, Constrained(asked.fixed, Grids(grids, asked.bits.activations))
+            holds = Constrained(asked.fixed, Grids(grids, asked.bits.activations))
+            return Solved(result, None, asked, holds)
         if not len(judged.best.groups) and not asked:
-            return whole, None, Constrained()
+            return Solved(whole)
         return self.recovery(self.lesson).finished(whole, judged.best.dead, judged.tried, asked)
 
     def distance(self, choice: Choice) -> float:

@@ -167,7 +167,8 @@ def _run(folder: Path, spool: Path, args: Sequence[str], writes: Sequence[int], 
 
 def _faults(code: int, err: str, seconds: float, stray: set[str], lost: Sequence[str]) -> Iterator[str]:
     """What is wrong, the worst first."""
-    lines = [line for line in beside_stages(err).split("\n") if line.strip()]
+    told = beside_stages(err)
+    lines = [line for line in told.split("\n") if line.strip()]
     last = lines[-1][:80] if lines else ""
     if seconds > SECONDS:
         yield "hang"
@@ -182,7 +183,7 @@ def _faults(code: int, err: str, seconds: float, stray: set[str], lost: Sequence
         yield f"{len(lines)} lines at exit {code}: {last}"
     if code and not last.startswith("onnxprune: "):
         yield f"not a line of ours: {last}"
-    if len(err) > LINE or not all(c.isprintable() for c in err.rstrip("\n")):
+    if len(told) > LINE or not all(c.isprintable() for c in told.rstrip("\n")):
         yield f"a line that no terminal should be given: {last!r}"
     if stray:
         yield f"stray files: {re.sub('[0-9a-z_]{8}', '*', min(stray))}"

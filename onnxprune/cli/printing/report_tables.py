@@ -15,6 +15,7 @@ from onnxprune.errors import thousands
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.recover import Learnt
 from onnxprune.plans.plan_file import AxisKept, Plan
+from onnxprune.proof.revalued import Revalued
 from onnxprune.report.inspection import InspectHeld, Inspection
 from onnxprune.report.run_report import Check, Report, SizeReport
 from onnxprune.report.weights_accounted import in_words
@@ -93,6 +94,8 @@ def _verdict(report: Report) -> Iterator[str]:
     yield from grids_said(report)
     if report.learnt is not None:
         yield from _learnt(report.learnt, asked=report.zeros is not None or report.grids is not None)
+    if report.revalued is not None:
+        yield _revalued(report.revalued, "proven" if proof else "cut")
     if report.search is not None:
         yield from searched(report.search)
     yield from (f"note: {note}" for note in report.notes)
@@ -148,6 +151,12 @@ def _learnt(learnt: Learnt, *, asked: bool) -> Iterator[str]:
             pair = f"cosine {before.cosine:.4f} -> {after.cosine:.4f}"
             change = f"{pair}, SNR {before.snr_db:.1f} -> {after.snr_db:.1f} dB"
         yield f"output error: '{after.name}' {change}{how}, on {learnt.on}"
+
+
+def _revalued(found: Revalued, before: str) -> str:
+    biases = f", {found.added} biases are new" if found.added > 1 else ", a bias is new" if found.added else ""
+    only = f"{found.changed} of {found.of} initializers hold other numbers{biases}"
+    return f"only weights changed since: {only}; all else is bit for bit what was {before}"
 
 
 def plan_text(plan: Plan, model: Model) -> str:
