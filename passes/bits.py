@@ -114,7 +114,7 @@ class DecidingBits:
             raise OptionError(what, where="--weights", hint="fewer bits, or a model in float32")
         if isinstance(per, int) and product.channels % per:
             per = "channel"
-        return WeightGrid(bits, symmetric, per, request.ranges, digits)
+        return WeightGrid(bits, symmetric, per, request.ranges, digits, request.power_of_two)
 
     def _told(self, model: Model, layers: Mapping[str, Product], asked: Mapping[str, WeightGrid]) -> Bits:
         """Which of them the walk solves for."""
@@ -165,7 +165,9 @@ class DecidingBits:
         seen = histograms(self.lesson.reference, self.lesson.seen, sets, kept)
         for own, histogram in zip(sets, seen, strict=True):
             bits = max(request.activations, INPUT_BITS) if inputs & set(own) else request.activations
-            grid = histogram.grid(bits, symmetric=bool(request.symmetric), ranges=request.ranges)
+            grid = histogram.grid(
+                bits, symmetric=bool(request.symmetric), ranges=request.ranges, power_of_two=request.power_of_two
+            )
             found |= {n: grid.of_rank(self.trace.tensors[n].rank) for n in own}
         return found
 

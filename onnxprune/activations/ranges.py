@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnxprune.calibration.gram_matrices import Observations
 from onnxprune.constraints.grids import Grid
+from onnxprune.constraints.rounding import next_power_of_two
 from onnxprune.model.onnx_model import Model
 from onnxprune.running import session as runtime
 
@@ -57,8 +58,11 @@ class Histogram:
         """Of its bins."""
         return np.asarray(self.low + (np.arange(BINS) + 0.5) * (self.high - self.low) / BINS)
 
-    def grid(self, bits: int, *, symmetric: bool, ranges: str | float) -> Grid:
-        """One scale for all; codes without a sign where there is nothing negative, or with a zero point."""
+    def grid(self, bits: int, *, symmetric: bool, ranges: str | float, power_of_two: bool = False) -> Grid:
+        """One scale for all; codes without a sign where there is nothing negative, or with a zero point.
+
+        ``power_of_two``: so is the scale.
+        """
         signed = symmetric and self.low < 0
         values, weights = self.middles(), self.counts
 
@@ -69,6 +73,7 @@ class Histogram:
             else:
                 scale = (high - low) / (2.0**bits - 1)
             step = np.full((), max(scale, 1e-30), np.float32)
+            step = next_power_of_two(step) if power_of_two else step
             zero = 0 if symmetric else int(np.clip(np.rint(-low / float(step)), 0, 2**bits - 1))
             return Grid(step, np.full((), zero, np.int64), bits, signed)
 

@@ -17,7 +17,7 @@ PRUNE: Mapping[str, Sequence[str]] = {
         "whole_branches",
     ),
     "Zeros": ("sparsity", "pattern", "sparsity_for", "sparsity_scope", "sparsity_criterion", "mask"),
-    "Bits": ("weights", "activations", "bits_for", "symmetric", "weights_per", "ranges"),
+    "Bits": ("weights", "activations", "bits_for", "symmetric", "weights_per", "ranges", "power_of_two"),
     "Calibration data": (
         "samples", "mean", "std", "layout", "color", "input_range", "compensate", "recover", "input_values",
         "cache",

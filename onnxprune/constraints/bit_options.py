@@ -61,6 +61,7 @@ class BitsRequest:
     symmetric: bool | None
     per: str | int
     ranges: str | float
+    power_of_two: bool
 
     @property
     def needs_samples(self) -> bool:
@@ -76,6 +77,7 @@ class BitsRequest:
             **({} if self.symmetric is None else {"symmetric": self.symmetric}),
             "weights_per": self.per if isinstance(self.per, str) else f"group:{self.per}",
             "ranges": self.ranges if isinstance(self.ranges, str) else f"percentile:{self.ranges:g}",
+            **({"power_of_two": True} if self.power_of_two else {}),
         }
 
 
@@ -125,6 +127,12 @@ class BitOptions:
         shown=True,
         help="How wide grids are: mse (least error), minmax, or percentile:P.",
     )
+    power_of_two: bool = option(
+        False,
+        "--power-of-two",
+        kind=bool,
+        help="Scales are powers of two, so that who builds hardware of it shifts.",
+    )
 
     def bits_asked(
         self, *, limit: float | None = None, levels: tuple[int, ...] = LEVELS, seen: bool = True
@@ -141,6 +149,7 @@ class BitOptions:
                 "--symmetric/--asymmetric": self.symmetric is not None,
                 "--weights-per": self.weights_per != "channel",
                 "--ranges": self.ranges != "mse",
+                "--power-of-two": self.power_of_two,
             }
             for where in (name for name, said in others.items() if said):
                 raise OptionError("says nothing of how many bits", where=where, hint="give --weights too")
@@ -156,9 +165,8 @@ class BitOptions:
             if bits is not None and not FEWEST <= bits <= MOST:
                 hint = "--bits-for GLOB=0 leaves layers as they are"
                 raise OptionError(f"must be {FEWEST} to {MOST}, not {bits}", where=where, hint=hint)
-        return BitsRequest(
-            weights, self.activations, own, self.symmetric, _part(self.weights_per), _ranges(self.ranges)
-        )
+        part, ranges = _part(self.weights_per), _ranges(self.ranges)
+        return BitsRequest(weights, self.activations, own, self.symmetric, part, ranges, self.power_of_two)
 
 
 def _weights(given: int | str | None, limit: float | None, levels: tuple[int, ...]) -> int | ByLayer | None:

@@ -34,6 +34,9 @@ Single = NDArray[np.float32]
 #: Shares that are tried where only the weights themselves are looked at.
 _MANY = np.linspace(0.3, 1.0, 36)
 
+#: Shares that are tried where scales are powers of two, rounded up.
+_HALVED = np.asarray((0.25, 0.5, 1.0))
+
 #: Digits of single precision, and the least scale of weights in fewer: a code times it is one of their numbers.
 DIGITS, _LEAST_SCALE = 24, 2.0**-20
 
@@ -74,7 +77,8 @@ class WeightGrid:
     """What is asked of a layer's weights: ``bits`` each, ``symmetric`` around 0 or with a zero point.
 
     ``per``: "tensor", "channel" (an output), or as many input channels as share a scale; ``ranges``: "mse", "minmax" or
-    a percentile; ``digits``: of the type that weights are stored in; ``given``: cells that are known already.
+    a percentile; ``digits``: of the type that weights are stored in; ``power_of_two``: so are scales; ``given``: cells
+    that are known already.
     """
 
     bits: int
@@ -82,6 +86,7 @@ class WeightGrid:
     per: str | int = "channel"
     ranges: str | float = "mse"
     digits: int = DIGITS
+    power_of_two: bool = False
     given: Cells | None = field(default=None, repr=False)
 
     def nearest(self, w: Float, taps: int) -> tuple[Float, Cells]:
@@ -89,7 +94,7 @@ class WeightGrid:
         if self.given is not None:
             return self.given.values(w), self.given
         best, least = self._at(w, 1.0, taps), np.full(w.shape[:2], np.inf)
-        for share in _MANY if self.ranges == "mse" else (1.0,):
+        for share in (_HALVED if self.power_of_two else _MANY) if self.ranges == "mse" else (1.0,):
             cells = self._at(w, float(share), taps)
             best, least = self._better(best, least, cells, ((cells.values(w) - w) ** 2).sum(axis=2))
         return best.values(w), best
@@ -101,7 +106,8 @@ class WeightGrid:
         if self.ranges != "mse":
             cells = self._at(start, 1.0, taps)
             return Attempt.of(quadratic, start, mask).rounded(cells), cells
-        tried = [self._at(start, float(share), taps) for share in _WIDTHS.get(self.bits, _FINE)]
+        shares = _HALVED if self.power_of_two else _WIDTHS.get(self.bits, _FINE)
+        tried = [self._at(start, float(share), taps) for share in shares]
         attempt = Attempt.of(quadratic, start, mask)
         errors = attempt.errors(_joined(tried)).reshape(len(start), len(tried), -1)
         cells, least = tried[0], np.full(start.shape[:2], np.inf)
@@ -109,7 +115,7 @@ class WeightGrid:
             cells, least = self._better(cells, least, one, errors[:, place])
         w = attempt.rounded(cells)
         least = quadratic.by_row(w)
-        for _ in range(_REFITS):
+        for _ in range(0 if self.power_of_two else _REFITS):
             one = self._refitted(quadratic, w, cells)
             own = attempt.rounded(one)
             errors = quadratic.by_row(own)
@@ -155,6 +161,8 @@ class WeightGrid:
         """Such that a code times it is a number of the type that weights are stored in."""
         digits = self.digits if self.digits == DIGITS else self.digits - self.bits + self.symmetric
         mantissa, exponent = np.frexp(np.maximum(scale, _LEAST_SCALE if digits < DIGITS else 1e-30))
+        if self.power_of_two:
+            return next_power_of_two(np.ldexp(mantissa, exponent))
         return np.ldexp(np.rint(mantissa * 2.0**digits) / 2.0**digits, exponent).astype(np.float32)
 
     def _refitted(self, quadratic: Quadratic, w: Float, cells: Cells) -> Cells:
@@ -165,6 +173,12 @@ class WeightGrid:
             over, under = (np.broadcast_to((a * quadratic.rows).sum(), a.shape) for a in (over, under))
         factor = np.where(under > 0, over / np.where(under > 0, under, 1.0), 1.0).clip(0.5, 2.0)
         return replace(cells, scale=self._fine(cells.scale * factor[:, :, None]))
+
+
+def next_power_of_two(scale: NDArray[Any]) -> NDArray[np.float32]:
+    """The next power of two: a grid as wide, or up to twice as wide."""
+    mantissa, exponent = np.frexp(scale)
+    return np.asarray(np.ldexp(1.0, exponent - (mantissa == 0.5)), np.float32)  # frexp has mantissas from a half on
 
 
 def _joined(cells: Sequence[Cells]) -> Cells:

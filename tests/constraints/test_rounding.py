@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnxprune.calibration.gram_matrices import Product, products
 from onnxprune.constraints.grids import Grid
 from onnxprune.constraints.laid import cells_of, laid_along
 from onnxprune.constraints.quadratic import Quadratic
-from onnxprune.constraints.rounding import WeightGrid
+from onnxprune.constraints.rounding import WeightGrid, next_power_of_two
 from onnxprune.model.onnx_model import from_proto
 from tests.models import build
 
@@ -22,6 +23,7 @@ KINDS: list[dict[str, Any]] = [
     for per in ("tensor", "channel", 4)
     for ranges in ("mse", "minmax", 99.0)
 ]
+KINDS += [{"symmetric": s, "per": p, "power_of_two": True} for s in (True, False) for p in ("tensor", "channel", 4)]
 
 
 def layer(groups: int = 2, outputs: int = 6, columns: int = 24, seed: int = 0) -> Quadratic:
@@ -55,6 +57,24 @@ def test_masked_weights_stay_zero(kind: dict[str, Any]) -> None:
     assert (w[~mask] == 0).all()
     assert (cells.values(w) == w).all()
     assert quadratic.error(w) < quadratic.error(cells.values(start))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("ranges", ["mse", "minmax"])
+def test_scales_are_powers_of_two_and_the_better_ones(bits: int, ranges: str) -> None:
+    quadratic, asked = layer(), WeightGrid(bits, ranges=ranges, power_of_two=True)
+    w, cells = asked.solved(quadratic, quadratic.best, None, 2)
+    assert (np.frexp(cells.scale)[0] == 0.5).all()
+    for factor in (0.5, 2.0) if ranges == "mse" else ():
+        given = WeightGrid(bits, given=replace(cells, scale=cells.scale * np.float32(factor)))
+        assert quadratic.error(w) <= 1.02 * quadratic.error(given.solved(quadratic, quadratic.best, None, 2)[0])
+    free, _ = WeightGrid(bits, ranges=ranges).solved(quadratic, quadratic.best, None, 2)
+    assert quadratic.error(free) < quadratic.error(w)
+
+
+def test_the_next_power_of_two_is_itself_where_it_is_one() -> None:
+    found = next_power_of_two(np.asarray([0.25, 0.2500001, 0.3, 1.0, 3.0]))
+    assert found.tolist() == [0.25, 0.5, 0.5, 1.0, 4.0]
 
 
 def test_finer_grids_miss_less() -> None:

@@ -110,6 +110,18 @@ def test_tensors_that_feed_layers_are_on_grids() -> None:
         assert not np.array_equal(on_grid(other).activations["r"].scale, found["r"].scale)
 
 
+@pytest.mark.parametrize("symmetric", [None, True])
+@pytest.mark.parametrize("given", ["samples", "none"])
+def test_all_scales_are_powers_of_two(given: str, symmetric: bool | None) -> None:
+    options: dict[str, Any] = {"power_of_two": True, "symmetric": symmetric, "weights": 4}
+    options |= {"data": samples(), "activations": 6} if given == "samples" else {"data": "none"}
+    found = on_grid(onnxprune.prune(net(), **options))
+    scales = [g.scale for g in (*found.weights.values(), *found.activations.values())]
+    assert all((np.frexp(s)[0] == 0.5).all() for s in scales)
+    with pytest.raises(OptionError, match="--power-of-two: says nothing of how many bits"):
+        onnxprune.prune(net(), power_of_two=True)
+
+
 def test_weights_make_up_for_rounded_activations() -> None:
     data = samples(256)
     solved = onnxprune.prune(net(), activations=3, data=data)
