@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
-from onnxprune.constraints.grids import Grid, Grids
+from onnxprune.constraints.grids import Grids
 from onnxprune.errors import CheckError
 from onnxprune.formats import qdq, qonnx
-from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model
 from onnxprune.running import session as runtime
 from onnxprune.running.seeded_inputs import seeded_feeds
+from tests.commands import Run
 from tests.formats.grids import quantized
 from tests.formats.test_qdq import NET
 from tests.models import build
@@ -41,12 +42,6 @@ LENET = """(float[1,1,28,28] x) => (float[1,10] y)
     m5 = MatMul(r4, w5)
     y = Add(m5, b5)
 }"""
-
-
-def power_of_two(grid: Grid) -> Grid:
-    """One scale for all, a power of two, and no zero point: what hls4ml 1.3 makes shifts of."""
-    scale = np.exp2(np.ceil(np.log2(grid.scale.max()))).astype(np.float32).reshape((1,) * grid.scale.ndim)
-    return Grid(scale, np.zeros(scale.shape, np.int64), grid.bits, grid.signed)
 
 
 def made(text: str, weights: int = 8, activations: int = 8, **how: bool) -> tuple[Model, Grids, runtime.Feeds]:
@@ -112,13 +107,17 @@ def test_qonnx_executes_it(text: str) -> None:
 
 @pytest.mark.qonnx
 @pytest.mark.filterwarnings("ignore")  # theirs
-def test_hls4ml_compiles_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("zeros", [(), ("--sparsity", 0.9)], ids=["bits", "zeros and bits"])
+def test_hls4ml_compiles_what_the_command_line_writes(tmp_path: Path, run: Run, zeros: tuple[str, float]) -> None:
     """C++ for an FPGA, compiled with g++, gives what qonnx gives."""
     hls4ml = import_module("hls4ml")
-    model, grids, _ = made(LENET, 8, 8, signed=True)
-    grids = Grids(*({n: power_of_two(g) for n, g in own.items()} for own in (grids.weights, grids.activations)))
-    model = model.apply(Edits(constants={n: g.values(g.codes(model.array(n))) for n, g in grids.weights.items()}))
-    written = qonnx.write(model, grids)
+    rng = np.random.default_rng(0)
+    onnx.save(build(LENET), tmp_path / "lenet.onnx")
+    np.save(tmp_path / "images.npy", rng.standard_normal((96, 1, 28, 28)).astype(np.float32))
+    shifts = ("--symmetric", "--weights-per", "tensor", "--power-of-two", "--format", "qonnx")
+    data = ("--data", tmp_path / "images.npy", "-o", tmp_path / "lenet.qonnx.onnx")
+    assert run("quantize", tmp_path / "lenet.onnx", *zeros, *shifts, *data).code == 0
+    written = Model(onnx.load(tmp_path / "lenet.qonnx.onnx"))
     clean = import_module("qonnx.util.cleanup").cleanup_model
     wrapper = clean(import_module("qonnx.core.modelwrapper").ModelWrapper(written.proto))
     last = import_module("qonnx.transformation.channels_last").ConvertToChannelsLastAndClean()
@@ -130,7 +129,6 @@ def test_hls4ml_compiles_it(tmp_path: Path) -> None:
         wrapper, output_dir=str(tmp_path / "hls"), io_type="io_stream", backend="Vitis", hls_config=config
     )
     converted.compile()
-    rng = np.random.default_rng(0)
     images = rng.standard_normal((20, 1, 28, 28)).astype(np.float32)
     fast = np.asarray(converted.predict(np.ascontiguousarray(images.transpose(0, 2, 3, 1)))).reshape(20, 10)
     slow = np.concatenate([in_qonnx(written, {"x": image[None]})["y"] for image in images])
