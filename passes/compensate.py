@@ -32,8 +32,10 @@ from onnxprune.constraints.rounding import WeightGrid
 from onnxprune.constraints.zeros import RIDGE, Zeros
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.labels import Alive
+from onnxprune.labels.ops.table import Rows
 from onnxprune.labels.rewrite import alive_of
 from onnxprune.memory_and_threads import another_thread
+from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.base import PassResult
 from onnxprune.progress import Progress, silent
@@ -186,19 +188,37 @@ class Compensate:
                 if self.rows is not None:
                     every = max(1, len(rows) * len(self.seen.parts) // max(_LEAST_ROWS, self.rows * product.columns))
                     y, rows = y[::every], rows[::every]
-                target = y.reshape(len(rows), -1)[:, kept]
+                there, rows, shape = self._there(product, alive, rows, self.seen.shape_of(product.node.label, part))
+                target = y[there].reshape(len(rows), -1)[:, kept]
                 if product.beside or whole:  # the sum is what the original's is, with what is missing of its other part
                     beside = self.seen.beside(product.node.label, part)
-                    target = target + beside[::every].reshape(len(rows), -1)[:, kept]
+                    target = target + beside[::every][there].reshape(len(rows), -1)[:, kept]
                 if product.beside:
-                    shape = self.seen.shape_of(product.node.label, part)
                     now = product.parts_of(network.get(product.beside, part), shape, rows)
                     target = target - now.reshape(len(rows), -1)
                 target = target.reshape(len(rows), product.groups, -1)
-                patches = product.form.patches(x, self.seen.shape_of(product.node.label, part), rows)
+                patches = product.form.patches(x, shape, rows)
                 columns = as_float(patches).reshape(len(rows), product.groups, -1)
                 (to_judge if part.held_out else to_fit)(columns, target)
         return fit, held
+
+    def _there(self, product: Product, alive: Alive, rows: Rows, shape: Shape) -> tuple[NDArray[np.bool_], Rows, Shape]:
+        """Which ``rows`` of an output of ``shape`` are still there, and the rows and the shape that are left of these.
+
+        Channels are rows where they lie along an axis that is not multiplied, as in a MatMul behind a Conv.
+        """
+        made, there = product.form.made, np.ones(len(rows), bool)
+        left, sizes = list(shape), [s for a, s in enumerate(shape) if a != made]
+        where = [*np.unravel_index(rows, sizes)]
+        for place, axis in enumerate(a for a in range(len(shape)) if a != made):
+            kept = kept_along(self.trace, alive, product.target, axis)
+            if self.trace.tensors[product.target].along(axis) is not None and len(kept) < shape[axis]:
+                moved = np.full(shape[axis], -1)
+                moved[kept] = np.arange(len(kept))
+                where[place], left[axis] = moved[where[place]], len(kept)
+                there &= where[place] >= 0
+        lead = [s for a, s in enumerate(left) if a != made]
+        return there, np.ravel_multi_index([w[there] for w in where], lead), tuple(left)
 
 
 def kept_along(trace: Trace, alive: Alive, tensor: str, axis: int) -> NDArray[np.int64]:

@@ -36,6 +36,7 @@ READERS = {
         "float[4,6,1,1] w2, float[4,6,3,3] w1",
         "a = Conv(h, w2)\nb = Conv(h, w2)\ns = Add(a, b)\nd = Conv<pads=[1,1,1,1]>(h, w1)\ny = Add(s, d)",
     ),
+    "MatMul whose rows are the channels": ("float[6,4] w1, float[4,6,1,1] w2", "a = MatMul(h, w1)\ny = Conv(a, w2)"),
     "two layers": (
         "float[8,6,3,3] w1, float[4,8,1,1] w2",
         "a = Conv<pads=[1,1,1,1]>(h, w1)\nr = Relu(a)\ny = Conv(r, w2)",
