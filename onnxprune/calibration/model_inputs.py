@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnxprune.calibration.images import Pixels
+from onnxprune.calibration.open_batch import takes_any
 from onnxprune.errors import DataError
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
@@ -81,18 +82,22 @@ class Inputs:
 
     @classmethod
     def of(cls, model: Model, shapes: Mapping[str, Shape], pixels: Pixels) -> Inputs:
-        """The inputs of ``model`` at ``shapes``."""
+        """The inputs of ``model`` at ``shapes``: where it leaves its batch open and takes no other, of that one."""
         infos = model.graph.inputs
         dims = [i.dims if i.dims is not None else (None,) * len(shapes[i.name]) for i in infos]
         first = {(d[0] or 1) if d else 0 for d in dims}
         stacked = len(first) == 1 and first != {0}
         unit = first.pop() if stacked else 1
+        any_batch = stacked and all(d[0] is None for d in dims)
+        traced = {shapes[i.name][0] for i in infos} if any_batch else set()
+        if len(traced) == 1 and not takes_any(model, shapes):
+            unit, any_batch = traced.pop(), False
         slots = []
         for info, declared in zip(infos, dims, strict=True):
             whole = tuple(1 if a == 0 and declared[a] is None else s for a, s in enumerate(shapes[info.name]))
             dtype = np.dtype(helper.tensor_dtype_to_np_dtype(info.elem_type))
             slots.append(Slot(info.name, dtype, whole[1:] if stacked else whole, unit, pixels))
-        return cls(tuple(slots), unit, stacked and all(d[0] is None for d in dims), stacked, pixels)
+        return cls(tuple(slots), unit, any_batch, stacked, pixels)
 
     def joined(self, batch: Sequence[Sample]) -> dict[str, NDArray[Any]]:
         """What one run reads: {input: array}."""

@@ -284,6 +284,14 @@ def test_a_batch_of_one_is_run_one_by_one(tmp_path: Path) -> None:
     assert [b["x"].shape for b in found.batches(8)] == [(1, 3, 4, 5)] * 12
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_open_batch_that_a_constant_closes_is_fixed(tmp_path: Path, batch: int) -> None:
+    np.save(tmp_path / "x.npy", numbers(8, 2))
+    text = f"(float[N,2] x) => (float y) <float[{batch},3] c> {{ y = Concat<axis=1>(x, c) }}"
+    found = load(tmp_path / "x.npy", text, {"x": (batch, 2)})
+    assert [b["x"].shape for b in found.batches(100)] == [(batch, 2)] * (8 // batch)
+
+
 @pytest.mark.parametrize(
     ("text", "data", "shapes"),
     [
