@@ -102,5 +102,5 @@ class Inputs:
     def joined(self, batch: Sequence[Sample]) -> dict[str, NDArray[Any]]:
         """What one run reads: {input: array}."""
         if not self.stacked:
-            return {s.name: batch[0][s.name] for s in self.slots}
+            return {s.name: np.asarray(batch[0][s.name]) for s in self.slots}  # a scalar may be a number
         return {s.name: np.stack([sample[s.name] for sample in batch]) for s in self.slots}

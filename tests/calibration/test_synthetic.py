@@ -194,6 +194,19 @@ def test_none_leaves_weights_alone() -> None:
 
 
 @pytest.mark.drawn
+def test_in_front_of_an_if_the_range_is_looked_for_too() -> None:
+    text = """(float[1,3,8,8] x, bool c) => (float[1,4,8,8] y)
+        <float[8,3,1,1] w0, float[8,8,1,1] w1, float[4,8,1,1] w2> {
+        a = Conv(x, w0)
+        b = If(c) <then_branch = one () => (float[1,8,8,8] t) { t = Relu(a) },
+                   else_branch = two () => (float[1,8,8,8] e) { e = Sigmoid(a) }>
+        d = Conv(b, w1)
+        r = Relu(d)
+        y = Conv(r, w2) }"""
+    report = onnxprune.prune(build(text), data=Data(None, samples=8), ratio=0.5).report
+    assert report.learnt is not None, report.notes
+
+
 def test_the_same_seed_gives_the_same_file() -> None:
     one, two = (onnxprune.prune(trained_like(), ratio=0.3, seed=3).model for _ in range(2))
     assert one.SerializeToString() == two.SerializeToString()

@@ -23,6 +23,7 @@ from onnxprune.errors import OptionError
 from onnxprune.labels import ops
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
+from onnxprune.model.written_out.if_branches import DOMAIN, MERGE
 from onnxprune.running import session as runtime
 from onnxprune.running.extract import excerpt
 from onnxprune.running.session import Feeds
@@ -143,11 +144,16 @@ def find(
 
 
 def _looks(model: Model, shapes: Mapping[str, Shape]) -> tuple[list[_Look], int]:
-    """Where to look, and the node to stop before: at what BatchNormalization reads, else at what products give."""
-    found = list(_statistics(model))[:LAYERS]
+    """Where to look, and the node to stop before: at what BatchNormalization reads, else at what products give.
+
+    What is behind the branches of an If, which are written out here, cannot be run as it stands.
+    """
+    nodes = model.graph.nodes
+    end = next((n.index for n in nodes if (n.domain, n.op) == (DOMAIN, MERGE)), len(nodes))
+    found = [(index, look) for index, look in _statistics(model) if index <= end][:LAYERS]
     if found:
         return [look for _, look in found], max(index for index, _ in found)
-    first = products(model, shapes)[:LAYERS]
+    first = [p for p in products(model, shapes) if p.node.index < end][:LAYERS]
     looks = [
         _Look(p.target, p.form.made, *(np.full(p.groups * p.outputs, v, np.float64) for v in (0, 1))) for p in first
     ]
