@@ -116,7 +116,7 @@ def _signed(called: F, function: Callable[..., Any], make: Callable[..., Any]) -
 
 @_takes_options(Options)
 def prune(model: Source, options: Options) -> Result:
-    """Remove channels of ``model``, and prove that nothing else changed. Arguments are the command line's options.
+    """Remove channels of ``model``, and prove that the cut is exact. Arguments are the command line's options.
 
     They are the fields of `onnxprune.options.Options`, by keyword. Without ``data`` the weights that stay are solved
     anew on inputs that are drawn; with ``data="none"`` they are left as they are.

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from onnxprune.calibration.images import Pixels
-from onnxprune.calibration.open_batch import takes_any
 from onnxprune.errors import DataError
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
+from onnxprune.running.batch_size import takes_any
 
 #: One sample: an array for each input, and its label where there is one.
 Sample = dict[str, NDArray[Any]]

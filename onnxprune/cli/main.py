@@ -76,7 +76,7 @@ class _DefaultsToPrune(click.Group):
 @click.version_option(package_name="onnxprune", prog_name="onnxprune")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Remove channels from an exported ONNX model, and prove that nothing else changed.
+    """Remove channels from an exported ONNX model, and prove that the cut is exact.
 
     `onnxprune MODEL ...` is short for `onnxprune prune MODEL ...`.
 

@@ -20,6 +20,12 @@ from onnxprune.widths.metric_options import MetricOptions, SensitivityOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: What calibration data is called where nothing is calibrated on it, and without it inputs are seeded.
+SEEDED = {
+    "source": "Samples to run both on: a folder, a glob, a file or module:function. [default: seeded random inputs]",
+    "samples": "Samples to use. [default: 512]",
+}
+
 #: How calibration data is read, which means nothing without any.
 READING = tuple(name for name in flags(Data) if name != "source")
 
@@ -37,7 +43,7 @@ def _made(name: str, flag: Flag, default: Any, **other: Any) -> Callable[[F], F]
         given |= {"type": kind, "multiple": flag.multiple, "show_default": flag.shown}
         given |= {"callback": _reader(flag.read)} if flag.read else {"default": default}
     given |= {"default": ()} if flag.multiple else {}
-    return click.option(*flag.names, name, **given, **other)
+    return click.option(*flag.names, name, **(given | other))
 
 
 def _reader(read: Callable[[Any], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
@@ -74,8 +80,10 @@ def calibration(*, drawn: bool) -> Callable[[Callable[..., Any]], Callable[..., 
             return function(*args, data=NO_DATA if drawn and source == NO_DATA else data, **given)
 
         for name, (flag, default) in reversed([*flags(Data).items()]):
-            if drawn or name != "input_range":
-                collected = _made(name, flag, default)(collected)
+            if not drawn and name == "input_range":
+                continue
+            seeded = {"help": SEEDED[name]} if not drawn and name in SEEDED else {}
+            collected = _made(name, flag, default, **seeded)(collected)
         return collected
 
     return decorate

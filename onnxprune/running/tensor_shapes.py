@@ -23,7 +23,7 @@ from onnxprune.model.dtypes import BITS
 from onnxprune.model.graph import Graph, Naming, Node, Shape
 from onnxprune.model.nested import graphs_of
 from onnxprune.model.onnx_model import Model
-from onnxprune.model.written_out.if_branches import DOMAIN, MERGE
+from onnxprune.model.written_out.if_branches import merges
 from onnxprune.running.seeded_inputs import PLAIN, Draws
 from onnxprune.running.shape_arithmetic import (
     INTS,
@@ -111,7 +111,7 @@ def always(model: Model, shapes: Shapes) -> dict[tuple[str, ...], bool]:
 
 
 def _condition(model: Model, values: Mapping[str, Value], node: Node) -> bool | None:
-    if (node.domain, node.op) != (DOMAIN, MERGE):
+    if not merges(node):
         return None
     name = node.inputs[0]
     if name in model.graph.constants:

@@ -30,7 +30,7 @@ class Kind:
     """What is compared: outputs, each with the original's, or the first with labels.
 
     ``parts``: of a batch of n samples, [n, ...]; ``combine``: to one number, None: their mean; ``perfect``: whether the
-    original's own value says nothing (an infinite ratio).
+    original's own value says nothing (an infinite ratio); ``classes``: whether axis 1 of the first output is scores.
     """
 
     parts: Callable[[list[Array], list[Array]], Array]
@@ -38,6 +38,7 @@ class Kind:
     lower: bool = False
     labelled: bool = False
     perfect: bool = False
+    classes: bool = False
 
 
 def _classes(output: Array) -> Array:
@@ -120,13 +121,13 @@ def _cosine(found: list[Array], wanted: list[Array]) -> Array:
 
 
 READY: Mapping[str, Kind] = {
-    "agreement": Kind(_agree),
-    "kl": Kind(_divergence, lower=True),
+    "agreement": Kind(_agree, classes=True),
+    "kl": Kind(_divergence, lower=True, classes=True),
     "noise": Kind(_energies, _noise, lower=True),
     "snr": Kind(_energies, _decibels, perfect=True),
     "cosine": Kind(_cosine),
-    "top1": Kind(_right, labelled=True),
-    "miou": Kind(_confusion, _mean_iou, labelled=True),
+    "top1": Kind(_right, labelled=True, classes=True),
+    "miou": Kind(_confusion, _mean_iou, labelled=True, classes=True),
 }
 
 
@@ -175,6 +176,9 @@ class ReadyMetric:
         hint = "give a metric of your own as module:function"
         if any(len(a) != rows for a in (found[0], wanted[0]) if a.ndim) or not found[0].ndim:
             raise MetricError(f"the model's first output has no row for each of {rows} samples", where=where, hint=hint)
+        if self.kind.classes and found[0].dtype.kind == "f" and found[0].shape[1:2] == (1,):
+            what = "the model's first output has one channel, and one class always wins"
+            raise MetricError(what, where=where, hint="take cosine, or give a metric of your own as module:function")
         if not self.kind.labelled and [a.shape for a in found] != [a.shape for a in wanted]:
             raise MetricError("outputs are of another shape than the original's", where=where, hint=hint)
         try:

@@ -14,6 +14,7 @@ import pytest
 import onnxprune
 from onnxprune.report import html
 from tests.commands import AGAINST_THE_ORIGINAL, Run, assert_one_line, widths
+from tests.models import build
 
 METRICS = (
     AGAINST_THE_ORIGINAL
@@ -104,6 +105,19 @@ def test_metrics_that_are_ready_need_no_code(run: Run, name: str) -> None:
     assert f"metric: {name} {'0' if name == 'kl' else '1'} -> " in outcome.out
     assert " +- " in outcome.out
     assert sum(widths(Path("chain.pruned.onnx"))) < 16 + 32 + 4
+
+
+@pytest.mark.parametrize("name", ["agreement", "kl", "top1@mask.npz", "miou@mask.npz"])
+def test_of_one_channel_no_class_is_chosen(run: Run, name: str) -> None:
+    weights = "<float[8,3,1,1] a, float[1,8,1,1] b>"
+    text = f"(float[N,3,8,8] x) => (float[N,1,8,8] y) {weights} {{ t = Conv(x, a) y = Conv(t, b) }}"
+    onnx.save(build(text), "mask.onnx")
+    images = np.random.default_rng(0).random((12, 3, 8, 8), np.float32)
+    np.savez("mask.npz", x=images, labels=np.zeros((12, 1, 8, 8), np.int64))
+    np.save("mask.npy", images)
+    outcome = run("mask.onnx", "--data", "mask.npy", "--metric", name, "--max-drop", 1)
+    assert outcome.code == 2
+    assert_one_line(outcome.err, "has one channel", "cosine")
 
 
 def test_decibels_of_noise_have_a_least_value_and_no_drop(run: Run) -> None:

@@ -103,7 +103,9 @@ def test_a_pipe_is_told_of_each_stage_that_took_long(run: Run, chain: Path, monk
 
 def test_what_was_typed_is_told_beside_what_it_came_to(run: Run, chain: Path) -> None:
     told = run(chain, "--ratio", 0.3, "--importance", "l2", "--scope", "cost", "--dry-run").out
-    assert re.search(r"removed: \d+\.\d\d % \(asked for 30\.00 % of each group: as many MACs are saved where", told)
+    assert re.search(
+        r"removed: \d+\.\d\d % \(asked for: the MACs that 30\.00 % of each group would save, taken where", told
+    )
     assert told.startswith("group   width  kept  removed")
     aligned = run(chain, "--ratio", 0.3, "--align", 8, "--dry-run").out
     assert re.search(r"removed: \d+\.\d\d % \(asked for 30\.00 %\)", aligned)

@@ -23,7 +23,7 @@ from onnxprune.errors import OptionError
 from onnxprune.labels import ops
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
-from onnxprune.model.written_out.if_branches import DOMAIN, MERGE
+from onnxprune.model.written_out.if_branches import merges
 from onnxprune.running import session as runtime
 from onnxprune.running.extract import excerpt
 from onnxprune.running.session import Feeds
@@ -149,7 +149,7 @@ def _looks(model: Model, shapes: Mapping[str, Shape]) -> tuple[list[_Look], int]
     What is behind the branches of an If, which are written out here, cannot be run as it stands.
     """
     nodes = model.graph.nodes
-    end = next((n.index for n in nodes if (n.domain, n.op) == (DOMAIN, MERGE)), len(nodes))
+    end = next((n.index for n in nodes if merges(n)), len(nodes))
     found = [(index, look) for index, look in _statistics(model) if index <= end][:LAYERS]
     if found:
         return [look for _, look in found], max(index for index, _ in found)

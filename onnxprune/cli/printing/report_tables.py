@@ -70,7 +70,8 @@ def _verdict(report: Report) -> Iterator[str]:
     asked = f"budget {budget}" if budget else f"asked for {100 * report.asked:.2f} %"
     if _by_cost(report):
         saved = "cycles" if report.options.get("target") else "MACs"
-        asked += f" of each group: as many {saved} are saved where least is lost"
+        share = f"{100 * report.asked:.2f} %"
+        asked = f"asked for: the {saved} that {share} of each group would save, taken where least is lost"
     yield f"channels removed: {100 * report.achieved:.2f} % ({asked})"
     if report.lossless or report.options.get("lossless"):
         gone = report.channels.before - report.channels.after

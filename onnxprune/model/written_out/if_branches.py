@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from onnxprune.model.edits import free_names
+from onnxprune.model.graph import Node
 from onnxprune.model.nested import graphs_of
 from onnxprune.model.onnx_model import Model
 from onnxprune.model.written_out.functions import Prefixes
@@ -26,6 +27,11 @@ from onnxprune.model.written_out.sequences import Spread, spread
 DOMAIN, MERGE = "onnxprune", "Branches"
 
 Outputs = tuple[str, ...]
+
+
+def merges(node: Node) -> bool:
+    """Whether it stands for an If whose branches are written out."""
+    return (node.domain, node.op) == (DOMAIN, MERGE)
 
 
 @dataclass(frozen=True)
