@@ -107,9 +107,9 @@ class Planner:
         """The criteria that score here, the one that is tried first in front."""
         return tuple(self._scorers[0])
 
-    def made(self, request: Request) -> Made:
-        """A plan, and its model. Raises OptionError where what is asked for cannot be had."""
-        judged, options = self.chosen(request), self.options
+    def made(self, request: Request, judged: Judged[Choice] | None = None) -> Made:
+        """A plan, or what was ``judged`` the best, and its model. Raises OptionError where it cannot be had."""
+        judged, options = judged or self.chosen(request), self.options
         choice = judged.best
         _, whole = self.cut(choice, lossless=options.lossless, weighed=options.weighed)
         solved = self.solved(judged, whole, plan_of(self.analysis.trace, choice.rewrite, {}), None)

@@ -29,8 +29,13 @@ from onnxprune.search.ready import ReadyMetric, ready
 from onnxprune.search.trials import Keys, Row, Table
 from onnxprune.search.workers import Workers
 from onnxprune.widths.budget import Budget
+from onnxprune.widths.choose_channels import Choice
 from onnxprune.widths.metric_options import Limit, MetricSource
+from onnxprune.widths.plan_contest import Judged, Way
 from onnxprune.widths.request import Request
+
+#: Shares of the cost at which all ways to choose are tried against each other: of those that are measured first.
+CONTESTS = (0.5, 0.25)
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,10 @@ def _cost(options: Options) -> CostModel:
 
 @dataclass(frozen=True)
 class Measuring:
-    """Plans of ``planner`` that a metric judges, and its value of the original. ``made``: what came of them here."""
+    """Plans of ``planner`` that a metric judges, and its value of the original. ``made``: what came of them here.
+
+    ``contests``: which way to choose was the best at `CONTESTS`; elsewhere it is that of the nearest of them.
+    """
 
     planner: Planner
     metric: Metric
@@ -166,13 +174,14 @@ class Measuring:
     cost: CostModel
     original: Measurement
     made: dict[float, Made] = field(default_factory=dict, repr=False)
+    contests: dict[float, Judged[Choice] | OptionError] = field(default_factory=dict, repr=False)
 
     def row(self, share: float) -> Row:
         """What comes of a plan with ``share`` of the cost, as the table has it; no ``cost`` where there is none."""
         start = time.perf_counter()
         planner = self.planner
         try:
-            made = planner.made(self.request(share))
+            made = self.plan(share)
         except OptionError as reason:
             if reason.where != "--budget":
                 raise
@@ -188,6 +197,40 @@ class Measuring:
             "noise": made.noise,
             "seconds": round(time.perf_counter() - start, 3),
         }
+
+    def plan(self, share: float) -> Made:
+        """A plan with ``share`` of the cost, and its model. Raises OptionError where so little cannot be left."""
+        request = self.request(share)
+        if share in CONTESTS:
+            judged = self._contest(share)
+        elif share >= 1:
+            judged = self.planner.chosen(replace(request, ways=request.ways[:1]))
+        else:
+            held = (self._way(at) for at in sorted(CONTESTS, key=lambda at: abs(at - share)))
+            way = next(filter(None, held), None)
+            judged = self.planner.chosen(request if way is None else replace(request, ways=(way,)))
+        return self.planner.made(request, judged)
+
+    def _contest(self, share: float) -> Judged[Choice]:
+        """Of all ways, once."""
+        if share not in self.contests:
+            try:
+                self.contests[share] = self.planner.chosen(self.request(share))
+            except OptionError as reason:
+                self.contests[share] = reason
+        found = self.contests[share]
+        if isinstance(found, OptionError):
+            raise found
+        return found
+
+    def _way(self, share: float) -> Way | None:
+        """The best at ``share``; None where so little cannot be left."""
+        if len(self.planner.options.request.ways) == 1:
+            return None
+        try:
+            return self._contest(share).way
+        except OptionError:
+            return None
 
     def judged(self, model: Model) -> Row:
         """What the metric says of ``model`` beside the original, as the table has it. Raises MetricError."""
@@ -281,7 +324,7 @@ class _Search:
         report = measuring.report(self.trials, place)
         share = self.trials[place].asked
         made = measuring.made.get(share)  # a row of the table says what came of a plan, and not the plan
-        return Found(made or measuring.planner.made(measuring.request(share)), report)
+        return Found(made or measuring.plan(share), report)
 
     def _measured(self, shares: Sequence[float]) -> list[Point | None]:
         """Plan, make and measure models with these shares of the cost; None where so little cannot be left."""

@@ -57,11 +57,12 @@ class Tried:
 
 @dataclass(frozen=True)
 class Judged(Generic[T]):
-    """The best of several plans, all that were tried, and what could not be, and why."""
+    """The best of several plans, the ``way`` it was chosen in, all that were tried, and what could not be, and why."""
 
     best: T
     tried: tuple[Tried, ...] = ()
     missed: tuple[str, ...] = ()
+    way: Way | None = None
 
 
 def best(
@@ -76,7 +77,7 @@ def best(
     One way is not tried at all. Raises OptionError where none can be planned: the budget cannot be met.
     """
     if len(ways) == 1:
-        return Judged(plan(ways[0]), missed=missed)
+        return Judged(plan(ways[0]), missed=missed, way=ways[0])
     plans: list[tuple[float, Way, T]] = []
     refused: list[tuple[Way, OptionError]] = []
     for number, way in enumerate(ways, 1):
@@ -89,6 +90,6 @@ def best(
         progress("compare plans", number, len(ways))
     if not plans:
         raise refused[0][1]
-    _, _, nearest = min(plans, key=lambda p: p[0])
+    _, taken, nearest = min(plans, key=lambda p: p[0])
     told = (f"'{way}' was not tried: {reason.what}" for way, reason in refused)
-    return Judged(nearest, tuple(Tried(str(w), d) for d, w, _ in plans), (*missed, *told))
+    return Judged(nearest, tuple(Tried(str(w), d) for d, w, _ in plans), (*missed, *told), taken)
