@@ -27,6 +27,9 @@ FORMAT = "onnxprune-trial"
 #: Options that decide which trials are run, and not what comes of one.
 _STEERING = {"max_drop", "min_metric", "confidence", "minimise", "evaluations", "metric", "drop", "ratio", "budget"}
 
+#: What trials have in common that are compared.
+LIKE = ("sha256", "metric", "minimised", "samples")
+
 Row = Mapping[str, Any]
 
 
@@ -130,7 +133,7 @@ def front(found: Sequence[Row]) -> set[str]:
     """Keys of the rows than which no other loses no more and leaves less, among those of one model, metric and cost."""
     best = set()
     for row in found:
-        alike = [o for o in found if all(o.get(k) == row.get(k) for k in ("sha256", "metric", "minimised", "samples"))]
+        alike = [o for o in found if all(o.get(k) == row.get(k) for k in LIKE)]
         beaten = any(
             o["cost"] <= row["cost"]
             and o["drop"] <= row["drop"]

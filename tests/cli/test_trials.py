@@ -121,6 +121,21 @@ def test_tables_are_shown_and_merge_by_concatenation(run: Run) -> None:
     assert 1 <= len(fronts) <= len(half)
 
 
+def test_a_table_is_a_page_too(run: Run) -> None:
+    run(*SEARCH, *TABLE)
+    run("sensitivity", "chain.onnx", "--data", "x.npy", "--metric", "trial_metric:each", "--ratios", "0.25", *TABLE)
+    for language, word in (("en", "Beaten by none"), ("zh", "未被超过")):
+        assert run("trials", "t.jsonl", "--report", "t.html", "--lang", language).err == ""
+        page = Path("t.html").read_text(encoding="utf-8")
+        assert word in page
+        searched = [t for t in lines() if t.get("cost") is not None]
+        assert page.count("<circle ") == len(searched) >= 2
+        assert "trials t.jsonl --report t.html" in page
+        assert "Conv:<wbr>a" in page
+    assert_one_line(run("trials", "t.jsonl", "--report", "t.jsonl").err, "t.jsonl: is a table that is read")
+    assert lines()
+
+
 def test_what_is_no_table_is_said(run: Run) -> None:
     Path("no.jsonl").write_text('{"a": 1}\n')
     assert_one_line(run("trials", "no.jsonl").err, "no.jsonl, line 1: is no trial")

@@ -4,5 +4,6 @@ from onnxprune.report.html.comparison import comparison
 from onnxprune.report.html.page import page
 from onnxprune.report.html.sensitivity import sensitivity
 from onnxprune.report.html.strings import LANGUAGES, of_locale
+from onnxprune.report.html.trials import trials
 
-__all__ = ["LANGUAGES", "comparison", "of_locale", "page", "sensitivity"]
+__all__ = ["LANGUAGES", "comparison", "of_locale", "page", "sensitivity", "trials"]

@@ -1,24 +1,36 @@
-"""The trials of a search as a picture: what is left, across, and what is lost, upwards, with the limit."""
+"""Trials as a picture: what is left, across, and what is lost, upwards, with the limit where there is one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import isfinite
 
-from onnxprune.search.smallest import SearchReport, Trial
+from onnxprune.search.smallest import SearchReport
+
+#: Of a picture, in pixels of the page.
+_SIZE = (640.0, 220.0)
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A trial: what it leaves and loses, the standard error of that, and what became of it."""
+
+    cost: float
+    drop: float
+    error: float | None
+    kind: str  # "taken", "holds" or "fails"
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A trial: its place, the ends of its standard error, and what became of it."""
+    """The place of a trial, and the ends of its standard error."""
 
     x: float
     y: float
     low: float
     high: float
-    kind: str  # "taken", "holds" or "fails"
-    trial: Trial = field(repr=False)
+    dot: Dot
 
 
 @dataclass(frozen=True)
@@ -29,37 +41,38 @@ class Front:
     height: float
     marks: tuple[Mark, ...]
     line: str
-    limit: float
+    limit: float | None
     scale: tuple[tuple[float, float], ...]  # (y, value)
     across: tuple[tuple[float, float], ...]  # (x, value)
 
 
-def front(search: SearchReport, width: float = 640, height: float = 220) -> Front | None:
-    """None where no drop is a number, or there is but one trial."""
-    trials = [(n, t) for n, t in enumerate(search.trials) if isfinite(t.drop)]
-    if len(trials) < 2 or not isfinite(search.permitted):
+def dots(search: SearchReport) -> Iterator[Dot]:
+    """The trials of a search."""
+    for number, t in enumerate(search.trials):
+        yield Dot(t.cost, t.drop, t.error, "taken" if number == search.taken else "holds" if t.holds else "fails")
+
+
+def front(every: Sequence[Dot], permitted: float | None = None) -> Front | None:
+    """None where no drop is a number, or there is but one trial; ``permitted``: the limit."""
+    width, height = _SIZE
+    found = [d for d in every if isfinite(d.drop)]
+    if len(found) < 2 or not isfinite(permitted or 0.0):
         return None
-    low = min(0.0, *(t.drop - (t.error or 0.0) for _, t in trials))
-    high = max(search.permitted, *(t.drop + (t.error or 0.0) for _, t in trials))
+    low = min(0.0, *(d.drop - (d.error or 0.0) for d in found))
+    high = max(permitted or 0.0, *(d.drop + (d.error or 0.0) for d in found))
     span = (high - low) or 1.0
 
     def y(value: float) -> float:
         return round(height - 4 - (height - 8) * (value - low) / span, 1)
 
     marks = tuple(
-        Mark(
-            round(width * t.cost, 1),
-            y(t.drop),
-            y(t.drop - (t.error or 0.0)),
-            y(t.drop + (t.error or 0.0)),
-            "taken" if n == search.taken else "holds" if t.holds else "fails",
-            t,
-        )
-        for n, t in trials
+        Mark(round(width * d.cost, 1), y(d.drop), y(d.drop - (d.error or 0.0)), y(d.drop + (d.error or 0.0)), d)
+        for d in found
     )
     scale = tuple((y(low + span * share), low + span * share) for share in (0.0, 0.5, 1.0))
     across = tuple((round(width * share, 1), share) for share in (0.0, 0.25, 0.5, 0.75, 1.0))
-    return Front(width, height, marks, _line(marks), y(search.permitted), scale, across)
+    limit = None if permitted is None else y(permitted)
+    return Front(width, height, marks, _line(marks), limit, scale, across)
 
 
 def _line(marks: Sequence[Mark]) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from onnxprune.report.html import charts, number_format
-from onnxprune.report.html.front import front
+from onnxprune.report.html.front import dots, front
 from onnxprune.report.html.strings import Say, sayer
 from onnxprune.report.html.template import PAGE, Size, checked, layer_table, ranked, rendered
 from onnxprune.report.run_report import GroupReport, PartReport, Report
@@ -47,7 +47,7 @@ def page(report: Report, language: str) -> str:
         inside=sorted(report.proof.inside, key=lambda e: -e.relative)[:_MOST_INSIDE] if report.proof else (),
         shapes=_shapes(report.proof.shapes) if report.proof else "",
         made=list(_made(report, say, language)),
-        front=front(report.search) if report.search else None,
+        front=front([*dots(report.search)], report.search.permitted) if report.search else None,
         lost=partial(told, sign="\u00b1"),
     )
 
