@@ -12,7 +12,10 @@ import onnxruntime
 import pytest
 
 import onnxprune
+from onnxprune.cost.macs_and_bytes import Macs
 from onnxprune.report import html
+from onnxprune.search.planner import Planner
+from onnxprune.widths.choose_channels import Choice
 from tests.commands import AGAINST_THE_ORIGINAL, Run, assert_one_line, widths
 from tests.models import build
 
@@ -147,6 +150,23 @@ def test_what_is_made_small_is_the_budget_that_was_met(run: Run, cost: str, key:
     report = json.loads(Path("r.json").read_text())
     assert report["options"]["budget"].startswith(f"{cost}=")
     assert report[key]["ratio"] <= float(report["options"]["budget"].partition("=")[2])
+
+
+def test_ways_to_choose_are_tried_at_two_shares_and_not_at_each(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save("many.npy", np.random.default_rng(2).standard_normal((100, 3, 8, 8)).astype(np.float32))
+    asked: list[float] = []
+    distance = Planner.distance
+
+    def counted(planner: Planner, choice: Choice) -> float:
+        asked.append(planner.left(Macs(), choice))
+        return distance(planner, choice)
+
+    monkeypatch.setattr(Planner, "distance", counted)
+    args = ("--data", "many.npy", "--metric", "agreement", "--max-drop", 0.08, "--trials", "t.jsonl")
+    assert run("chain.onnx", *args, "-o", "a.onnx").err == ""
+    assert [round(left, 1) for left in asked] == [0.5, 0.5, 0.2, 0.2]
+    assert run("chain.onnx", *args, "--resume", "-o", "b.onnx").err == ""
+    assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
 
 
 def test_what_lies_behind_a_metric_is_read_whole(run: Run) -> None:
