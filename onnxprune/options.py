@@ -38,7 +38,7 @@ _NAMED = ("remove", "keep", "keep_outputs")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApplyOptions:
+class ApplyOptions(FormatOptions):
     """What a run needs once it is known which channels go: inputs, data, and how the result is proven."""
 
     input_shapes: Mapping[str, Sequence[int]] = option(
@@ -144,7 +144,7 @@ def reading_of(given: DataSource | None) -> Data | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(FormatOptions, BitOptions, ZeroOptions, MetricOptions, ApplyOptions):
+class Options(BitOptions, ZeroOptions, MetricOptions, ApplyOptions):
     """How to prune. README.md describes the options; `Request` is what they ask of widths and channels."""
 
     ratio: float | None = option(

@@ -210,7 +210,7 @@ def measured(function: F) -> F:
 
 def of_prune(function: Callable[..., Any]) -> Callable[..., Any]:
     """All options of `prune` but ``--config``."""
-    general = flags(ApplyOptions)
+    general = [name for name in flags(ApplyOptions) if name not in flags(FormatOptions)]
     apart = [name for part in (ZeroOptions, BitOptions, FormatOptions, MetricOptions) for name in flags(part)]
     own = taken(*(name for name in flags(Options) if name not in (*general, *apart)), *apart)
     written = checking(proven=True)(function)

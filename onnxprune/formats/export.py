@@ -53,8 +53,9 @@ def export(
         written = sparse_initializers.write(model)
         sparse_initializers.verify(model, written)
     elif options.format == "qdq":
-        written = qdq.write(model, grids)
+        written, said = qdq.written_to_run(model, grids, shapes, seed)
         qdq.verify(model, grids, written, shapes, seed)
+        return Exported(written, (said,) if said else ())
     elif options.format == "qonnx":
         written = qonnx.write(model, grids)
         qonnx.verify(model, grids, written)

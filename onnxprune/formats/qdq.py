@@ -28,13 +28,21 @@ from onnxprune.model.dtypes import BITS, dtype_of
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.running import session as runtime
+from onnxprune.running.snr_and_cosine import Differences
+
+#: Types of 16 bits, and how far a network of them may be off, as a share of an output's range.
+_WIDE, _NEAR = {TensorProto.INT16, TensorProto.UINT16}, 0.05
 
 #: Bits of a type, the opset from which DequantizeLinear takes it, and its name.
 _TYPES = ((2, 25, "INT2"), (4, 21, "INT4"), (8, 13, "INT8"), (16, 21, "INT16"))
 
 
-def write(model: Model, grids: Grids) -> Model:
-    """``model``, whose weights lie on ``grids``, in integers. Raises ModelError where its opset cannot be raised."""
+def write(model: Model, grids: Grids, *, apart: bool = False) -> Model:
+    """``model``, whose weights lie on ``grids``, in integers. Raises ModelError where its opset cannot be raised.
+
+    ``apart``: weights of other types than 8 bits are reshaped to what they are, so that no runtime takes them and what
+    multiplies with them for one kernel.
+    """
     used = [*grids.weights.values(), *grids.activations.values()]
     wide = max([21 if g.bits > 8 else 13 for g in used], default=13)
     wide = 21 if any(_block(g, model.graph.constants[n][1]) for n, g in grids.weights.items()) else wide
@@ -46,7 +54,7 @@ def write(model: Model, grids: Grids) -> Model:
     inputs = {i.name for i in raised.graph.inputs}
     return insert(
         raised,
-        {n: _of_weight(n, single(raised, n), g, opset) for n, g in grids.weights.items()},
+        {n: _of_weight(n, single(raised, n), g, opset, apart=apart) for n, g in grids.weights.items()},
         {n: _of_activation(*source_and_target(n, given=n in inputs), g, opset) for n, g in grids.activations.items()},
         reads_of_biases(raised, grids, _of_bias),
     )
@@ -66,6 +74,38 @@ def verify(model: Model, grids: Grids, written: Model, input_shapes: Mapping[str
         check_same(name, found[name], model.array(name))
     for name, (source, target) in pairs.items():
         check_rounding(name, grids.activations[name], {**feeds, **found}[source], found[target])
+
+
+def written_to_run(model: Model, grids: Grids, input_shapes: Mapping[str, Shape], seed: int = 0) -> tuple[Model, str]:
+    """`write`, so that onnxruntime runs it as users do, where that can be had; and what is to be said of that.
+
+    onnxruntime 1.32 makes kernels of integers of weights of 2 bits, and then refuses them, and wrong ones of 16 bits.
+    """
+    plain = write(model, grids)
+    if not grids.activations or _runs_for_users(plain, input_shapes, seed):
+        return plain, ""
+    written = write(model, grids, apart=True)
+    if _runs_for_users(written, input_shapes, seed):
+        return (
+            written,
+            "weights of other types than 8 bits are reshaped, as onnxruntime fails here without",
+        )
+    return plain, 'onnxruntime runs this with add_session_config_entry("session.disable_quant_qdq", "1") alone'
+
+
+def _runs_for_users(written: Model, input_shapes: Mapping[str, Shape], seed: int) -> bool:
+    """Whether it is not refused, and, with weights of 16 bits, near to what it gives when nothing is optimized."""
+    again = read_back(written)
+    feeds, wanted = run_on_seeded(again, (), input_shapes, seed)
+    try:
+        found = runtime.as_users_run(again, feeds)
+    except ModelError:
+        return False
+    if not any(kind in _WIDE for kind, _ in again.graph.constants.values()):
+        return True  # integers of 8 bits saturate on some processors: that is theirs
+    apart = Differences()
+    apart.add(wanted, found)
+    return all(error.relative < _NEAR for error in apart.errors())
 
 
 def _since(grid: Grid) -> int:
@@ -124,7 +164,7 @@ def _block(grid: Grid, shape: Shape) -> bool:
     return len(own) > 1 or any(n != s for n, s in own)
 
 
-def _of_weight(name: str, values: NDArray[np.float32], grid: Grid, opset: int) -> Parts:
+def _of_weight(name: str, values: NDArray[np.float32], grid: Grid, opset: int, *, apart: bool) -> Parts:
     kind = _type(grid, opset)
     scale, zero = grid.scale, grid.zero_point
     attributes: dict[str, Any] = {}
@@ -145,7 +185,17 @@ def _of_weight(name: str, values: NDArray[np.float32], grid: Grid, opset: int) -
         nph.from_array(np.asarray(scale, order="C"), names[1]),
         integers(zero, names[2], kind),
     ]
-    return Parts([helper.make_node("DequantizeLinear", names, [name], f"{name}__dequantize", **attributes)], constants)
+    if not apart or BITS[kind] == 8:
+        return Parts(
+            [helper.make_node("DequantizeLinear", names, [name], f"{name}__dequantize", **attributes)], constants
+        )
+    constants.append(nph.from_array(np.asarray(values.shape, np.int64), f"{name}__shape"))
+    own, shape = f"{name}__numbers", f"{name}__shape"
+    nodes = [
+        helper.make_node("DequantizeLinear", names, [own], f"{name}__dequantize", **attributes),
+        helper.make_node("Reshape", [own, shape], [name], f"{name}__apart"),
+    ]
+    return Parts(nodes, constants)
 
 
 def _of_activation(source: str, target: str, grid: Grid, opset: int) -> Parts:

@@ -131,6 +131,23 @@ def _free_batch(proto: ModelProto) -> None:
             dimension.Clear()
 
 
+def as_users_run(model: Model, feeds: Feeds) -> dict[str, NDArray[Any]]:
+    """Outputs by name, of a session that is told nothing of graphs, as most users open theirs. Raises ModelError.
+
+    Only for models whose weights are in them.
+    """
+    import onnxruntime as ort  # noqa: PLC0415 (heavy: only where models run)
+
+    where, options = "what was written", ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = session_threads()
+    try:
+        opened = ort.InferenceSession(b"".join(model.pieces()), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 (onnxruntime raises many types, with no common base)
+        raise ModelError(f"onnxruntime refuses the model: {_first_line(error)}", where=where) from None
+    return run(opened, feeds, where)
+
+
 def engine_of(active: Any) -> str:
     """What a session runs models with."""
     return "onnx's reference" if isinstance(active, _Reference) else "onnxruntime"

@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 import onnxprune
+from onnxprune import OptionError
 from onnxprune.formats import arrays
 from onnxprune.formats.integers import on_numpy
 from tests.commands import Run
@@ -86,6 +87,16 @@ def test_a_folder_of_others_is_left_alone(run: Run, chain: Path, samples: Path) 
     outcome = run("quantize", chain, "--data", samples, "--format", "npy", "-o", place)
     assert (outcome.code, [p.name for p in place.iterdir()]) == (2, ["precious"])
     assert "is there already, and has no manifest.json in it" in outcome.err
+
+
+def test_the_library_writes_a_plan_in_any_format_too(chain: Path, samples: Path) -> None:
+    made = onnxprune.prune(chain, ratio=0.0, weights=8, activations=8, data=samples, format="integer")
+    again = onnxprune.apply(chain, made.plan, data=samples, format="integer")
+    assert {n.op_type for n in again.model.graph.node} >= {"ConvInteger", "BitShift"}
+    assert again.model == made.model
+    alone = onnxprune.prune(chain, ratio=0.5, data="none").plan
+    with pytest.raises(OptionError, match="qdq is made of numbers on grids"):
+        onnxprune.apply(chain, alone, data="none", format="qdq")
 
 
 def test_the_library_gives_it_too(chain: Path, samples: Path, tmp_path: Path) -> None:

@@ -125,3 +125,38 @@ def test_weights_that_are_half_precision_are_refused() -> None:
     grid = Grid(np.ones((1, 1), np.float32), np.zeros((1, 1), np.int64), 8, signed=True)
     with pytest.raises(ModelError, match="is float16"):
         qdq.write(model, Grids({"w": grid}))
+
+
+@pytest.mark.parametrize(("weights", "activations"), [(2, 8), (4, 8), (8, 8), (16, 16)])
+def test_what_is_written_runs_as_users_run_it(weights: int, activations: int) -> None:
+    if not TAKES_ALL:
+        pytest.skip("few bits and 16 came with later opsets")
+    model, grids, feeds = made(weights, activations)
+    written, said = qdq.written_to_run(model, grids, shapes_of(model))
+    qdq.verify(model, grids, written, shapes_of(model))
+    assert "session" not in said
+    wanted, found = runtime.results(written, feeds)["y"], runtime.as_users_run(written, feeds)["y"]
+    if weights != 8:  # those saturate on some processors
+        assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+    assert weights not in (4, 8) or written.proto == qdq.write(model, grids).proto  # nothing is added without need
+
+
+def test_weights_that_are_reshaped_are_the_same() -> None:
+    model, grids, feeds = made(4, 8)
+    plain, apart = (qdq.write(model, grids, apart=a) for a in (False, True))
+    qdq.verify(model, grids, apart, shapes_of(model))
+    assert sum(n.op_type == "Reshape" for n in apart.proto.graph.node) == 3
+    assert np.array_equal(runtime.results(plain, feeds)["y"], runtime.results(apart, feeds)["y"])
+
+
+def test_what_onnxruntime_refuses_either_way_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, grids, _ = made(4, 8)
+    plain = qdq.write(model, grids)
+
+    def refuses(*_: object) -> runtime.Feeds:
+        raise ModelError("onnxruntime refuses the model: no")
+
+    monkeypatch.setattr(runtime, "as_users_run", refuses)
+    written, said = qdq.written_to_run(model, grids, shapes_of(model))
+    assert written.proto == plain.proto
+    assert "session.disable_quant_qdq" in said
