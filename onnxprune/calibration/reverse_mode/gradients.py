@@ -241,6 +241,8 @@ def _reversed(model: Model, inputs: Sequence[str], outputs: Sequence[str], optio
     except Exception as error:  # noqa: BLE001 (UnsupportedOperator, and what malformed graphs raise inside)
         reason = f"{error}".partition(";")[0]
         raise OptionError(f"onnx-ad gives no gradients: {reason}", where=option, hint=hint) from None
+    for node in proto.graph.node:  # the If that gives gradients is called as the one that is differentiated
+        node.ClearField("name")
     return Model(quick(proto), model.path)
 
 
