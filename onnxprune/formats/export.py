@@ -57,7 +57,7 @@ def export(
         qdq.verify(model, grids, written, shapes, seed)
         return Exported(written, (said,) if said else ())
     elif options.format == "qonnx":
-        written = qonnx.write(model, grids)
+        written = qonnx.write(model, grids, shapes)
         qonnx.verify(model, grids, written)
     elif options.format == "integer":
         steps = integer.program(model, grids, shapes, options.rounding)

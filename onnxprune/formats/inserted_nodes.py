@@ -18,6 +18,7 @@ from onnxprune.constraints.grids import Grids
 from onnxprune.errors import ModelError
 from onnxprune.formats.carried import Bias, biases
 from onnxprune.model.edits import captured
+from onnxprune.model.graph import Shape
 from onnxprune.model.mapped_weights import constants_of
 from onnxprune.model.onnx_model import Model
 from onnxprune.model.protobuf import reference
@@ -137,10 +138,10 @@ def source_and_target(name: str, *, given: bool) -> tuple[str, str]:
     return (name, f"{name}{ROUNDED}") if given else (f"{name}{RAW}", name)
 
 
-def at_opset(model: Model, version: int) -> Model:
+def at_opset(model: Model, version: int, input_shapes: Mapping[str, Shape] | None = None) -> Model:
     """The model at an opset that is ``version`` or later, which onnx's converter makes and onnxruntime runs alike.
 
-    Raises ModelError where there is none.
+    ``input_shapes``: of dynamic inputs, as they were given. Raises ModelError where there is none.
     """
     if model.opset >= version:
         return model
@@ -156,7 +157,7 @@ def at_opset(model: Model, version: int) -> Model:
         if not getattr(made, name):
             getattr(made, name).extend(getattr(proto, name))
     raised = Model(made)
-    feeds = seeded_feeds(model.graph.inputs, choose_shapes(model, {}), 0)
+    feeds = seeded_feeds(model.graph.inputs, choose_shapes(model, input_shapes or {}), 0)
     before, after = results(model, feeds), results(raised, feeds)
     if list(before) != list(after) or any(
         not np.array_equal(a, after[n], equal_nan=a.dtype.kind == "f") for n, a in before.items()

@@ -36,7 +36,7 @@ _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorPro
 
 def program(model: Model, grids: Grids, input_shapes: Mapping[str, Shape], rounding: Rounding = "half-up") -> Program:
     """The steps of ``model``. Raises ModelError that names the node that cannot be written in integers."""
-    return program_of(at_opset(model, _OPSET), grids, input_shapes, rounding)
+    return program_of(at_opset(model, _OPSET, input_shapes), grids, input_shapes, rounding)
 
 
 def graph(model: Model, steps: Program) -> Model:

@@ -37,7 +37,7 @@ _WIDE, _NEAR = {TensorProto.INT16, TensorProto.UINT16}, 0.05
 _TYPES = ((2, 25, "INT2"), (4, 21, "INT4"), (8, 13, "INT8"), (16, 21, "INT16"))
 
 
-def write(model: Model, grids: Grids, *, apart: bool = False) -> Model:
+def write(model: Model, grids: Grids, input_shapes: Mapping[str, Shape] | None = None, *, apart: bool = False) -> Model:
     """``model``, whose weights lie on ``grids``, in integers. Raises ModelError where its opset cannot be raised.
 
     ``apart``: weights of other types than 8 bits are reshaped to what they are, so that no runtime takes them and what
@@ -47,9 +47,9 @@ def write(model: Model, grids: Grids, *, apart: bool = False) -> Model:
     wide = max([21 if g.bits > 8 else 13 for g in used], default=13)
     wide = 21 if any(_block(g, model.graph.constants[n][1]) for n, g in grids.weights.items()) else wide
     try:
-        raised = at_opset(model, max([wide, *(_since(g) for g in grids.weights.values())]))
+        raised = at_opset(model, max([wide, *(_since(g) for g in grids.weights.values())]), input_shapes)
     except ModelError:
-        raised = at_opset(model, wide)
+        raised = at_opset(model, wide, input_shapes)
     opset = raised.opset
     inputs = {i.name for i in raised.graph.inputs}
     return insert(
@@ -81,10 +81,10 @@ def written_to_run(model: Model, grids: Grids, input_shapes: Mapping[str, Shape]
 
     onnxruntime 1.32 makes kernels of integers of weights of 2 bits, and then refuses them, and wrong ones of 16 bits.
     """
-    plain = write(model, grids)
+    plain = write(model, grids, input_shapes)
     if not grids.activations or _runs_for_users(plain, input_shapes, seed):
         return plain, ""
-    written = write(model, grids, apart=True)
+    written = write(model, grids, input_shapes, apart=True)
     if _runs_for_users(written, input_shapes, seed):
         return (
             written,

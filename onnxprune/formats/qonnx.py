@@ -9,6 +9,7 @@ point they are rounded to the other side, which concerns activations only, and o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from onnxprune.errors import CheckError
 from onnxprune.formats.carried import Bias
 from onnxprune.formats.inserted_nodes import Parts, at_opset, insert, reads_of_biases, single, source_and_target
 from onnxprune.formats.read_back import check_same, read_back
+from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
 
 DOMAIN = "qonnx.custom_op.general"
@@ -32,9 +34,9 @@ _FLOAT = "__float"
 _OPSET = 11
 
 
-def write(model: Model, grids: Grids) -> Model:
+def write(model: Model, grids: Grids, input_shapes: Mapping[str, Shape] | None = None) -> Model:
     """``model``, whose weights lie on ``grids``, with a Quant for each grid."""
-    raised = at_opset(model, _OPSET)
+    raised = at_opset(model, _OPSET, input_shapes)
     inputs = {i.name for i in raised.graph.inputs}
     weights = {}
     for name, grid in grids.weights.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from onnxprune.errors import CheckError, ModelError
 from onnxprune.formats import qdq
 from onnxprune.formats.inserted_nodes import at_opset
 from onnxprune.model.edits import Edits
+from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.running import session as runtime
 from onnxprune.running.seeded_inputs import seeded_feeds
@@ -101,10 +103,10 @@ def test_scales_of_blocks(shape: tuple[int, ...]) -> None:
 def test_few_bits_lie_in_eight_where_the_opset_cannot_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     model, grids, _ = made(4, 8)
 
-    def refused(model: Model, version: int) -> Model:
+    def refused(model: Model, version: int, shapes: Mapping[str, Shape] | None) -> Model:
         if version > 13:
             raise ModelError("cannot")
-        return at_opset(model, version)
+        return at_opset(model, version, shapes)
 
     monkeypatch.setattr(qdq, "at_opset", refused)
     written = qdq.write(model, grids)
@@ -118,6 +120,12 @@ def test_an_old_model_is_raised() -> None:
     assert (model.opset, written.opset) == (11, 13)
     qdq.verify(model, grids, written, shapes_of(model))
     assert outputs_of(written, feeds, ["y"])["y"].shape == (16, 5)
+
+
+def test_an_old_model_is_raised_at_the_shapes_that_were_given() -> None:
+    text = "(float[N,4] x) => (float y) <float[4,3] w, float[2,3] c> { a = MatMul(x, w)\ny = Concat<axis=1>(a, c) }"
+    model, grid = Model(build(text, 11)), Grid(np.ones((1, 1), np.float32), np.zeros((1, 1), np.int64), 8, signed=True)
+    assert qdq.write(model, Grids({"w": grid}), {"x": (2, 4)}).opset == 13
 
 
 def test_weights_that_are_half_precision_are_refused() -> None:
