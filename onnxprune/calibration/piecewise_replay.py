@@ -1,13 +1,14 @@
 """A model run piece by piece on calibration data, so that weights can change on the way.
 
 Nodes are run in their order. Between two pieces the tensors that are still to be read lie in a `Spill`: no tensor is
-computed twice, and memory is bounded by a batch.
+computed twice, and memory is bounded by a batch. Only sequences, which are no arrays, are made again by each piece that
+reads one.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,9 +19,14 @@ from onnx import TensorProto
 from onnxprune.calibration.gram_matrices import Observations, Part
 from onnxprune.labels.ops.table import Array
 from onnxprune.model.edits import Edits
+from onnxprune.model.graph import Graph, Node
 from onnxprune.model.onnx_model import Model
 from onnxprune.running import session as runtime
 from onnxprune.running.extract import excerpt
+
+#: What makes a sequence; and what passes one on.
+_MAKES = ("SplitToSequence", "SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SequenceMap")
+_PASSES = ("Identity",)
 
 
 @dataclass
@@ -41,6 +47,11 @@ class Replay:
         """Nothing is computed yet."""
         graph = self.model.graph
         self._last = {name: max(node.index for node, _ in readers) for name, readers in graph.consumers.items()}
+        self._makers = _makers(graph)
+        for node in reversed(graph.nodes):  # what a sequence is made of is there as long as the sequence is read
+            until = max((self._last.get(o, -1) for o in node.outputs if o in self._makers), default=-1)
+            for name in (*node.inputs, *node.captured):
+                self._last[name] = max(self._last.get(name, -1), until)
         self._inputs = {i.name for i in graph.inputs} - set(self.rounded)
         self._live: set[str] = set()
         for name in {i.name for i in graph.inputs} & set(self.rounded):
@@ -79,16 +90,19 @@ class Replay:
 
     def _run(self, stop: int) -> None:
         graph = self.model.graph
-        inside = graph.nodes[self.at : stop]
+        inside = [*self._made_again(graph.nodes[self.at : stop]), *graph.nodes[self.at : stop]]
         made = {o for n in inside for o in n.outputs if o}
         read = dict.fromkeys(i for n in inside for i in (*n.inputs, *n.captured) if i)
         needed = [n for n in read if n not in made and n not in graph.constants]
         wanted = [
-            o for n in inside for o in n.outputs if o and self._last.get(o, -1) >= stop and o not in graph.constants
+            o
+            for n in graph.nodes[self.at : stop]
+            for o in n.outputs
+            if o and self._last.get(o, -1) >= stop and o not in graph.constants and o not in self._makers
         ]
         if wanted:
             types = {n: self.types.get(n) or TensorProto.FLOAT for n in needed}
-            part = excerpt(self.model.apply(self.edits), self.at, stop, types, wanted)
+            part = excerpt(self.model.apply(self.edits), [n.index for n in inside], types, wanted)
             with runtime.session(part, "part of the pruned model", optimize=True) as active:
                 for step in self.seen.parts:
                     results = runtime.run(active, {n: self.get(n, step) for n in needed}, "part of the pruned model")
@@ -102,3 +116,24 @@ class Replay:
             self.seen.spill.drop(f"replay {name}")
             self._live.discard(name)
         self.at = stop
+
+    def _made_again(self, inside: Sequence[Node]) -> list[Node]:
+        """Nodes before this piece that make the sequences that it reads, in order."""
+        found: dict[int, Node] = {}
+        look = [*inside]
+        while look:
+            node = look.pop()
+            for maker in (self._makers[n] for n in (*node.inputs, *node.captured) if n in self._makers):
+                if maker.index < self.at and maker.index not in found:
+                    found[maker.index] = maker
+                    look.append(maker)
+        return [found[index] for index in sorted(found)]
+
+
+def _makers(graph: Graph) -> dict[str, Node]:
+    """The sequences of a graph, and the node that makes each."""
+    found: dict[str, Node] = {}
+    for node in graph.nodes:
+        if node.op in _MAKES or (node.op in _PASSES and node.inputs[0] in found):
+            found |= dict.fromkeys(node.outputs, node)
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from onnx import ModelProto, ValueInfoProto, helper
 
@@ -13,8 +13,8 @@ from onnxprune.model.onnx_model import Model
 _IR_INITIALIZERS = 4
 
 
-def excerpt(model: Model, start: int, stop: int, inputs: Mapping[str, int], outputs: Sequence[str]) -> Model:
-    """Nodes ``start`` to ``stop`` of ``model``: {input: element type} -> ``outputs``. Weights stay where they are."""
+def excerpt(model: Model, nodes: Iterable[int], inputs: Mapping[str, int], outputs: Sequence[str]) -> Model:
+    """These ``nodes`` of ``model``, in order: {input: element type} -> ``outputs``. Weights stay where they are."""
     source = model.proto
     out = ModelProto(ir_version=max(source.ir_version, _IR_INITIALIZERS), functions=source.functions)
     out.opset_import.extend(source.opset_import)
@@ -22,7 +22,7 @@ def excerpt(model: Model, start: int, stop: int, inputs: Mapping[str, int], outp
     kinds = {n: helper.make_tensor_type_proto(t, None) for n, t in inputs.items()}
     out.graph.input.extend(ValueInfoProto(name=n, type=kind) for n, kind in kinds.items())
     out.graph.output.extend(ValueInfoProto(name=n) for n in outputs)
-    out.graph.node.extend(source.graph.node[start:stop])
+    out.graph.node.extend(source.graph.node[i] for i in nodes)
     made = {o for n in out.graph.node for o in n.output}
     for name in dict.fromkeys(i for n in out.graph.node for i in (*n.input, *captured(n))):
         if name in model.constant_protos and name not in made:

@@ -177,3 +177,21 @@ def test_what_is_added_may_be_one_for_all_samples(after: str) -> None:
     result = prune(model, ratio=0.25, data={"x": samples(80, 0)})
     assert result.report.learnt is not None
     assert result.report.learnt.solved
+
+
+def test_a_sequence_may_be_read_on_both_sides_of_a_layer() -> None:
+    text = """(float[1,4,6,6] x) => (float y)
+        <float[8,2,3,3] w0, float[3,8,1,1] w1, float[3,2,3,3] w2,
+         int64[2] parts = {2, 2}, int64 i = {0}, int64 k = {1}> {
+        s = SplitToSequence<axis=1>(x, parts)
+        first = SequenceAt(s, i)
+        a = Conv(first, w0)
+        b = Relu(a)
+        c = Conv(b, w1)
+        second = SequenceAt(s, k)
+        d = Conv(second, w2)
+        y = Add(c, d) }"""
+    data = {"x": np.random.default_rng(0).standard_normal((80, 4, 6, 6)).astype(np.float32)}
+    result = prune(build(text), ratio=0.5, data=data)
+    assert result.report.learnt is not None
+    assert result.report.learnt.solved

@@ -125,7 +125,7 @@ def find(
     if not looks:
         return CANDIDATES[0]
     types = {i.name: i.elem_type for i in model.graph.inputs}
-    part = excerpt(model, 0, stop, types, [look.tensor for look in looks])
+    part = excerpt(model, range(stop), types, [look.tensor for look in looks])
     scores = []
     with runtime.session(part, "the first layers", optimize=True) as active:
         for candidate in CANDIDATES:
