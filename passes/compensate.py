@@ -222,12 +222,13 @@ class Compensate:
 
 
 def kept_along(trace: Trace, alive: Alive, tensor: str, axis: int) -> NDArray[np.int64]:
-    """Which channels of the original's ``tensor`` there are in the pruned one's."""
+    """Which channels of the original's ``tensor`` are left in the pruned; where several axes have them, in part."""
     found = trace.tensors[tensor]
     layer, size = found.along(axis), found.shape[axis]
     if layer is None:
         return np.arange(size)
-    return np.flatnonzero(np.broadcast_to(alive(layer.labels).reshape(-1), size))
+    others = tuple(a for a in range(layer.labels.ndim) if a != axis)
+    return np.flatnonzero(np.broadcast_to(alive(layer.labels).any(axis=others), size))
 
 
 def free(model: Model, trace: Trace, product: Product) -> bool:

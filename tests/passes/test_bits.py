@@ -122,6 +122,22 @@ def test_all_scales_are_powers_of_two(given: str, symmetric: bool | None) -> Non
         onnxprune.prune(net(), power_of_two=True)
 
 
+def test_channels_along_two_axes_have_a_range() -> None:
+    text = """(float[1,3,6,6] x) => (float y)
+        <float[8,3,1,1] w0, float[36,5] w1, float[4,8,1] w2,
+         int64[4] pairs = {1, 4, 2, 36}, int64[3] flat = {1, 8, 5}> {
+        a = Conv(x, w0)
+        b = Relu(a)
+        c = Reshape(b, pairs)
+        d = MatMul(c, w1)
+        e = Reshape(d, flat)
+        y = Conv(e, w2) }"""
+    data = {"x": np.random.default_rng(0).standard_normal((70, 3, 6, 6)).astype(np.float32)}
+    result = onnxprune.prune(build(text), ratio=0.5, weights=8, activations=8, data=data)
+    assert "c" in result.plan.activations
+    assert result.report.channels.ratio < 1
+
+
 def test_weights_make_up_for_rounded_activations() -> None:
     data = samples(256)
     solved = onnxprune.prune(net(), activations=3, data=data)

@@ -162,6 +162,18 @@ def test_a_criterion_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         onnxprune.prune(net(), sparsity=0.5, sparsity_criterion="bad_zeros:flat", data="none")
 
 
+def test_where_gradients_cannot_be_run_zeros_are_spread_without_them() -> None:
+    text = """(float[1,3,8,8] x) => (float[1,4,8,8] y, float z)
+        <float[8,3,1,1] w0, float[4,8,1,1] w1, float[8,4] w2> {
+        a = Conv(x, w0)
+        y = Conv(a, w1)
+        z = com.microsoft.FusedMatMul(x, w2) }"""
+    data = {"x": np.random.default_rng(0).standard_normal((70, 3, 8, 8)).astype(np.float32)}
+    result = onnxprune.prune(build(text), sparsity=0.5, data=data)
+    assert result.report.zeros is not None
+    assert result.report.zeros.masked
+
+
 def test_shared_weights_are_zero_for_both_readers() -> None:
     model = build("(float[N,8,8,8] x) => (float y) <float[8,8,1,1] w> { a = Conv(x, w)\nb = Relu(a)\ny = Conv(b, w) }")
     result = onnxprune.prune(model, sparsity=0.5, data=samples())

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, shape_inference, version_converter
 
 from onnxprune.calibration.reverse_mode.reverse_graph import quick
-from onnxprune.errors import OptionError
+from onnxprune.errors import ModelError, OptionError
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.dtypes import dtype_of
 from onnxprune.model.graph import Shape
@@ -165,11 +165,23 @@ def gate_gradients(
 ) -> Iterator[dict[str, Array]]:
     """{tensor: d loss / d gate [samples, ...]} for each batch; one with fewer samples is filled up and cut again.
 
-    Raises OptionError where onnx-ad does not know an operator, ModelError where onnxruntime
-    refuses what it wrote.
+    Raises OptionError where onnx-ad does not know an operator, or onnxruntime refuses what it wrote.
     """
     reverse = _reversed(part.model, [gate_of(n) for n in part.gates], part.outputs, "--importance", _WAY_OUT)
     ones = {gate_of(n): np.full(s, part.neutral, _dtype(part, n)) for n, s in part.gates.items()}
+    try:
+        yield from _run_both(part, reverse, ones, batches, where)
+    except ModelError as error:
+        raise OptionError(f"no gradients: {error.what}", where="--importance", hint=_WAY_OUT) from None
+
+
+def _run_both(
+    part: Differentiable,
+    reverse: Model,
+    ones: Feeds,
+    batches: Iterator[tuple[Feeds, Directions]],
+    where: str,
+) -> Iterator[dict[str, Array]]:
     fast = partial(runtime.session, where=where, optimize=True)
     with fast(part.model) as forward, fast(reverse) as backward:
         for feeds, directions in batches:
