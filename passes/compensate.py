@@ -129,7 +129,7 @@ class Compensate:
         if (grid := self.grids.get(node.label)) is not None:
             quadratic = Quadratic.of(fit, prior, ridge or RIDGE, np.ones(prior.shape[:2]))
             w, cells = grid.solved(quadratic, best[:, :, :-1] if fit.bias else best, mask, product.taps)
-            best, ridge = with_bias(fit, w), ridge or RIDGE
+            best, ridge = with_bias(fit, w + 0.0), ridge or RIDGE  # no zero with a sign: a grid that is given has none
             after = held.error(best)
         if ridge is not None:
             columns = best[:, :, :-1] if product.form.bias else best

@@ -60,6 +60,13 @@ def test_every_weight_is_on_its_grid(given: str, symmetric: bool | None, per: st
         assert any("a scale for each output" in note for note in result.report.notes)
 
 
+def test_zeros_have_no_sign() -> None:
+    result = onnxprune.prune(net(), ratio=0.0, weights=3, data=samples())
+    for name, weight in weights(result.model).items():
+        zeros = weight[weight == 0]
+        assert not np.signbit(zeros).any(), name
+
+
 def test_of_five_bits_or_more_zero_is_in_the_middle() -> None:
     for bits, signed in ((4, False), (5, True)):
         grids = on_grid(onnxprune.prune(net(), weights=bits, data="none")).weights.values()
