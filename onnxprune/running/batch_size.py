@@ -22,13 +22,14 @@ def batch_size(graph: Graph, shapes: Mapping[str, Shape], copies: int = 1) -> in
 
 
 def takes_any(model: Model, shapes: Mapping[str, Shape]) -> bool:
-    """Whether ``model``, which leaves its batch open, runs on a sample more than its inputs have at ``shapes``.
+    """Whether ``model``, which leaves its batch open, runs on more samples than its inputs have at ``shapes``.
 
     Exporters that are told of a dynamic axis write it at the inputs; a Reshape or a position inside may still be of the
-    batch of the example. So it is tried, if the model runs at ``shapes`` at all.
+    batch of the example. So it is tried, if the model runs at ``shapes`` at all: not on a multiple of them, which a
+    Reshape may take, nor on two, the batch of many an example.
     """
     where, inputs = str(model.path or "model"), model.graph.inputs
-    more = {n: (s[0] + 1, *s[1:]) for n, s in shapes.items()}
+    more = {n: (2 * s[0] + 1, *s[1:]) for n, s in shapes.items()}
     try:
         with runtime.session(model, where) as active:
             for tried in (more, shapes):

@@ -284,10 +284,12 @@ def test_a_batch_of_one_is_run_one_by_one(tmp_path: Path) -> None:
     assert [b["x"].shape for b in found.batches(8)] == [(1, 3, 4, 5)] * 12
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-def test_an_open_batch_that_a_constant_closes_is_fixed(tmp_path: Path, batch: int) -> None:
+@pytest.mark.parametrize(("batch", "how"), [(1, "Concat<axis=1>(x, c)"), (2, "Concat<axis=1>(x, c)"), (1, "Add(x, c)")])
+def test_an_open_batch_that_a_constant_closes_is_fixed(tmp_path: Path, batch: int, how: str) -> None:
+    """An Add takes one sample, or as many as the constant has."""
     np.save(tmp_path / "x.npy", numbers(8, 2))
-    text = f"(float[N,2] x) => (float y) <float[{batch},3] c> {{ y = Concat<axis=1>(x, c) }}"
+    held = 2 if "Add" in how else batch
+    text = f"(float[N,2] x) => (float y) <float[{held},2] c> {{ y = {how} }}"
     found = load(tmp_path / "x.npy", text, {"x": (batch, 2)})
     assert [b["x"].shape for b in found.batches(100)] == [(batch, 2)] * (8 // batch)
 
