@@ -19,14 +19,11 @@ from onnx import TensorProto
 from onnxprune.calibration.gram_matrices import Observations, Part
 from onnxprune.labels.ops.table import Array
 from onnxprune.model.edits import Edits
-from onnxprune.model.graph import Graph, Node
+from onnxprune.model.graph import Node
 from onnxprune.model.onnx_model import Model
+from onnxprune.model.written_out.sequences import made_by
 from onnxprune.running import session as runtime
 from onnxprune.running.extract import excerpt
-
-#: What makes a sequence; and what passes one on.
-_MAKES = ("SplitToSequence", "SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SequenceMap")
-_PASSES = ("Identity",)
 
 
 @dataclass
@@ -47,7 +44,7 @@ class Replay:
         """Nothing is computed yet."""
         graph = self.model.graph
         self._last = {name: max(node.index for node, _ in readers) for name, readers in graph.consumers.items()}
-        self._makers = _makers(graph)
+        self._makers = made_by(graph)
         for node in reversed(graph.nodes):  # what a sequence is made of is there as long as the sequence is read
             until = max((self._last.get(o, -1) for o in node.outputs if o in self._makers), default=-1)
             for name in (*node.inputs, *node.captured):
@@ -128,12 +125,3 @@ class Replay:
                     found[maker.index] = maker
                     look.append(maker)
         return [found[index] for index in sorted(found)]
-
-
-def _makers(graph: Graph) -> dict[str, Node]:
-    """The sequences of a graph, and the node that makes each."""
-    found: dict[str, Node] = {}
-    for node in graph.nodes:
-        if node.op in _MAKES or (node.op in _PASSES and node.inputs[0] in found):
-            found |= dict.fromkeys(node.outputs, node)
-    return found

@@ -18,12 +18,16 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, shape_inference
 from onnx import numpy_helper as nph
 
+from onnxprune.model.graph import Graph, Node
 from onnxprune.model.onnx_model import Model
 
 Outputs = tuple[str, ...]
 
 _MAKE = ("SplitToSequence", "SequenceConstruct", "SequenceInsert", "SequenceErase")
 _TAKE = ("SequenceAt", "ConcatFromSequence", "SequenceInsert", "SequenceErase")
+
+#: All that makes a sequence, written out here or not.
+_MAKES = (*_MAKE, "SequenceEmpty", "SequenceMap")
 
 #: From this opset on sizes and axes are inputs.
 _SIZES_ARE_INPUTS = 13
@@ -235,3 +239,12 @@ class _Spreader:
         self.nodes.append(helper.make_node("Unsqueeze", inputs, [name], name, **attribute))
         self.more.add((name,))
         return name
+
+
+def made_by(graph: Graph) -> dict[str, Node]:
+    """The sequences of a graph, and the node that makes each."""
+    found: dict[str, Node] = {}
+    for node in graph.nodes:
+        if node.op in _MAKES or (node.op == "Identity" and node.inputs[0] in found):
+            found |= dict.fromkeys(node.outputs, node)
+    return found
