@@ -96,7 +96,7 @@ def _verdict(report: Report) -> Iterator[str]:
     if report.learnt is not None:
         yield from _learnt(report.learnt, asked=report.zeros is not None or report.grids is not None)
     if report.revalued is not None:
-        yield _revalued(report.revalued, "proven" if proof else "cut")
+        yield _revalued(report.revalued, "proof" if proof else "cut")
     if report.search is not None:
         yield from searched(report.search)
     yield from (f"note: {note}" for note in report.notes)
@@ -157,7 +157,7 @@ def _learnt(learnt: Learnt, *, asked: bool) -> Iterator[str]:
 def _revalued(found: Revalued, before: str) -> str:
     biases = f", {found.added} biases are new" if found.added > 1 else ", a bias is new" if found.added else ""
     only = f"{found.changed} of {found.of} initializers hold other numbers{biases}"
-    return f"only weights changed since: {only}; all else is bit for bit what was {before}"
+    return f"since the {before} only weights changed: {only}; all else is the same bit for bit"
 
 
 def plan_text(plan: Plan, model: Model) -> str:
