@@ -41,7 +41,7 @@ from onnxprune.passes import (
     RestoreCalls,
 )
 from onnxprune.passes import run as run_passes
-from onnxprune.passes.bits import grids_of, planned
+from onnxprune.passes.bits import grids_of, left_to_callers, planned
 from onnxprune.passes.recover import Constrained, Solved
 from onnxprune.passes.zeros import Asked
 from onnxprune.plans.applied import applied, plan_of
@@ -123,7 +123,11 @@ def _check(options: Options, plan: Plan | None) -> None:
     if plan is not None and options.metric is not None:
         raise OptionError("says how far to go, and so does the plan", where="--metric", hint="leave one of them out")
     bits = options.bits
-    weights = bool(plan.grids) if plan else bits is not None and bool(bits.weights or bits.own)
+    weights = (
+        bool(plan.grids or "weights_per" in plan.options)
+        if plan
+        else bits is not None and bool(bits.weights or bits.own)
+    )
     activations = bool(plan.activations) if plan else bits is not None and bool(bits.activations)
     check_asked(options, weights=weights, activations=activations)
     if plan is None:
@@ -322,7 +326,9 @@ class _Run:
         taught = self.lesson.notes if self.lesson else ()
         count, names = len(self.given.gone), ", ".join(f"'{n}'" for n in self.given.gone)
         gone = [f"{count} branch{'es' if count > 1 else ''} went whole, constant now: {names}"] if count else []
-        return (*self.given.notes, *gone, *held, *taught, *self.notes)
+        weighed = self.lesson is not None or self.options.weighed
+        left = left_to_callers(self.analysis.trace) if weighed else ()
+        return (*self.given.notes, *gone, *held, *left, *taught, *self.notes)
 
     def _last(self, choice: Choice) -> list[Pass]:
         """What is done once weights are solved: calls are put back, and outputs are made at once that were cut."""

@@ -191,6 +191,16 @@ def distinct(model: Model, trace: Trace) -> Iterator[Product]:
             yield product
 
 
+def left_to_callers(trace: Trace) -> tuple[str, ...]:
+    """What is said of weights that `distinct` leaves out as they are inputs of the graph."""
+    model = trace.model
+    found = [
+        p.node.label for p in products(model, trace.shapes.shape, every=True) if p.node.inputs[1] in model.defaults
+    ]
+    what = "weights are inputs too, for which callers may give others: none are solved for, rounded or made zero there"
+    return (f"{first_and_more(found)}: {what}; export with keep_initializers_as_inputs=False",) if found else ()
+
+
 def nearest(model: Model, trace: Trace, bits: Bits) -> tuple[Model, dict[str, Grid]]:
     """``model`` with the weights that are ``fixed`` on their grids, and these by weight."""
     constants, grids = {}, {}

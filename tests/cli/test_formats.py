@@ -53,6 +53,16 @@ def test_by_default_a_folder_has_no_ending(run: Run, chain: Path, samples: Path)
     assert (chain.with_name("chain.pruned") / "manifest.json").is_file()
 
 
+def test_a_plan_that_leaves_all_layers_alone_is_written_as_it_was(run: Run, chain: Path) -> None:
+    plan, first, again = (chain.with_name(n) for n in ("p.json", "a.onnx", "b.onnx"))
+    options = ["--data", "none", "--format", "qonnx"]
+    asked = ["--weights", 8, "--bits-for", "*=0"]
+    assert run(chain, *asked, *options, "-o", first, "--save-plan", plan).code == 0
+    outcome = run(chain, "--plan", plan, *options, "-o", again)
+    assert outcome.code == 0, outcome.err
+    assert again.read_bytes() == first.read_bytes()
+
+
 def test_a_plan_is_written_in_any_format(run: Run, chain: Path, samples: Path) -> None:
     plan, first, again = (chain.with_name(n) for n in ("p.json", "a.onnx", "b.onnx"))
     options = ("--data", samples, "--format", "integer")

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune import OptionError, PlanError
@@ -58,6 +58,17 @@ def test_every_weight_is_on_its_grid(given: str, symmetric: bool | None, per: st
     if per == "group:4":  # of one input there are no groups of four
         assert (scales["w0"], scales["w2"]) == (32, 16)
         assert any("a scale for each output" in note for note in result.report.notes)
+
+
+def test_weights_that_are_inputs_too_are_left_and_that_is_said() -> None:
+    model = net()
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    result = onnxprune.prune(model, ratio=0.0, weights=4, format="qonnx", data="none")
+    assert not result.plan.grids
+    assert any("weights are inputs too" in note for note in result.report.notes)
+    again = onnxprune.prune(model, ratio=0.0, data="none")
+    assert not any("weights are inputs too" in note for note in again.report.notes)
 
 
 def test_zeros_have_no_sign() -> None:
