@@ -186,7 +186,8 @@ def _taught(
     analysis: Analysis, workers: Workers, watch: Stopwatch, plan: Plan | None, where: str, given: Given, *notes: str
 ) -> Result:
     """Prune with what calibration data teaches, where there is some. ``notes``: how it came to this."""
-    with learning(given.whole or analysis, workers.options, watch) as taught:
+    searched = plan is not None and "metric" in plan.options  # samples are split as they were then
+    with learning(given.whole or analysis, workers.options, watch, judged=searched) as taught:
         lesson = whole_branches.lesson_of(analysis, workers.options, taught) if taught and given.whole else taught
         return _Run(analysis, workers, lesson, watch, given, notes).result(plan, where)
 

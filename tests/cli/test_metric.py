@@ -228,9 +228,12 @@ def test_what_zeros_and_bits_cost_alone_may_be_too_much(run: Run) -> None:
     assert_one_line(outcome.err, "what is asked of the weights does not keep drop <= 0.0001", "more bits")
 
 
-def test_the_plan_makes_the_same_file_again(run: Run) -> None:
-    run("chain.onnx", "--data", "x.npy", "--metric", "agreement", "--max-drop", 0.2, "--save-plan", "p.json")
-    assert run("chain.onnx", "--data", "x.npy", "--plan", "p.json", "-o", "again.onnx").err == ""
+@pytest.mark.parametrize("samples", [30, 4])
+def test_the_plan_makes_the_same_file_again(run: Run, samples: int) -> None:
+    """With few samples, too, of which the metric has them all, and without it drawn inputs judge."""
+    data = ("--data", "x.npy", "--samples", samples)
+    run("chain.onnx", *data, "--metric", "cosine", "--max-drop", 0.3, "--confidence", 0, "--save-plan", "p.json")
+    assert run("chain.onnx", *data, "--plan", "p.json", "-o", "again.onnx").err == ""
     assert Path("again.onnx").read_bytes() == Path("chain.pruned.onnx").read_bytes()
 
 
