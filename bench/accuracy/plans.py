@@ -60,21 +60,21 @@ def of(net: cache.TrainedNet, shares: Sequence[float] = SHARES) -> Plans:
 def _made(net: cache.TrainedNet, shares: Sequence[float]) -> Plans:
     model = files.load(net.folded)
     options = Options(data=str(cache.calibration(segmenting=False)), input_shapes={"image": (1, 1, SIZE, SIZE)})
-    images, labels = _images()
+    images, labels = test_images()
     watch = Stopwatch(silent)
     analysis = analyse(model, input_shapes=options.input_shapes)
     rows = []
     with pipeline.learning(analysis, options, watch) as lesson:
         planner = Planner(analysis, options, lesson, silent)
         calibration = np.load(cache.calibration(segmenting=False))
-        logits = _logits(model, calibration)
-        rows.append((1.0, 1.0, 1.0, 0.0, 0.0, _logits(model, images).argmax(1) == labels, 0.0))
+        logits = logits_of(model, calibration)
+        rows.append((1.0, 1.0, 1.0, 0.0, 0.0, logits_of(model, images).argmax(1) == labels, 0.0))
         for share in shares:
             start = time.perf_counter()
             made = planner.made(replace(options.request, budget=Budget(Macs(), share)))
             seconds = time.perf_counter() - start
-            found = _logits(made.model, images).argmax(1) == labels
-            kl = _kl(logits, _logits(made.model, calibration))
+            found = logits_of(made.model, images).argmax(1) == labels
+            kl = _kl(logits, logits_of(made.model, calibration))
             left = [planner.left(cost, made.judged.best) for cost in (Macs(), Params())]
             rows.append((share, *left, made.noise, kl, found, seconds))
             print(
@@ -83,12 +83,14 @@ def _made(net: cache.TrainedNet, shares: Sequence[float]) -> Plans:
     return Plans(*(np.asarray(column) for column in zip(*rows, strict=True)))
 
 
-def _images() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+def test_images() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """The test images and their labels."""
     with np.load(cache.test_samples()) as stored:
         return stored["images"], stored["labels"]
 
 
-def _logits(model: Model, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def logits_of(model: Model, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """The first output of ``model``, [N, classes]."""
     name = model.graph.inputs[0].name
     with runtime.session(model, "bench", optimize=True) as active:
         found = [active.run(None, {name: images[i : i + BATCH]})[0] for i in range(0, len(images), BATCH)]
