@@ -174,7 +174,7 @@ class Recovery:
             self.steps,
             best,
             by_sample,
-            data.drawn or (data.mixture is not None and not data.mixture.held_out),
+            data.drawn_judge,
             data.count - data.given * (data.mixture.copies if data.mixture else 1),
         )
         return Solved(result, learnt, asked, Constrained(masks, Grids(grids, bits.activations)))

@@ -16,7 +16,8 @@ from bench.measure import python
 CALIBRATION = "CALIBRATION"  #: stands for the file of calibration samples
 #: What is compared: the options beside budget and alignment.
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "weights only": ("--importance", "l2", "--scope", "global"),
+    "weights only": ("--data", "none", "--importance", "l2", "--scope", "global"),
+    "no data": (),
     "data, no compensation": ("--data", CALIBRATION, "--no-compensate"),
     "full": ("--data", CALIBRATION),
 }

@@ -60,7 +60,8 @@ def learn(
     """
     shapes = trace.shapes.shape
     found = products(reference, shapes)
-    taken = data.head(max(LEAST_SAMPLES, samples_for(ENOUGH_ROWS, found, shapes)))
+    beside = data.mixture.given * data.mixture.copies if data.mixture else 0
+    taken = data.head(max(LEAST_SAMPLES, samples_for(ENOUGH_ROWS, found, shapes)) + beside)
     if taken.count < data.count:
         note = f"{taken.count} of {data.count} calibration samples are used: every layer finds positions enough in them"
         taken = replace(taken, notes=(*taken.notes, note))

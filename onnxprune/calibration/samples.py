@@ -86,6 +86,11 @@ class CalibrationSet:
         return len(self.chosen)
 
     @property
+    def drawn_judge(self) -> bool:
+        """Whether what is held out was drawn."""
+        return self.drawn or (self.mixture is not None and not self.mixture.held_out)
+
+    @property
     def given(self) -> int:
         """Samples in use that are not drawn beside others, each once."""
         return self.count if self.mixture is None else self.mixture.given

@@ -48,7 +48,7 @@ def may_go(options: Options, analysis: Analysis, lesson: Lesson | None) -> bool:
     request = options.request
     named = request.remove or request.keep or request.ratio_for or request.max_ratio is not None
     plain = analysis.trace.model is analysis.inlined.model and not analysis.pins
-    judged = lesson is not None and not lesson.data.drawn and options.compensate
+    judged = lesson is not None and not lesson.data.drawn_judge and options.compensate
     return bool(options.whole_branches and request.budget is not None and judged and plain and not named)
 
 

@@ -13,7 +13,7 @@ import onnxprune
 from onnxprune.calibration import samples
 from onnxprune.calibration.data_options import Data
 from onnxprune.calibration.samples import CalibrationSet
-from onnxprune.calibration.synthetic import few_samples
+from onnxprune.calibration.synthetic import drawing, few_samples
 from onnxprune.labels.analysis import analyse
 from onnxprune.model.onnx_model import from_proto
 from tests.commands import CHAIN
@@ -38,14 +38,23 @@ def values(data: CalibrationSet) -> list[int]:
     return [int(v) if v >= 1000 else 0 for v in first]
 
 
-def test_a_few_are_read_more_than_once_beside_drawn_ones() -> None:
-    _, both = mixed(given(5))
-    found = values(both)
-    assert found[:20] == [1000, 1001, 1002, 1003, 1004] * few_samples.COPIES
-    assert set(found[20:]) == {0}
-    assert (both.given, both.count) == (5, len(found))
-    assert both.places().tolist()[:7] == [0, 1, 2, 3, 4, 0, 1]
-    assert both.places().tolist()[20:23] == [0, 1, 2]
+def test_those_that_judge_are_read_more_than_once_beside_drawn_ones() -> None:
+    _, both = mixed(given(9))
+    found, first = values(both), list(range(1000, 1009))
+    assert found[:36] == first * few_samples.COPIES
+    assert set(found[36:]) == {0}
+    assert (both.given, both.count) == (9, len(found))
+    assert both.places().tolist()[8:11] == [8, 0, 1]
+    assert both.places().tolist()[36:39] == [0, 1, 2]
+
+
+def test_fewer_are_read_once_beside_what_is_drawn_without_any() -> None:
+    own, both = mixed(given(5))
+    found = np.concatenate([b["x"] for b in both.batches(7)])
+    assert found[:5, 0, 0, 0].tolist() == [1000, 1001, 1002, 1003, 1004]
+    trace = analyse(from_proto(build(CHAIN))).trace
+    alone = drawing.load(Data(None), trace.model, trace.shapes, 0)
+    np.testing.assert_array_equal(found[own.count :], np.concatenate([b["x"] for b in alone.batches(7)]))
 
 
 def test_drawn_ones_judge_where_there_are_few() -> None:

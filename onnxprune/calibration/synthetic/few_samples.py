@@ -1,7 +1,8 @@
 """A few samples with drawn inputs beside them: a handful tells too little of what a layer's inputs have in common.
 
 Solved on eight photographs alone a network is worse than solved on drawn inputs, and on both it is better. The samples
-are read more than once: of each time, other positions are looked at.
+are read more than once: of each time, other positions are looked at. What is drawn is what would be without them, to
+the byte, so that one sample is no other roll of the dice.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from onnxprune.running.tensor_shapes import Shapes
 #: So many samples at most have drawn inputs beside them; from so many on, some of them are held out to judge by.
 FEW, JUDGES = 64, 8
 
-#: How often each sample is read at most, and the share of all inputs at which it is read no oftener.
+#: How often each sample is read at most where some of them judge, and the share of what is drawn at which it is read no
+#: oftener. Fewer than those are read once: nobody tells whether they help.
 COPIES, SHARE = 4, 0.25
 
 
@@ -57,12 +59,11 @@ def with_drawn(
     if data.count > FEW or data.labelled or (judged and data.count < 2 * unit):
         return data
     whole = drawing.enough(data.inputs, model, shapes.shape)
-    copies = max(1, min(COPIES, round(SHARE * whole / data.count)))
-    beside = (whole - copies * data.count) // unit * unit
-    if beside < 2 * unit:
+    copies = max(1, min(COPIES, round(SHARE * whole / data.count))) if data.count >= JUDGES else 1
+    if whole < 2 * unit:
         return data
     try:
-        drawn = drawing.load(replace(how, source=None, samples=beside), model, shapes, seed)
+        drawn = drawing.load(replace(how, source=None, samples=whole), model, shapes, seed)
     except OnnxPruneError:
         return data
     chunks = [_Repeated(data, copies), *drawn.chunks()]
