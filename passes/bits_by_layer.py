@@ -78,8 +78,8 @@ class ChoosingBits:
         every = {la.name: la for la in self.errors.layers(model)}
         named = self.numbers.own({n: la.product for n, la in every.items()}, request)
         layers = {n: la for n, la in every.items() if n not in named}
-        rows = self.errors.rows(model, layers)
-        known = {n: self._open(model, layers[n], rows[n], request, zeros) for n in layers if n in rows}
+        felt = {n: self.errors.felt.get(la.product.node.label) for n, la in layers.items()}
+        known = {n: self._open(model, layers[n], g, request, zeros) for n, g in felt.items() if g is not None}
         unknown = dict.fromkeys((n for n in layers if n not in known), UNKNOWN)
         sizes = {n: la.weight.size for n, la in every.items()}
         if how.limit is None:
@@ -105,9 +105,9 @@ class ChoosingBits:
         who = first_and_more([layers[n].product.node.label for n in unknown])
         return {**bits, **unknown}, (f"{who}: {UNKNOWN} bits, as nothing tells what fewer would cost",)
 
-    def _open(self, model: Model, layer: Layer, rows: Float, request: BitsRequest, zeros: Mapping[str, Zeros]) -> _Open:
+    def _open(self, model: Model, layer: Layer, felt: Float, request: BitsRequest, zeros: Mapping[str, Zeros]) -> _Open:
         """One layer, with likely zeros where some are asked for."""
-        quadratic, mask = self.errors.quadratic(layer, rows), None
+        quadratic, mask = self.errors.quadratic(layer, felt), None
         start = quadratic.best
         if (asked := zeros.get(layer.product.node.label)) is not None:
             mask = layer.rowed(_likely(asked, layer), quadratic.h)

@@ -29,7 +29,7 @@ from onnxprune.constraints.laid import laid_along
 from onnxprune.constraints.patterns import Mask
 from onnxprune.constraints.quadratic import Quadratic, with_bias
 from onnxprune.constraints.rounding import WeightGrid
-from onnxprune.constraints.zeros import RIDGE, Zeros
+from onnxprune.constraints.zeros import RIDGE, Zeros, solver
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.labels import Alive
 from onnxprune.labels.ops.table import Rows
@@ -72,7 +72,8 @@ class Compensate:
 
     ``rows``: of each product, about so many for each column, and thousands at least; all there are without it.
     ``asked`` and ``grids``: what is asked of the weights of nodes, by label, beside; they are solved again whatever
-    comes of it. ``rounded``: tensors that are on a grid for all who read them.
+    comes of it. ``felt``: what errors of their outputs count there. ``rounded``: tensors that are on a grid for all who
+    read them.
     """
 
     trace: Trace = field(repr=False)
@@ -83,6 +84,7 @@ class Compensate:
     rows: int | None = None
     asked: Mapping[str, Zeros] = field(default_factory=dict, repr=False)
     grids: Mapping[str, WeightGrid] = field(default_factory=dict, repr=False)
+    felt: Mapping[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
     rounded: Mapping[str, Grid] = field(default_factory=dict, repr=False)
     name: str = "compensate"
 
@@ -120,14 +122,15 @@ class Compensate:
         best, after, ridge, mask = prior, before, None, None
         if before > _EXACT:
             best, after, ridge = self._nearest(partial(fit.ridge, prior), held, prior, before, wide=not product.fine)
+        felt = self.felt.get(node.label, np.ones(prior.shape[:2]))
         if (zeros := self.asked.get(node.label)) is not None:
-            mask = zeros.chosen(fit, prior, ridge)
-            solver = zeros.solver(fit, prior, mask)
-            best, after, ridge = self._nearest(solver, held, solver(self.ridges[-1]), np.inf)
+            mask = zeros.chosen(fit, prior, ridge, felt)
+            solve = solver(fit, prior, mask, felt)
+            best, after, ridge = self._nearest(solve, held, solve(self.ridges[-1]), np.inf)
             ridge = ridge or self.ridges[-1]
         cells = None
         if (grid := self.grids.get(node.label)) is not None:
-            quadratic = Quadratic.of(fit, prior, ridge or RIDGE, np.ones(prior.shape[:2]))
+            quadratic = Quadratic.of(fit, prior, ridge or RIDGE, felt)
             w, cells = grid.solved(quadratic, best[:, :, :-1] if fit.bias else best, mask, product.taps)
             best, ridge = with_bias(fit, w + 0.0), ridge or RIDGE  # no zero with a sign: a grid that is given has none
             after = held.error(best)

@@ -145,6 +145,7 @@ class Recovery:
                 self.progress,
                 asked=asked.solved,
                 grids=bits.solved,
+                felt=asked.felt,
                 rounded=bits.activations,
             )
             fits, result = walk.fit(result)

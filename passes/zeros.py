@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from onnxprune.calibration.gram_matrices import Product
 from onnxprune.calibration.original_observed import Lesson
-from onnxprune.calibration.output_curvature import On, felt_rows
-from onnxprune.constraints.masks import curve, sketched
+from onnxprune.calibration.output_curvature import On, felt_outputs
+from onnxprune.constraints.masks import curve
 from onnxprune.constraints.patterns import Mask, Pattern, at_least
-from onnxprune.constraints.quadratic import Float, Quadratic, covariance, damped
+from onnxprune.constraints.quadratic import Float, Quadratic, covariance, damped, steadied
 from onnxprune.constraints.request import ZerosRequest
 from onnxprune.constraints.shares import SHARES, Curve, spread
 from onnxprune.constraints.zeros import RIDGE, Zeros
@@ -38,10 +38,6 @@ from onnxprune.passes.compensate import free, kept_along
 from onnxprune.plans.plan_file import Plan
 from onnxprune.plugins import user_function
 from onnxprune.progress import Progress
-from onnxprune.proof import distance_over_outputs as heldout
-
-#: How often curves are measured where the last shares are, and on how many samples.
-ROUNDS, SAMPLES = 2, 64
 
 Masks = Mapping[str, NDArray[np.bool_]]
 Number = TypeVar("Number", bound=np.generic)
@@ -51,13 +47,14 @@ Number = TypeVar("Number", bound=np.generic)
 class Asked:
     """``fixed``: masks by weight; ``solved``: by node label, what the walk is asked; ``notes``: who is left out.
 
-    ``bits``: what is asked of the numbers that are not zero.
+    ``bits``: what is asked of the numbers that are not zero; ``felt``: as of `felt_by_layer`.
     """
 
     fixed: Masks = field(default_factory=dict, repr=False)
     solved: Mapping[str, Zeros] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
     bits: Bits = field(default_factory=Bits)
+    felt: Mapping[str, Float] = field(default_factory=dict, repr=False)
 
     def __bool__(self) -> bool:
         return bool(self.fixed or self.solved or self.bits)
@@ -89,13 +86,13 @@ class Layer:
 class Deciding:
     """Decides for a ``model``, which is what is left of ``trace`` without the units ``dead``.
 
-    ``lesson``: what weights are solved anew by, None where they are not.
+    ``lesson``: what weights are solved anew by, None where they are not; ``felt``: as of `felt_by_layer`.
     """
 
     trace: Trace = field(repr=False)
     dead: NDArray[np.int64] = field(repr=False)
     lesson: Lesson | None
-    seed: int
+    felt: Mapping[str, Float] = field(repr=False)
     progress: Progress = field(repr=False)
 
     def again(self, model: Model, masks: Masks) -> Asked:
@@ -117,10 +114,9 @@ class Deciding:
         for name in unfit:
             shares[name] = 0.0
         rest = {n: la for n, la in open_.items() if n not in unfit}
-        rows = self.rows(model, {n: la for n, la in layers.items() if n not in given and shares.get(n, 1.0) > 0})
         masks = dict(given)
         if request.criterion == "reconstruction":
-            shares |= self._shares(model, rest, rows, request)
+            shares |= self._shares(rest, request)
         elif request.share is not None:
             scores = {n: _scores(la, request) for n, la in rest.items()}
             if request.scope == "global" and request.pattern.share is None:
@@ -132,8 +128,8 @@ class Deciding:
             layer = layers[name]
             if share <= 0:
                 continue
-            if request.criterion == "reconstruction" and name in rows:
-                chosen[name] = Zeros(request.pattern, share, layer.product.taps, rows[name])
+            if request.criterion == "reconstruction" and layer.product.node.label in self.felt:
+                chosen[name] = Zeros(request.pattern, share, layer.product.taps)
             else:
                 masks[name] = request.pattern.keep(_scores(layer, request), share)
         asked = self._asked(model, layers, masks, chosen)
@@ -147,10 +143,9 @@ class Deciding:
         fixed = {}
         for name, mask in masks.items():
             layer = layers[name]
-            if self._solvable(model, layer):
+            if self.lesson is not None and _solvable(model, self.trace, self.lesson, layer.product):
                 flat = mask.reshape(*mask.shape[:2], -1)
-                zeros = Zeros(Pattern("given"), float(1 - mask.mean()), 1, np.ones(flat.shape[:2]), flat)
-                solved[layer.product.node.label] = zeros
+                solved[layer.product.node.label] = Zeros(Pattern("given"), float(1 - mask.mean()), 1, flat)
             else:
                 fixed[name] = layer.product.form.weight(mask)
         return Asked(fixed, solved)
@@ -161,84 +156,22 @@ class Deciding:
             name = product.node.inputs[1]
             yield Layer(product, name, product.form.matrix(model.array(name).astype(np.float64)))
 
-    def _solvable(self, model: Model, layer: Layer) -> bool:
-        known = self.lesson is not None and layer.product.node.label in self.lesson.seen.products
-        return known and free(model, self.trace, layer.product)
-
-    def rows(self, model: Model, layers: Mapping[str, Layer]) -> dict[str, Float]:
-        """What an error of each output [groups, outputs] counts, of layers that can be solved anew."""
-        found = {n: la for n, la in layers.items() if self._solvable(model, la)}
-        if self.lesson is None or not found:
-            return {}
-        own = {la.product.node.label: self.lesson.seen.products[la.product.node.label] for la in found.values()}
-        fit, _ = self.lesson.data.split()
-        try:
-            felt = felt_rows(self.trace, own, On(fit, self.lesson.seen.compared.ends), self.seed, self.progress)
-        except OptionError:  # no gradients: relative to what the layer gives
-            felt = {la.product.node.label: self._relative(la) for la in found.values()}
-        alive = alive_of(self.trace, self.dead)
-        rows = {}
-        for name, layer in found.items():
-            kept = kept_along(self.trace, alive, layer.product.target, layer.product.form.made)
-            each = felt[layer.product.node.label].reshape(-1)[kept].reshape(layer.weight.shape[:2])
-            rows[name] = np.maximum(each, 1e-6 * max(float(each.mean()), 1e-30))
-        return rows
-
-    def _relative(self, layer: Layer) -> Float:
-        assert self.lesson is not None
-        product = self.lesson.seen.products[layer.product.node.label]
-        weight = product.form.matrix(self.lesson.reference.array(product.node.inputs[1]).astype(np.float64))
-        h = damped(covariance(self.lesson.seen.moments[product.node.label]), RIDGE)
-        flat = weight.reshape(*weight.shape[:2], -1) if product.fine else weight.sum(axis=3)
-        energy = float(np.einsum("gmn,gmn->", np.matmul(flat, h), flat))
-        return np.full((product.groups, product.outputs), 1 / max(energy, 1e-30))
-
-    def _shares(
-        self, model: Model, layers: Mapping[str, Layer], rows: Mapping[str, Float], request: ZerosRequest
-    ) -> dict[str, float]:
+    def _shares(self, layers: Mapping[str, Layer], request: ZerosRequest) -> dict[str, float]:
         """The share of zeros of each layer that nothing else says one of."""
         if request.share is None:
             return {}
         if request.scope == "layer" or request.pattern.share is not None:
             return dict.fromkeys(layers, request.share)
-        own = {n: self.quadratic(la, rows[n]) for n, la in layers.items() if n in rows}
+        felt = {n: self.felt.get(la.product.node.label) for n, la in layers.items()}
+        own = {n: self.quadratic(layers[n], g) for n, g in felt.items() if g is not None}
         curves = {}
         for done, (name, quadratic) in enumerate(own.items(), 1):
             found = curve(quadratic, request.pattern, SHARES, taps_of(layers[name], quadratic))
             curves[name] = Curve(layers[name].weight.size, found)
             self.progress("zeros of each layer", done, len(own))
-        shares = spread(curves, request.share)
-        for _ in range(ROUNDS):
-            curves = self._measured(model, {n: layers[n] for n in own}, own, curves, shares, request.pattern)
-            shares = spread(curves, request.share)
-        return {**dict.fromkeys(layers, request.share), **shares}
+        return {**dict.fromkeys(layers, request.share), **spread(curves, request.share)}
 
-    def _measured(
-        self,
-        model: Model,
-        layers: Mapping[str, Layer],
-        quadratics: Mapping[str, Quadratic],
-        curves: Mapping[str, Curve],
-        shares: Mapping[str, float],
-        pattern: Pattern,
-    ) -> dict[str, Curve]:
-        """``curves``, each scaled to how far the outputs move when this layer alone has its share of zeros."""
-        assert self.lesson is not None
-        seen = self.lesson.seen.head(SAMPLES)
-        own = heldout.ends_of(model, seen, "the pruned model")  # what channels cost is no matter here
-        found = dict(curves)
-        for done, (name, layer) in enumerate(layers.items(), 1):
-            share = min(max(shares[name], SHARES[1]), SHARES[-1])
-            quadratic = quadratics[name]
-            (w,) = sketched(quadratic, pattern, [share], taps_of(layer, quadratic))
-            weight = layer.laid(w).astype(model.array(name).dtype)
-            apart = heldout.distance(model.apply(Edits(constants={name: weight})), seen, "the pruned model", own)
-            if (expected := curves[name].at(share)) > 0:
-                found[name] = curves[name].scaled(max(apart, 1e-3 * expected) / expected)
-            self.progress("zeros of each layer, measured", done, len(layers))
-        return found
-
-    def quadratic(self, layer: Layer, rows: Float) -> Quadratic:
+    def quadratic(self, layer: Layer, felt: Float) -> Quadratic:
         """Of what stays of a layer, on what was seen of the original; taps are rows where moments are of channels."""
         assert self.lesson is not None
         product = self.lesson.seen.products[layer.product.node.label]
@@ -249,12 +182,48 @@ class Deciding:
         column = column.reshape(groups, -1)
         whole = covariance(self.lesson.seen.moments[product.node.label])
         h = damped(whole[group[:, :1, None], column[:, :, None], column[:, None, :]], RIDGE)
-        return Quadratic(h, layer.rowed(layer.weight, h), rows if product.fine else rows.repeat(taps, axis=1))
+        return Quadratic(h, layer.rowed(layer.weight, h), felt if product.fine else felt.repeat(taps, axis=1))
 
 
 def taps_of(layer: Layer, quadratic: Quadratic) -> int:
     """Columns of a channel in ``quadratic``."""
     return layer.product.taps if quadratic.h.shape[1] == layer.product.columns else 1
+
+
+def felt_by_layer(
+    model: Model, trace: Trace, dead: NDArray[np.int64], lesson: Lesson, seed: int, progress: Progress
+) -> dict[str, Float]:
+    """G as of `Quadratic` by node label, for the outputs that stay without the units ``dead``."""
+    found = {p.node.label: p for p in distinct(model, trace) if _solvable(model, trace, lesson, p)}
+    own = {label: lesson.seen.products[label] for label in found}
+    fit, _ = lesson.data.split()
+    try:
+        felt: Mapping[str, Float] = (
+            felt_outputs(trace, own, On(fit, lesson.seen.compared.ends), seed, progress) if own else {}
+        )
+    except OptionError:  # no gradients: relative to what the layer gives
+        felt = {label: _relative(p, lesson) for label, p in own.items()}
+    alive, left = alive_of(trace, dead), {}
+    for label, product in found.items():
+        kept = kept_along(trace, alive, product.target, product.form.made)
+        whole = felt[label]
+        group, row = np.divmod(kept.reshape(product.groups, product.outputs), whole.shape[1])
+        at = (group[:, :1, None], row[:, :, None], row[:, None, :]) if whole.ndim == 3 else (group, row)
+        left[label] = steadied(whole[at])
+    return left
+
+
+def _solvable(model: Model, trace: Trace, lesson: Lesson, product: Product) -> bool:
+    """Whether the walk can solve for its weight."""
+    return product.node.label in lesson.seen.products and free(model, trace, product)
+
+
+def _relative(product: Product, lesson: Lesson) -> Float:
+    weight = product.form.matrix(lesson.reference.array(product.node.inputs[1]).astype(np.float64))
+    h = damped(covariance(lesson.seen.moments[product.node.label]), RIDGE)
+    flat = weight.reshape(*weight.shape[:2], -1) if product.fine else weight.sum(axis=3)
+    energy = float(np.einsum("gmn,gmn->", np.matmul(flat, h), flat))
+    return np.full((product.groups, product.outputs), 1 / max(energy, 1e-30))
 
 
 def masked(model: Model, masks: Masks) -> Model:

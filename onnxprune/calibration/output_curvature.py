@@ -32,6 +32,9 @@ Float = NDArray[np.float64]
 #: more than make so many elements of all maps, but the fewest.
 ROWS, FEWEST, MOST, ELEMENTS = 4096, 4, 64, 2 * 10**8
 
+#: Outputs of a group whose G is looked at whole.
+MOST_TOGETHER = 512
+
 #: Activations, gates, and the gradients of both.
 _COPIES = 4
 
@@ -55,15 +58,20 @@ def felt(trace: Trace, weights: Mapping[str, Weighed], on: On, seed: int, progre
     return {label: w.felt(total[label]) for label, w in weights.items()}
 
 
-def felt_rows(trace: Trace, products: Mapping[str, Product], on: On, seed: int, progress: Progress) -> dict[str, Float]:
-    """The diagonal of G of each product [groups, outputs]: what an error of each output counts.
+def felt_outputs(
+    trace: Trace, products: Mapping[str, Product], on: On, seed: int, progress: Progress
+) -> dict[str, Float]:
+    """G of each product [groups, outputs, outputs], or its diagonal [groups, outputs] where it is too large.
 
     Raises OptionError where there are no gradients.
     """
 
     def squares(product: Product, gradient: NDArray[Any]) -> Float:
         last = np.moveaxis(gradient, product.form.made, -1).reshape(-1, product.groups, product.outputs)
-        return np.asarray(np.square(last, dtype=np.float64).sum(axis=0))
+        if not 1 < product.outputs <= MOST_TOGETHER or not product.fine:
+            return np.asarray(np.square(last, dtype=np.float64).sum(axis=0))
+        rows = last.astype(np.float64).transpose(1, 0, 2)
+        return np.asarray(np.matmul(rows.transpose(0, 2, 1), rows))
 
     each = {label: partial(squares, p) for label, p in products.items()}
     return _summed(trace, products, each, on, seed, progress)

@@ -78,6 +78,37 @@ def laid(numbers: NDArray[Number], shape: tuple[int, ...]) -> NDArray[Number]:
 
 
 @dataclass(frozen=True)
+class Cells:
+    """A grid on a weight [groups, m, n]: ``scale`` and ``zero`` [groups, m, blocks], a block of so many columns each.
+
+    ``bits`` and ``signed`` as of `Grid`; ``one``: all have the same scale, and are to have.
+    """
+
+    scale: NDArray[np.float32] = field(repr=False)
+    zero: NDArray[np.int64] = field(repr=False)
+    bits: int
+    signed: bool
+    one: bool = False
+
+    @property
+    def low(self) -> int:
+        """The least code."""
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def high(self) -> int:
+        """The largest code."""
+        return self.low + (1 << self.bits) - 1
+
+    def values(self, w: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The nearest to W on the grid, as single precision has them."""
+        blocks = w.reshape(*w.shape[:2], self.scale.shape[2], -1)
+        scale, zero = self.scale[..., None], self.zero[..., None]
+        codes = np.clip(np.rint(blocks / scale.astype(np.float64)), self.low - zero, self.high - zero)
+        return np.asarray((codes.astype(np.float32) * scale).reshape(w.shape), np.float64)
+
+
+@dataclass(frozen=True)
 class Grids:
     """``weights``: by initializer; ``activations``: by tensor (graph inputs too), each with one scale for all of it."""
 

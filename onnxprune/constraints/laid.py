@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration.gram_matrices import Product
-from onnxprune.constraints.grids import Grid, laid
-from onnxprune.constraints.rounding import Cells
+from onnxprune.constraints.grids import Cells, Grid, laid
 
 
 def laid_along(product: Product, cells: Cells) -> Grid:

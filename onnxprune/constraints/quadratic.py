@@ -1,9 +1,10 @@
 """How far a layer's output is from what it should be, as a function of its weights W [groups, m, n].
 
-    error(W) = sum_i r_i (w_i - v_i) H (w_i - v_i)'        V: the nearest weights there are; H: covariance and ridge
+    error(W) = tr G (W - V) H (W - V)'        V: the nearest weights there are; H: covariance and ridge
 
 which is what least squares with a pull (`onnxprune.calibration.least_squares`) comes to when W may not be V. The bias
-follows from W, and is not in it. ``r`` weighs rows by how far the model's outputs move with them.
+follows from W, and is not in it. ``G`` is how far the model's outputs move with those of the layer: an error of one
+output that another one's takes back costs nothing. Where G is a diagonal, each row of W is a problem of its own.
 """
 
 from __future__ import annotations
@@ -22,30 +23,47 @@ Mask = NDArray[np.bool_]
 #: What rounding leaves of a mean square, as sums are of products in single precision.
 _ROUNDING = 1e-5
 
-#: Multiplications that exact least squares may take; above, conjugate gradients come as near as `_STEPS` allow.
-_MOST_WORK, _STEPS, _DONE = 2e11, 60, 1e-20
+#: Multiplications that exact least squares may take, and weights of rows that are solved together; above, conjugate
+#: gradients come as near as `_STEPS` allow.
+_MOST_WORK, _MOST_TOGETHER, _STEPS, _DONE = 2e11, 1500, 60, 1e-20
+
+#: What an output counts at least, and a direction of outputs, as a share of their mean.
+_UNFELT, _STEADY = 1e-6, 1e-3
 
 
 @dataclass(frozen=True)
 class Quadratic:
-    """``h`` [groups, n, n], ``best`` [groups, m, n], ``rows`` [groups, m]."""
+    """``h`` [groups, n, n], ``best`` [groups, m, n], ``felt``: G [groups, m, m], or its diagonal [groups, m]."""
 
     h: Float = field(repr=False)
     best: Float = field(repr=False)
-    rows: Float = field(repr=False)
+    felt: Float = field(repr=False)
 
     @staticmethod
-    def of(moments: Moments, prior: Float, strength: float, rows: Float) -> Quadratic:
+    def of(moments: Moments, prior: Float, strength: float, felt: Float) -> Quadratic:
         """Of moments with targets; ``prior`` and the bias in its last column, if any, as in `Moments.ridge`."""
         solved = moments.ridge(prior, strength)
         best = prior if solved is None else solved
         if moments.bias:
             best = best[:, :, :-1]
-        return Quadratic(damped(covariance(moments), strength), best, rows)
+        return Quadratic(damped(covariance(moments), strength), best, felt)
+
+    @property
+    def together(self) -> bool:
+        """Whether rows depend on each other."""
+        return self.felt.ndim == 3
+
+    @property
+    def rows(self) -> Float:
+        """The diagonal of G [groups, m]: what an error of each output counts alone."""
+        return np.diagonal(self.felt, axis1=1, axis2=2) if self.together else self.felt
 
     def error(self, w: Float) -> float:
         """Of W."""
-        return float((self.by_row(w) * self.rows).sum())
+        if not self.together:
+            return float((self.by_row(w) * self.rows).sum())
+        apart = w - self.best
+        return float((self._times(apart) * apart).sum())
 
     def by_row(self, w: Float) -> Float:
         """What each row [groups, m] of W misses, not weighed."""
@@ -54,15 +72,35 @@ class Quadratic:
 
     def on(self, mask: Mask, start: Float | None = None) -> Float:
         """The W of the least error that is 0 where ``mask`` is false; from ``start`` on where it is not exact."""
+        if self.together:
+            if mask.sum(axis=(1, 2)).max() <= _MOST_TOGETHER:
+                try:
+                    return self._exactly(mask)
+                except scipy.linalg.LinAlgError:
+                    pass
+            alone = Quadratic(self.h, self.best, self.rows).on(mask, start)
+            return self.descended(mask, alone, _STEPS)
         counts = mask.sum(axis=2)
         if start is None and float((counts.astype(np.float64) ** 3).sum()) / 3 < _MOST_WORK:
             try:
-                return self._exactly(mask)
+                return self._exactly_by_row(mask)
             except scipy.linalg.LinAlgError:  # rounding made it indefinite: descending stops in time
                 pass
         return self.descended(mask, np.where(mask, self.best if start is None else start, 0.0), _STEPS)
 
     def _exactly(self, mask: Mask) -> Float:
+        aims = self._times(self.best)
+        found = np.zeros_like(self.best)
+        for group, (h, felt) in enumerate(zip(self.h, self.felt, strict=True)):
+            row, column = np.nonzero(mask[group])
+            if len(row):
+                factor = scipy.linalg.cho_factor(
+                    h[np.ix_(column, column)] * felt[np.ix_(row, row)], lower=True, check_finite=False
+                )
+                found[group, row, column] = scipy.linalg.cho_solve(factor, aims[group, row, column], check_finite=False)
+        return found
+
+    def _exactly_by_row(self, mask: Mask) -> Float:
         aims = np.matmul(self.best, self.h)
         found = np.zeros_like(self.best)
         for group, h in enumerate(self.h):
@@ -74,23 +112,31 @@ class Quadratic:
                 found[group, row, own] = scipy.linalg.cho_solve(factor, aims[group, row, own], check_finite=False)
         return found
 
+    def _times(self, w: Float) -> Float:
+        """G W H, or W H where rows are problems of their own."""
+        right = np.matmul(w, self.h)
+        return np.asarray(np.matmul(self.felt, right) if self.together else right)
+
     def descended(self, mask: Mask, start: Float, steps: int) -> Float:
-        """``start`` after so many steps of conjugate gradients on the mask, each row by itself."""
+        """``start`` after so many steps of conjugate gradients on the mask, each row by itself where it is."""
+        axes = (1, 2) if self.together else (2,)
         scale = 1 / np.maximum(np.diagonal(self.h, axis1=1, axis2=2), 1e-30)[:, None, :]
+        if self.together:
+            scale = scale / np.maximum(self.rows, 1e-30)[:, :, None]
         w = start.copy()
-        left = np.where(mask, np.matmul(self.best - w, self.h), 0.0)
+        left = np.where(mask, self._times(self.best - w), 0.0)
         towards = scaled = left * scale
-        size = (left * scaled).sum(axis=2, keepdims=True)
+        size = (left * scaled).sum(axis=axes, keepdims=True)
         first = size
         for _ in range(steps):
-            ahead = np.where(mask, np.matmul(towards, self.h), 0.0)
-            curved = (towards * ahead).sum(axis=2, keepdims=True)
+            ahead = np.where(mask, self._times(towards), 0.0)
+            curved = (towards * ahead).sum(axis=axes, keepdims=True)
             fine = (curved > 0) & (size > _DONE * first)  # else it is there, or what is left is rounding
             step = np.where(fine, size / np.where(fine, curved, 1.0), 0.0)
             w += step * towards
             left = left - step * ahead
             scaled = left * scale
-            new = (left * scaled).sum(axis=2, keepdims=True)
+            new = (left * scaled).sum(axis=axes, keepdims=True)
             towards = scaled + np.where(fine, new / np.where(fine, size, 1.0), 0.0) * towards
             size = new
         return w
@@ -113,6 +159,14 @@ def damped(h: Float, strength: float) -> Float:
     whole = float(mean.mean())
     ridge = strength * mean + (_ROUNDING * whole if whole > 0 else 1.0)
     return np.asarray(h + ridge[:, None, None] * np.eye(h.shape[1]))
+
+
+def steadied(felt: Float) -> Float:
+    """G, or its diagonal, so that no output, and no direction of outputs, counts nothing."""
+    if felt.ndim == 2:
+        return np.maximum(felt, _UNFELT * max(float(felt.mean()), 1e-30))
+    mean = float(np.diagonal(felt, axis1=1, axis2=2).mean())
+    return np.asarray(felt + _STEADY * max(mean, 1e-30) * np.eye(felt.shape[1]))
 
 
 def with_bias(moments: Moments, w: Float) -> Float:

@@ -3,7 +3,8 @@
 Rounding goes column by column, those of the most energy first, and what each column misses is handed to those that are
 not rounded yet (GPTQ: Frantar et al. 2022, arXiv 2210.17323; optimal brain surgery on H). Then single weights move to
 another code as long as that lessens the error (coordinate descent). How wide a grid is, is tried out: of several
-widths each row takes the one that misses least, and then what fits its codes best.
+widths each row takes the one that misses least, and then what fits its codes best. At last all rows move together,
+where outputs are felt together.
 
 The codes follow from the quadratic, the start, the mask and the grid alone, so that a grid that is given again gives
 them again. Where a mask is false the code is the zero point, which stands for 0 exactly.
@@ -19,6 +20,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from onnxprune.constraints.grids import Cells
 from onnxprune.constraints.patterns import Mask
 from onnxprune.constraints.quadratic import Float, Quadratic
 
@@ -28,6 +30,10 @@ _ROUNDS, _BLOCK, _REFITS = 4, 64, 1
 #: Shares of the range that are tried as the width of a grid, by bits, and for more bits.
 _WIDTHS = {2: np.linspace(0.4, 1.0, 9), 3: np.linspace(0.55, 1.0, 7), 4: np.linspace(0.7, 1.0, 5)}
 _FINE = np.asarray((0.9, 1.0))
+
+#: Weights that are not too many to be moved one by one, and what a move has to win, as a share of what a step of its
+#: own size counts: less is rounding.
+_MOST, _LEAST_WON = 1 << 19, 1e-6
 
 Single = NDArray[np.float32]
 
@@ -39,37 +45,6 @@ _HALVED = np.asarray((0.25, 0.5, 1.0))
 
 #: Digits of single precision, and the least scale of weights in fewer: a code times it is one of their numbers.
 DIGITS, _LEAST_SCALE = 24, 2.0**-20
-
-
-@dataclass(frozen=True)
-class Cells:
-    """A grid on a weight [groups, m, n]: ``scale`` and ``zero`` [groups, m, blocks], a block of so many columns each.
-
-    ``bits`` and ``signed`` as of `Grid`; ``one``: all have the same scale, and are to have.
-    """
-
-    scale: NDArray[np.float32] = field(repr=False)
-    zero: NDArray[np.int64] = field(repr=False)
-    bits: int
-    signed: bool
-    one: bool = False
-
-    @property
-    def low(self) -> int:
-        """The least code."""
-        return -(1 << (self.bits - 1)) if self.signed else 0
-
-    @property
-    def high(self) -> int:
-        """The largest code."""
-        return self.low + (1 << self.bits) - 1
-
-    def values(self, w: Float) -> Float:
-        """The nearest to W on the grid, as single precision has them."""
-        blocks = w.reshape(*w.shape[:2], self.scale.shape[2], -1)
-        scale, zero = self.scale[..., None], self.zero[..., None]
-        codes = np.clip(np.rint(blocks / scale.astype(np.float64)), self.low - zero, self.high - zero)
-        return np.asarray((codes.astype(np.float32) * scale).reshape(w.shape), np.float64)
 
 
 @dataclass(frozen=True)
@@ -101,6 +76,11 @@ class WeightGrid:
 
     def solved(self, quadratic: Quadratic, start: Float, mask: Mask | None, taps: int) -> tuple[Float, Cells]:
         """Weights near V in the sense of ``quadratic``, from ``start``, the best without a grid; and the grid."""
+        w, cells = self._by_row(quadratic, start, mask, taps)
+        return _moved_together(quadratic, w, cells, mask), cells
+
+    def _by_row(self, quadratic: Quadratic, start: Float, mask: Mask | None, taps: int) -> tuple[Float, Cells]:
+        """The same, each row by itself."""
         if self.given is not None:
             return Attempt.of(quadratic, start, mask).rounded(self.given), self.given
         if self.ranges != "mse":
@@ -327,3 +307,75 @@ def _ahead(h: Float) -> NDArray[np.float32]:
     backwards = np.linalg.cholesky(h[::-1, ::-1])[::-1, ::-1]  # H = R R', R upper, U = R^-1
     upper = scipy.linalg.solve_triangular(backwards, np.eye(len(h)), check_finite=False)
     return np.asarray(upper / np.diag(upper)[:, None], np.float32)
+
+
+def _moved_together(quadratic: Quadratic, w: Float, cells: Cells, mask: Mask | None) -> Float:
+    """W [groups, m, n] on ``cells``, nearer to V or as it is, which it is where outputs are not felt together.
+
+    Column by column, single weights go to the best code that there is, the others as they are, those first that win
+    most: an error of one output can take back what another one's does.
+    """
+    if not quadratic.together or w[0].size > _MOST:
+        return w
+    blocks = cells.scale.shape[2]
+    scale = cells.scale.astype(np.float64).repeat(w.shape[2] // blocks, 2)
+    zero = cells.zero.repeat(w.shape[2] // blocks, 2)
+    found = w.copy()
+    for group, own in enumerate(found):
+        ends = cells.low - zero[group], cells.high - zero[group]
+        layer = _Together(quadratic.felt[group], quadratic.h[group], scale[group], *ends)
+        layer.move(own, quadratic.best[group], np.ones(own.shape, np.bool_) if mask is None else mask[group])
+    return cells.values(found)
+
+
+class _Together:
+    """A group of a layer whose outputs are felt together: G [m, m], H [n, n], steps and ends of all weights [m, n]."""
+
+    def __init__(self, g: Float, h: Float, scale: Float, low: Float, high: Float) -> None:
+        self._g, self._h, self._scale, self._low, self._high = g, h, scale, low, high
+        self._rows = np.diag(g).copy()
+
+    def move(self, w: Float, best: Float, free: Mask) -> None:
+        """In place, until nothing moves."""
+        left = self._g @ (best - w) @ self._h
+        for _ in range(_ROUNDS):
+            moved = False
+            for begin in range(0, w.shape[1], _BLOCK):
+                block = slice(begin, begin + _BLOCK)
+                before = w[:, block].copy()
+                near = left[:, block].copy()
+                for column in range(begin, min(begin + _BLOCK, w.shape[1])):
+                    self._column(w, near, column, begin, free[:, column])
+                change = w[:, block] - before
+                if change.any():
+                    moved = True
+                    left -= (self._g @ change) @ self._h[block]
+            if not moved:
+                return
+
+    def _column(self, w: Float, left: Float, column: int, begin: int, free: Mask) -> None:
+        """Move weights of one column; ``left``: what is missing at the columns from ``begin`` on."""
+        energy = float(self._h[column, column])
+        own = left[:, column - begin]
+        counts = self._rows * energy
+        steps = self._nearest(w[:, column] + own / counts, column) - w[:, column]
+        wins = steps * (2 * own - counts * steps) * free
+        moving = np.flatnonzero(wins > _LEAST_WON * counts * self._scale[:, column] ** 2)
+        if not len(moving):
+            return
+        done = np.zeros(len(w))
+        for row in moving[np.argsort(-wins[moving], kind="stable")]:
+            now, scale = w[row, column], self._scale[row, column]
+            code = round((now + own[row] / counts[row]) / scale)
+            step = min(max(code, self._low[row, column]), self._high[row, column]) * scale - now
+            if step * (2 * own[row] - counts[row] * step) > _LEAST_WON * counts[row] * scale**2:
+                w[row, column] += step
+                done[row] = step
+                own -= self._g[row] * (energy * step)
+        along = self._h[column, begin : begin + left.shape[1]].copy()
+        along[column - begin] = 0.0  # that is done
+        left -= (self._g @ done)[:, None] * along
+
+    def _nearest(self, w: Float, column: int) -> Float:
+        codes = np.rint(w / self._scale[:, column])
+        return np.asarray(np.clip(codes, self._low[:, column], self._high[:, column]) * self._scale[:, column])

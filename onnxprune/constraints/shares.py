@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-import numpy as np
-
 #: Shares of zeros that curves are made of; no layer loses all.
 SHARES = (0.0, 0.2, 0.35, 0.5, 0.6, 0.7, 0.78, 0.84, 0.88, 0.91, 0.94, 0.96, 0.975, 0.985, 0.99)
 
@@ -23,14 +21,6 @@ class Curve:
     size: int
     errors: Sequence[float] = field(repr=False)
     shares: Sequence[float] = field(default=SHARES, repr=False)
-
-    def at(self, share: float) -> float:
-        """The error at any share."""
-        return float(np.interp(share, self.shares, self.errors))
-
-    def scaled(self, factor: float) -> Curve:
-        """With every error ``factor`` times as large."""
-        return Curve(self.size, tuple(e * factor for e in self.errors), self.shares)
 
     def hull(self) -> list[tuple[float, float]]:
         """Its lower convex hull: shares and errors."""

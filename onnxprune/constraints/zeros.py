@@ -18,25 +18,28 @@ RIDGE = 1e-3
 class Zeros:
     """A share of zeros in ``pattern``, or where ``mask`` [groups, m, n] is false, if it is given.
 
-    ``taps``: how many columns a channel has; ``rows`` [groups, m]: how much the error of each output counts.
+    ``taps``: how many columns a channel has.
     """
 
     pattern: Pattern
     share: float
     taps: int
-    rows: Float = field(repr=False)
     mask: Mask | None = field(default=None, repr=False)
 
-    def chosen(self, fit: Moments, prior: Float, ridge: float | None) -> Mask:
-        """The mask, by what ``fit`` says of the layer; ``ridge``: what least squares without zeros took."""
+    def chosen(self, fit: Moments, prior: Float, ridge: float | None, felt: Float) -> Mask:
+        """The mask, by what ``fit`` says of the layer.
+
+        ``ridge``: what least squares without zeros took; ``felt``: as of `Quadratic`.
+        """
         if self.mask is not None:
             return self.mask
-        return alternating(Quadratic.of(fit, prior, ridge or RIDGE, self.rows), self.pattern, self.share, self.taps)
+        return alternating(Quadratic.of(fit, prior, ridge or RIDGE, felt), self.pattern, self.share, self.taps)
 
-    def solver(self, fit: Moments, prior: Float, mask: Mask) -> Callable[[float], Float]:
-        """From the strength of a ridge to the weights and the bias."""
 
-        def solve(strength: float) -> Float:
-            return with_bias(fit, Quadratic.of(fit, prior, strength, self.rows).on(mask))
+def solver(fit: Moments, prior: Float, mask: Mask, felt: Float) -> Callable[[float], Float]:
+    """From the strength of a ridge to the weights and the bias that are best on a mask."""
 
-        return solve
+    def solve(strength: float) -> Float:
+        return with_bias(fit, Quadratic.of(fit, prior, strength, felt).on(mask))
+
+    return solve

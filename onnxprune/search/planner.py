@@ -18,6 +18,7 @@ from onnxprune.activations.simulated import simulated
 from onnxprune.calibration.original_observed import Lesson
 from onnxprune.constraints.bit_options import ByLayer
 from onnxprune.constraints.grids import Grids
+from onnxprune.constraints.quadratic import Float
 from onnxprune.cost.macs_and_bytes import CostModel
 from onnxprune.cost.sizes import cost_of
 from onnxprune.errors import OnnxPruneError
@@ -34,7 +35,7 @@ from onnxprune.passes import run as run_passes
 from onnxprune.passes.bits import DecidingBits, grids_of, nearest
 from onnxprune.passes.bits_by_layer import ChoosingBits
 from onnxprune.passes.recover import Constrained, Learnt, Recovery, Solved
-from onnxprune.passes.zeros import Asked, Deciding, masked
+from onnxprune.passes.zeros import Asked, Deciding, felt_by_layer, masked
 from onnxprune.plans.applied import plan_of
 from onnxprune.plans.plan_file import Plan
 from onnxprune.progress import Progress
@@ -137,18 +138,24 @@ class Planner:
     def _asked(self, whole: Model, choice: Choice, made: Plan, plan: Plan | None) -> Asked:
         """What is asked of the weights that stay: by ``plan``, or by the options for the plan that was ``made``."""
         options, lesson = self.options, self.lesson if self.options.compensate else None
-        deciding = Deciding(self.analysis.trace, choice.dead, lesson, options.seed, self.progress)
+        bits = options.bits if plan is None else None
+        by_layer = bits is not None and isinstance(bits.weights, ByLayer)
+        felt: dict[str, Float] = {}
+        taught = self.lesson if by_layer else lesson
+        if taught is not None and (plan is None or plan.weighed):
+            felt = felt_by_layer(whole, self.analysis.trace, choice.dead, taught, options.seed, self.progress)
+        deciding = Deciding(self.analysis.trace, choice.dead, lesson, felt, self.progress)
         numbers = DecidingBits(self.analysis.trace, choice.dead, self.lesson, options.compensate)
         if plan is not None:
             zeros = deciding.again(whole, plan.masks) if plan.masks else Asked()
-            return replace(zeros, bits=numbers.again(whole, grids_of(plan)))
-        zeros, bits, likely = Asked(), options.bits, whole
-        by_layer = bits is not None and isinstance(bits.weights, ByLayer)
+            return replace(zeros, bits=numbers.again(whole, grids_of(plan)), felt=felt)
+        zeros, likely = Asked(), whole
         if lesson is not None and len(choice.dead) and (options.zeros is not None or by_layer):
             # What zeros and bits cost shows where channels are made up for.
             likely = self.recovery(lesson).tried(whole, choice.dead)
         if options.zeros is not None:
             zeros = deciding.decide(likely, options.zeros, made)
+        zeros = replace(zeros, felt=felt)
         if bits is None:
             return zeros
         if not by_layer:

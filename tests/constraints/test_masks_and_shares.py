@@ -11,7 +11,7 @@ import pytest
 from onnxprune.calibration.least_squares import Moments
 from onnxprune.constraints.masks import alternating, curve
 from onnxprune.constraints.patterns import Pattern
-from onnxprune.constraints.quadratic import Quadratic, with_bias
+from onnxprune.constraints.quadratic import Quadratic, steadied, with_bias
 from onnxprune.constraints.shares import Curve, spread
 
 
@@ -102,11 +102,47 @@ def test_a_curve_rises_with_the_share_and_is_near_what_exact_solving_gives() -> 
     assert errors[2] == pytest.approx(exact, rel=0.3)
 
 
+def opposed(seed: int = 0) -> Quadratic:
+    """Of outputs that are read in sums alone: what three directions of them hold is all that counts."""
+    rng = np.random.default_rng(seed)
+    read = rng.standard_normal((3, 10))
+    return replace(correlated(seed), felt=(read.T @ read + 1e-3 * np.eye(10))[None])
+
+
+def test_least_squares_of_rows_together_is_the_least_there_is() -> None:
+    quadratic = opposed()
+    mask = np.random.default_rng(4).random((1, 10, 24)) < 0.5
+    best = quadratic.on(mask)
+    assert (best[~mask] == 0).all()
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        assert quadratic.error(best + 1e-3 * rng.standard_normal(best.shape) * mask) > quadratic.error(best)
+    near = quadratic.descended(mask, np.zeros_like(best), 2000)
+    assert quadratic.error(near) == pytest.approx(quadratic.error(best), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["unstructured", "2:4"])
+def test_what_one_output_misses_another_makes_up_for(name: str) -> None:
+    pattern, won = Pattern.parse(name), []
+    for seed in range(5):
+        quadratic = opposed(seed)
+        alone = replace(quadratic, felt=quadratic.rows)
+        apart = alone.on(alternating(alone, pattern, 0.5, 1))
+        won.append(quadratic.error(quadratic.on(alternating(quadratic, pattern, 0.5, 1))) / quadratic.error(apart))
+    assert max(won) < 0.5
+
+
+def test_outputs_that_nobody_reads_are_no_singular_matrix() -> None:
+    quadratic = replace(correlated(), felt=steadied(np.zeros((1, 10, 10))))
+    assert np.isfinite(quadratic.on(alternating(quadratic, Pattern.parse("unstructured"), 0.5, 1))).all()
+    assert (steadied(np.zeros((2, 4))) > 0).all()
+
+
 def test_rows_that_count_more_keep_more() -> None:
     quadratic = correlated()
     rows = np.ones((1, 10))
     rows[0, 0] = 100
-    mask = alternating(replace(quadratic, rows=rows), Pattern.parse("unstructured"), 0.8, 1)
+    mask = alternating(replace(quadratic, felt=rows), Pattern.parse("unstructured"), 0.8, 1)
     assert mask[0, 0].sum() > mask[0, 1:].sum(axis=1).max()
 
 

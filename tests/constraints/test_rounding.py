@@ -77,6 +77,22 @@ def test_the_next_power_of_two_is_itself_where_it_is_one() -> None:
     assert found.tolist() == [0.25, 0.5, 0.5, 1.0, 4.0]
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_codes_of_outputs_that_are_read_together_make_up_for_each_other(kind: dict[str, Any]) -> None:
+    quadratic, rng = layer(), np.random.default_rng(2)
+    read = rng.standard_normal((2, 2, 6))
+    together = replace(quadratic, felt=read.transpose(0, 2, 1) @ read + 1e-3 * np.eye(6))
+    mask = rng.random(quadratic.best.shape) < 0.7
+    start = together.on(mask)
+    apart, _ = WeightGrid(2, **kind).solved(replace(together, felt=together.rows), start, mask, 2)
+    w, cells = WeightGrid(2, **kind).solved(together, start, mask, 2)
+    assert (cells.values(w) == w).all()
+    assert (w[~mask] == 0).all()
+    assert together.error(w) < 0.6 * together.error(apart)
+    again, _ = WeightGrid(2, given=cells).solved(together, start, mask, 2)
+    assert (again == w).all()
+
+
 def test_finer_grids_miss_less() -> None:
     quadratic = layer()
     errors = [quadratic.error(WeightGrid(b).solved(quadratic, quadratic.best, None, 1)[0]) for b in (2, 3, 4, 6, 8)]
