@@ -125,6 +125,8 @@ class WeightGrid:
         else:
             bottom, top = cells.min(axis=3), cells.max(axis=3)
         bottom, top = np.minimum(bottom, 0.0) * share, np.maximum(top, 0.0) * share
+        # Where all are 0 any scale is theirs; but a bias is stored in units of it.
+        top = np.where(top > bottom, top, (top - bottom).max())
         if self.symmetric:
             half = 2 ** (self.bits - 1)
             scale = self._fine(np.maximum(top / (half - 1), bottom / -half))

@@ -72,6 +72,19 @@ def test_scales_are_powers_of_two_and_the_better_ones(bits: int, ranges: str) ->
     assert quadratic.error(free) < quadratic.error(w)
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_outputs_of_zeros_alone_have_a_scale_like_the_others(*, symmetric: bool) -> None:
+    quadratic = layer()
+    mask = np.ones(quadratic.best.shape, np.bool_)
+    mask[:, 2] = False
+    for w, cells in (
+        WeightGrid(8, symmetric).solved(quadratic, np.where(mask, quadratic.best, 0.0), mask, 2),
+        WeightGrid(8, symmetric).nearest(np.where(mask, quadratic.best, 0.0), 2),
+    ):
+        assert (w[:, 2] == 0).all()
+        assert (cells.scale[:, 2] > 0.1 * cells.scale[:, 1]).all()
+
+
 def test_the_next_power_of_two_is_itself_where_it_is_one() -> None:
     found = next_power_of_two(np.asarray([0.25, 0.2500001, 0.3, 1.0, 3.0]))
     assert found.tolist() == [0.25, 0.5, 0.5, 1.0, 4.0]

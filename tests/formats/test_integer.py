@@ -17,6 +17,7 @@ from onnxprune.formats import integer, qdq
 from onnxprune.formats.format_options import Rounding
 from onnxprune.formats.integers import on_numpy
 from onnxprune.formats.integers.steps import Code, Program, Requantize, multiplier_of
+from onnxprune.model.edits import Edits
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.passes import FuseBatchNorm
@@ -271,6 +272,15 @@ def test_sums_without_a_grid_are_named() -> None:
     del grids.activations["c"]  # type: ignore[attr-defined]
     with pytest.raises(ModelError, match="reads sums 'c', that are on no grid"):
         integer.write(model, grids, {})
+
+
+def test_a_bias_in_units_too_small_is_refused() -> None:
+    model, grids, _ = made(Model(build(NET)))
+    own = grids.weights["w1"]
+    tiny = replace(own, scale=np.full_like(own.scale, 1e-30))
+    model = model.apply(Edits(constants={"w1": np.zeros_like(model.array("w1"))}))
+    with pytest.raises(ModelError, match="its bias does not fit into 32 bits"):
+        integer.write(model, replace(grids, weights={**grids.weights, "w1": tiny}), {})
 
 
 def test_blocks_of_inputs_are_refused() -> None:

@@ -53,7 +53,10 @@ def _bias(low: Lowering, node: Node, position: int, scale: Float, times: float =
     value = low.floats(node.inputs[position])
     if value is None:
         low.refuse(node, "its bias is computed")
-    return np.rint(times * value / scale).astype(np.int64)
+    codes = np.rint(times * value / scale)
+    if np.abs(codes).max(initial=0) > _SUMS:
+        low.refuse(node, "its bias does not fit into 32 bits in units of its sums", "a scale that is less small")
+    return codes.astype(np.int64)
 
 
 def _sums(low: Lowering, node: Node, x: Code, weights: Ints, bias: Ints | None, scale: Float, name: str) -> Code:
