@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from fixtures import build
+from tests.models import TAKES_ALL
 
 ROOT = Path(__file__).parent.parent
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
@@ -28,7 +30,9 @@ COMMANDS = list(
 )
 PYTHON = [text for kind, text in BLOCKS[README] if kind == "python"]
 (TOML,) = (text for page in PAGES for kind, text in BLOCKS[page] if kind == "toml")
-LOCAL = [c for c in COMMANDS if c.startswith("onnxprune") and "320n" not in c]
+#: A page with a network of its own.
+LENET = [line for kind, text in BLOCKS[ROOT / "docs" / "lenet5.md"] if kind == "sh" for line in text.splitlines()]
+LOCAL = [c for c in COMMANDS if c.startswith("onnxprune") and "320n" not in c and c not in LENET]
 DOWNLOADED = [c for c in COMMANDS if c.startswith(("pip download", "unzip")) or "320n" in c]
 #: What a command prints, by what is in it; all others prune.
 SAYS = {
@@ -53,7 +57,7 @@ def shell(command: str, folder: Path) -> str:
 
 
 def test_every_command_is_run_by_something() -> None:
-    assert set(COMMANDS) == {*LOCAL, *DOWNLOADED, *OTHERS}
+    assert set(COMMANDS) == {*LOCAL, *DOWNLOADED, *LENET, *OTHERS}
 
 
 @pytest.mark.slow
@@ -79,6 +83,39 @@ def test_the_first_command_as_it_is_given(tmp_path: Path) -> None:
     command = next(c for c in COMMANDS if c in LOCAL)
     assert "rewrite error" in shell(command, tmp_path)
     assert (tmp_path / "model.pruned.onnx").exists()
+
+
+#: What the page says of each model: percent right, which differs a little from machine to machine.
+RIGHT = {
+    "lenet5.onnx": 98.2, "smallest.onnx": 40.3, "sparse.onnx": 96.8, "bits.onnx": 97.2, "few.onnx": 97.1,
+    "integers.onnx": 97.1,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_lenet5_from_floats_to_integers(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "lenet5.md").read_text(encoding="utf-8")
+    shutil.copy(ROOT / "examples" / "lenet5.py", tmp_path)
+    printed = {command: shell(command, tmp_path) for command in LENET}
+    found = {n: float(share) for n, share in re.findall(r"(\S+): ([\d.]+) % right", "".join(printed.values()))}
+    assert found.keys() == RIGHT.keys()
+    for name, percent in RIGHT.items():
+        assert f"{percent} %" in page
+        assert found[name] == pytest.approx(percent, abs=10 if name == "smallest.onnx" else 2), name
+    sizes = {n: (tmp_path / n).stat().st_size for n in ("lenet5.onnx", "bits.onnx", "few.onnx")}
+    assert sizes["lenet5.onnx"] // 1000 == 178
+    assert sizes["bits.onnx"] < 52_000
+    assert sizes["few.onnx"] < 32_000 or not TAKES_ALL  # types of few bits came later
+    (left,) = (text for command, text in printed.items() if "coo.npz" in command)
+    assert 2000 < int(left.split(" of ")[0]) < 2900
+    assert not {"FLOAT", "DOUBLE"} & kinds_of(onnx.load(tmp_path / "integers.onnx"))
+
+
+def kinds_of(model: onnx.ModelProto) -> set[str]:
+    """Names of the element types in a graph, as inference has them."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    typed = [v.type.tensor_type.elem_type for v in (*graph.input, *graph.output, *graph.value_info)]
+    return {onnx.TensorProto.DataType.Name(k) for k in (*typed, *(t.data_type for t in graph.initializer))}
 
 
 def _words(line: str) -> str:
