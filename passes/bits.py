@@ -184,7 +184,7 @@ def planned(plan: Plan, grids: Grids) -> Plan:
 
 def distinct(model: Model, trace: Trace) -> Iterator[Product]:
     """A node for every weight; but not for those that a user may give in their place, or that are read as outputs."""
-    seen = model.defaults | {o.name for o in model.graph.outputs}
+    seen = model.overridable | {o.name for o in model.graph.outputs}
     for product in products(model, trace.shapes.shape, every=True):
         if product.node.inputs[1] not in seen:
             seen = seen | {product.node.inputs[1]}
@@ -195,7 +195,7 @@ def left_to_callers(trace: Trace) -> tuple[str, ...]:
     """What is said of weights that `distinct` leaves out as they are inputs of the graph."""
     model = trace.model
     found = [
-        p.node.label for p in products(model, trace.shapes.shape, every=True) if p.node.inputs[1] in model.defaults
+        p.node.label for p in products(model, trace.shapes.shape, every=True) if p.node.inputs[1] in model.overridable
     ]
     what = "weights are inputs too, for which callers may give others: none are solved for, rounded or made zero there"
     return (f"{first_and_more(found)}: {what}; export with keep_initializers_as_inputs=False",) if found else ()

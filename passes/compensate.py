@@ -237,7 +237,7 @@ def kept_along(trace: Trace, alive: Alive, tensor: str, axis: int) -> NDArray[np
 def free(model: Model, trace: Trace, product: Product) -> bool:
     """Whether weight and bias are this node's own, and its output has one label a channel."""
     graph = model.graph
-    outside = {o.name for o in graph.outputs} | model.defaults
+    outside = {o.name for o in graph.outputs} | model.overridable
     own = [n for n in product.node.inputs[1:3] if n]
     layers = trace.tensors[product.target].layers
     return all(n in graph.constants and len(graph.consumers[n]) == 1 and n not in outside for n in own) and all(

@@ -92,7 +92,7 @@ class Distill:
     def _weights(self, model: Model) -> Weights:
         """Weights and biases of matrix products; those of grouped convolutions have no gradient in onnx-ad."""
         found = products(model, self.trace.shapes.shape)
-        free = set(model.graph.constants) - model.defaults - {o.name for o in model.graph.outputs}
+        free = set(model.graph.constants) - model.overridable - {o.name for o in model.graph.outputs}
         names = [n for p in found for n in p.node.inputs[1 if p.groups == 1 else 2 : 3]]
         return {n: model.array(n) for n in dict.fromkeys(names) if n in free}
 

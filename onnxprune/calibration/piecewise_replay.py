@@ -43,6 +43,7 @@ class Replay:
     def __post_init__(self) -> None:
         """Nothing is computed yet."""
         graph = self.model.graph
+        self._free = self.model.at_free_initializers()  # what edits add must not move nodes
         self._last = {name: max(node.index for node, _ in readers) for name, readers in graph.consumers.items()}
         self._makers = made_by(graph)
         for node in reversed(graph.nodes):  # what a sequence is made of is there as long as the sequence is read
@@ -99,7 +100,7 @@ class Replay:
         ]
         if wanted:
             types = {n: self.types.get(n) or TensorProto.FLOAT for n in needed}
-            part = excerpt(self.model.apply(self.edits), [n.index for n in inside], types, wanted)
+            part = excerpt(self._free.apply(self.edits), [n.index for n in inside], types, wanted)
             with runtime.session(part, "part of the pruned model", optimize=True) as active:
                 for step in self.seen.parts:
                     results = runtime.run(active, {n: self.get(n, step) for n in needed}, "part of the pruned model")

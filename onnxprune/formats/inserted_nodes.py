@@ -26,8 +26,8 @@ from onnxprune.running.seeded_inputs import seeded_feeds
 from onnxprune.running.session import results
 from onnxprune.running.tried_input_shapes import choose_shapes
 
-#: The IR version that brought each opset that is needed here.
-IR = {13: 7, 21: 10, 25: 13}
+#: The IR version that brought each opset that is needed here; new initializers are no inputs from 4 on.
+IR = {1: 4, 13: 7, 21: 10, 25: 13}
 
 #: What a layer's output is called before it is put on its grid, and an input after.
 RAW, ROUNDED = "__raw", "__rounded"
@@ -144,7 +144,7 @@ def at_opset(model: Model, version: int, input_shapes: Mapping[str, Shape] | Non
     ``input_shapes``: of dynamic inputs, as they were given. Raises ModelError where there is none.
     """
     if model.opset >= version:
-        return model
+        return model.at_free_initializers()
     proto = ModelProto.FromString(b"".join(model.pieces()))
     where, hint = str(model.path or "model"), f"export it again at opset {version}"
     try:
@@ -152,7 +152,7 @@ def at_opset(model: Model, version: int, input_shapes: Mapping[str, Shape] | Non
     except Exception as error:  # noqa: BLE001 (the converter raises several types)
         reason = str(error).partition("\n")[0][:200]
         raise ModelError(f"cannot be raised to opset {version}: {reason}", where=where, hint=hint) from None
-    made.ir_version = max(proto.ir_version, *(ir for opset, ir in IR.items() if opset <= version))
+    made.ir_version = max([proto.ir_version, *(ir for opset, ir in IR.items() if opset <= version)])
     for name in ("metadata_props", "functions"):
         if not getattr(made, name):
             getattr(made, name).extend(getattr(proto, name))

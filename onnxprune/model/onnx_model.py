@@ -51,6 +51,9 @@ PROTO_LIMIT = 2**31 - 2**20
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 
+#: The IR version from which an initializer need not be an input too.
+_IR_INITIALIZERS = 4
+
 #: The opset that brought Where.
 _WHERE_SINCE = 9
 
@@ -117,6 +120,20 @@ class Model:
     def defaults(self) -> set[str]:
         """Initializers that are inputs too."""
         return {i.name for i in self.proto.graph.input} & set(self.constant_protos)
+
+    @property
+    def overridable(self) -> set[str]:
+        """Those that callers may give others for. Before IR 4 every initializer had to be an input: none is meant."""
+        return self.defaults if self.proto.ir_version >= _IR_INITIALIZERS else set()
+
+    def at_free_initializers(self) -> Model:
+        """The model at an IR version in which new initializers are no inputs, and need no node in front of others."""
+        if self.proto.ir_version >= _IR_INITIALIZERS:
+            return self
+        out = ModelProto()
+        out.CopyFrom(self.proto)
+        out.ir_version = _IR_INITIALIZERS
+        return Model(out, self.path, self.weights)
 
     @cached_property
     def sha256(self) -> str:

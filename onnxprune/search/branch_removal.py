@@ -67,7 +67,7 @@ def _last_weights(trace: Trace, node: Node, nodes: frozenset[int]) -> Iterator[s
         if here.index not in nodes:
             yield None
         elif weight in graph.constants:
-            yield weight if len(graph.consumers[weight]) == 1 and weight not in trace.model.defaults else None
+            yield weight if len(graph.consumers[weight]) == 1 and weight not in trace.model.overridable else None
         else:
             before = [graph.producer[n] for n in here.inputs if n in graph.producer]
             stack += [b for b in before if b.index not in seen]

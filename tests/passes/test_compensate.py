@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 
 from onnxprune import prune
 from onnxprune.calibration.gram_matrices import Observations, Spill, observe, products, spilling
@@ -195,3 +196,30 @@ def test_a_sequence_may_be_read_on_both_sides_of_a_layer() -> None:
     result = prune(build(text), ratio=0.5, data=data)
     assert result.report.learnt is not None
     assert result.report.learnt.solved
+
+
+_IN = {"weights": 8, "activations": 8}
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, {"weights": 8}, {"sparsity": 0.5}, {**_IN, "format": "qdq"}, {**_IN, "format": "qonnx"}], ids=str
+)
+def test_before_ir_4_weights_had_to_be_inputs_and_are_solved_for(asked: dict[str, Any]) -> None:
+    proto = build(
+        """(float[N,3,8,8] x) => (float[N,4,6,6] y) <float[16,3,3,3] w0, float[16,16,1,1] w1, float[4,16,1,1] w2>
+        { a = Conv(x, w0) b = Relu(a) c = Conv(b, w1) d = Relu(c) y = Conv(d, w2) }"""
+    )
+    proto.ir_version = 3
+    del proto.opset_import[:]
+    proto.opset_import.add(domain="", version=9)
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    images = np.random.default_rng(0).random((128, 3, 8, 8), np.float32)
+    result = prune(proto, ratio=0.3, data={"x": images}, **asked)
+    assert result.report.learnt is not None
+    assert result.report.learnt.solved >= 2
+    assert result.report.revalued is not None
+    assert result.report.revalued.added >= 2  # biases, beside the names and positions of all nodes
+    if "format" not in asked:
+        assert [i.name for i in result.model.graph.input] == ["x", "w0", "w1", "w2"]
+    assert not any("inputs too" in note for note in result.report.notes)

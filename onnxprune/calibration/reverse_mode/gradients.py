@@ -10,7 +10,7 @@ at hand: the gradient of any loss.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -221,7 +221,7 @@ def weight_gradients(
 ) -> Iterator[Step]:
     """A step for batches of the shapes of ``feeds``: sum(direction * output) differentiated by constants.
 
-    Raises OptionError where onnx-ad does not know an operator, ModelError where onnxruntime refuses what it wrote.
+    Raises OptionError where onnx-ad does not know an operator, or onnxruntime refuses what it wrote.
     """
     where = str(model.path or "model")
     types = {i.name: i.elem_type for i in model.graph.inputs}
@@ -232,7 +232,12 @@ def weight_gradients(
     _refuse_foreign(part, set(weights), "leave --recover out")
     reverse = _reversed(part, list(weights), list(outputs), "--recover", "leave it out")
     fast = partial(runtime.session, where=where, optimize=True)
-    with fast(part) as forward, fast(reverse) as backward:
+    with fast(part) as forward, ExitStack() as stack:
+        try:
+            backward = stack.enter_context(fast(reverse))
+        except ModelError as error:
+            what = f"onnxruntime cannot run the gradients: {error.what}"
+            raise OptionError(what, where="--recover", hint="leave it out") from None
 
         def step(feeds: Feeds, weights: Mapping[str, Array], directions: Directions) -> dict[str, Array]:
             given = {**feeds, **weights}
