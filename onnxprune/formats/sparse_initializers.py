@@ -33,6 +33,7 @@ def write(model: Model) -> Model:
         at = np.flatnonzero(array)
         if (
             array.dtype.kind != "f"
+            or not array.ndim
             or tensor.name in model.defaults
             or len(at) * (array.itemsize + _INDEX) >= array.nbytes
         ):

@@ -59,6 +59,17 @@ def test_zeros_are_left_out_where_that_is_smaller() -> None:
     assert np.array_equal(runtime.results(content, feeds)["y"], runtime.results(model, feeds)["y"])
 
 
+def test_a_number_that_is_zero_stays_one() -> None:
+    model = Model(
+        build("""(float[N,3] x) => (float[N,3] y) <float z = {0}, float[64] w> { a = Add(x, z)
+      s = ReduceSum<keepdims=0>(w)
+      y = Add(a, s) }""")
+    )
+    content = export(Options(format="sparse"), model, Grids(), {}).content
+    assert isinstance(content, Model)
+    assert not content.proto.graph.sparse_initializer
+
+
 def test_a_folder_says_why_it_has_no_steps() -> None:
     model, grids, _ = made(
         NET.replace("y = Gemm<transB=1>(f, w3, b3)", "z = Gemm<transB=1>(f, w3, b3)\ny = Softmax(z)")
