@@ -150,6 +150,8 @@ def test_what_is_written_runs_as_users_run_it(weights: int, activations: int) ->
 
 
 def test_weights_that_are_reshaped_are_the_same() -> None:
+    if not TAKES_ALL:
+        pytest.skip("4 bits came with later opsets")
     model, grids, feeds = made(4, 8)
     plain, apart = (qdq.write(model, grids, apart=a) for a in (False, True))
     qdq.verify(model, grids, apart, shapes_of(model))
