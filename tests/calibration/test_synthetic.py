@@ -64,6 +64,22 @@ def test_pictures_are_in_range_and_of_regions(shape: str) -> None:
     assert neighbours(x) > 0.5
 
 
+@pytest.mark.parametrize("size", [(48, 320), (96, 96), (8, 300), (5, 5)])
+def test_one_colour_picture_in_four_is_written_on(size: tuple[int, int]) -> None:
+    found = whole(draw(f"(float[N,3,{size[0]},{size[1]}] x) => (float y) {{ y = Relu(x) }}", Data(None, samples=16)))[
+        "x"
+    ]
+    assert found.min() >= 0
+    assert found.max() <= 1
+    assert (found.std(axis=(1, 2, 3)) > 0.01).all()
+    # Two colours and what lies under them: along the line between ink and paper there is nearly all that varies.
+    pixels = found.reshape(16, 3, -1)
+    strengths = np.linalg.eigvalsh(np.stack([np.cov(p) for p in pixels]))
+    beside = strengths[:, :2].sum(axis=1) / strengths.sum(axis=1)
+    if min(size) > 40:
+        assert np.median(beside[3::4]) < np.median(np.delete(beside, np.s_[3::4]))
+
+
 def test_channels_of_pictures_may_be_last() -> None:
     x = whole(draw(identity("float[1,16,20,3] x")))["x"]
     assert neighbours(x.transpose(0, 3, 1, 2)) > 0.5

@@ -3,7 +3,7 @@
 In grey, a third are 1/f noise, a third such noise cut at a random level, and a third lines along a level of it, edges
 slightly blurred; brighter and darker, with grain. In colour they are dead leaves: ellipses and rectangles of random
 place, size (as 1/r), angle, colour and shade, one over the other, over 1/f noise (Lee, Mumford and Huang 2001; Baradad
-et al. 2021, "Learning to See by Looking at Noise", arXiv 2106.05963).
+et al. 2021, "Learning to See by Looking at Noise", arXiv 2106.05963); and one in four is written on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.calibration.synthetic import noise
+from onnxprune.calibration.synthetic import noise, writing
 
 Array = NDArray[np.float32]
 
@@ -23,6 +23,9 @@ CONTRAST, TONES, GRAIN = 0.25, (-0.7, 1.4), 0.25
 
 #: Leaves on a picture, at most; and their half axes as shares of its side.
 LEAVES, SMALLEST, LARGEST = 48, 0.04, 0.45
+
+#: Of so many colour pictures one is written on.
+WRITTEN = 4
 
 
 def grey(rng: np.random.Generator, count: int, height: int, width: int) -> Array:
@@ -49,7 +52,11 @@ def colour(rng: np.random.Generator, count: int, height: int, width: int) -> Arr
     """[count, 3, height, width] in 0..1."""
     base = noise.fields(rng, count, (height, width))
     found = np.empty((count, 3, height, width), np.float32)
-    for picture, ground in zip(found, base, strict=True):
+    written = slice(WRITTEN - 1, None, WRITTEN)
+    found[written] = writing.pages(rng, height, width, base[written])
+    for number, (picture, ground) in enumerate(zip(found, base, strict=True), 1):
+        if number % WRITTEN == 0:
+            continue
         tone, swing = rng.uniform(0.2, 0.8, 3), rng.uniform(-0.6, 0.6, 3)
         picture[:] = (tone[:, None, None] + swing[:, None, None] * (ground - 0.5)).astype(np.float32)
         for leaf in rng.random((int(rng.integers(LEAVES // 4, LEAVES)), 11)).tolist():
