@@ -165,7 +165,11 @@ def _next(found: Sequence[Point], permitted: float, confidence: float, least: fl
     share = Curve.through(found).smallest(permitted, confidence - DOUBT, least)
     refused = [p.share for p in found if not p.holds and (best is None or p.share < best.share)]
     if best is None:
-        share = max(share, max(refused, default=0.0) + _STEP)
+        high = max(refused, default=0.0)
+        if high > _LARGEST - NEAR:
+            return None
+        times = sum(s > max(FIRST) - NEAR for s in refused)  # each time twice as far, so that they do not run out
+        share = min(max(share, high + _STEP * 2 ** max(times - 1, 0)), _LARGEST)
     elif share > best.share - 2 * NEAR:
         return None
     near = [p for p in found if abs(p.share - share) < NEAR]

@@ -49,6 +49,12 @@ def search(measure: Measure, permitted: float, confidence: float, evaluations: i
     return find(all_of, permitted, confidence, evaluations)
 
 
+def test_where_nothing_holds_it_goes_up_faster_each_time() -> None:
+    found = search(lambda s, _p, _c: Point(s, noise(s), 0.05 if s < 0.93 else 0.0, 0.001, s >= 0.93), 0.01, 0.0)
+    assert len(found) <= 8
+    assert any(p.holds for p in found)
+
+
 @pytest.mark.parametrize("permitted", [0.005, 0.01, 0.02, 0.05])
 def test_it_ends_near_the_smallest_that_holds(permitted: float) -> None:
     exact = min(s for s in np.linspace(0.05, 0.99, 400) if truth(s) - 0.005 <= permitted)
