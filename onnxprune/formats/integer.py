@@ -30,6 +30,9 @@ from onnxprune.running.snr_and_cosine import Differences
 #: What ConvInteger's neighbours need: Pad and ReduceSum as they are from here on.
 _OPSET = 13
 
+#: A cosine that rounding does not bring about, however few bits there are.
+_LEAST = 0.5
+
 #: Element types that are no integers.
 _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
@@ -69,7 +72,10 @@ def verify(steps: Program, written: Model, count: int = 3, seed: int = 0) -> Non
 
 
 def nearness(model: Model, grids: Grids, steps: Program, seed: int = 0) -> float:
-    """The least cosine of an output of ``steps`` with that of ``model`` in floats on the same grids."""
+    """The least cosine of an output of ``steps`` with that of ``model`` in floats on the same grids.
+
+    Raises CheckError where rounding on the way cannot be what sets them apart.
+    """
     feeds = drawn(steps, seed)
     floats = {n: _real(steps, n, f) if n in steps.codes else f for n, f in feeds.items()}
     wanted = runtime.results(simulated(model, grids.activations), floats)
@@ -77,7 +83,11 @@ def nearness(model: Model, grids: Grids, steps: Program, seed: int = 0) -> float
     found = on_numpy.run(steps, feeds)
     apart, names = Differences(), [n for n in steps.outputs if n in steps.codes]
     apart.add({n: wanted[n] for n in names}, {n: _real(steps, n, found[n]) for n in names})
-    return min((error.cosine for error in apart.errors()), default=1.0)
+    near = min((error.cosine for error in apart.errors()), default=1.0)
+    if not near >= _LEAST:
+        what = f"integers do not give what floats on the same grids give: cosine {near:.4f} on a random input"
+        raise CheckError(what, where="the model in integers", hint="take other bits, or --format qdq")
+    return near
 
 
 def _real(steps: Program, name: str, codes: NDArray[np.generic]) -> NDArray[np.float32]:

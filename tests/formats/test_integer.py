@@ -258,6 +258,15 @@ def test_sums_of_sums_of_sums_stay_fine() -> None:
     assert integer.nearness(model, grids, steps) > 0.999
 
 
+def test_integers_that_are_not_near_floats_are_no_result() -> None:
+    model, grids, _ = made(net("g = Relu(c)", ""))
+    steps = integer.program(model, grids, {})
+    assert integer.nearness(model, grids, steps) > 0.999
+    wrong = replace(steps, codes={**steps.codes, "y": replace(steps.codes["y"], scale=-steps.codes["y"].scale)})
+    with pytest.raises(CheckError, match="integers do not give"):
+        integer.nearness(model, grids, wrong)
+
+
 def test_a_table_over_what_is_infinite_is_refused() -> None:
     model, grids, _ = made(net("g = Exp(c)", ""))
     only = replace(
