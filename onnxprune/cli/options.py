@@ -67,6 +67,19 @@ def taken(*names: str, **other: Any) -> Callable[[F], F]:
     return decorate
 
 
+def without_channels(given: dict[str, Any], *allowed: str) -> dict[str, Any]:
+    """Options for a run that removes no channel: what says how many go is a mistake where it was typed.
+
+    In a file it is for other commands. ``allowed``: what of it says something else here. Raises UsageError.
+    """
+    ctx = click.get_current_context()
+    channels = {n: given[n] for n in ("ratio", "budget", "metric") if n not in allowed}
+    for name in channels:
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} is about channels, and {ctx.info_name} removes none: prune takes both")
+    return {**given, **dict.fromkeys(channels), "ratio": 0.0}
+
+
 def calibration(*, drawn: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """``--data`` and how to read it, as one argument ``data``; ``drawn``: a `Data` even where there is no source."""
 

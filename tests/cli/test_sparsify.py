@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.commands import Run
+import pytest
+
+from tests.commands import Run, assert_one_line
 
 
 def test_half_of_the_weights_become_zero_and_no_channel_goes(run: Run, chain: Path) -> None:
@@ -42,3 +44,13 @@ def test_prune_with_zeros_alone_removes_no_channel(run: Run, chain: Path) -> Non
     both = run(chain, "--data", "none", "--sparsity", 0.5, "--ratio", 0.5, "--dry-run").out
     assert "channels removed: 50.00 %" in both
     assert "zeros: 50.00 %" in both
+
+
+@pytest.mark.parametrize("command", ["sparsify", "quantize"])
+@pytest.mark.parametrize("asked", [("--ratio", 0.3), ("--budget", "macs=0.5"), ("--metric", "kl", "--max-drop", 1)])
+def test_how_many_channels_go_is_not_asked_where_none_does(
+    run: Run, chain: Path, command: str, asked: tuple[object, ...]
+) -> None:
+    outcome = run(command, chain, *asked)
+    assert outcome.code == 2
+    assert_one_line(outcome.err, f"{asked[0]} is about channels, and {command} removes none: prune takes both")

@@ -36,6 +36,4 @@ def quantize(**given: Any) -> None:
     if given["weights"] is None and given["activations"] is None and not given["bits_for"]:
         given["weights"] = DEFAULT
         given["activations"] = None if given["data"] == NO_DATA else DEFAULT
-    if given["weights"] != AUTO:
-        given["budget"] = None
-    run(**{**given, "ratio": 0.0})
+    run(**shared.without_channels(given, *(["budget"] if given["weights"] == AUTO else [])))

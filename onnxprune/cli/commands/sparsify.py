@@ -28,4 +28,4 @@ def sparsify(**given: Any) -> None:
     silent = given["sparsity"] is None and not given["sparsity_for"] and given["mask"] is None
     if silent and ":" not in given["pattern"].removeprefix("block:"):
         given["sparsity"] = DEFAULT
-    run(**{**given, "ratio": 0.0, "budget": None})
+    run(**shared.without_channels(given))
