@@ -29,7 +29,7 @@ from onnxprune.formats.export import check_asked, export
 from onnxprune.importance import criteria
 from onnxprune.labels.analysis import Analysis
 from onnxprune.labels.ops import custom
-from onnxprune.memory_and_threads import one_thread
+from onnxprune.memory_and_threads import keep_what_is_freed, one_thread
 from onnxprune.model.files import Folder
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
@@ -223,6 +223,7 @@ def learning(
         node = analysis.severed.foreign[0].label
         raise OptionError(f"needs a model that can be run, and '{node}' cannot", where="--data", hint="leave it out")
     trace, reading = analysis.trace, options.reading
+    keep_what_is_freed()
     with one_thread():
         with watch.stage("data"):
             if reading.drawn:
