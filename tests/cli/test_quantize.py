@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.commands import Run
 
@@ -43,7 +44,8 @@ def test_bits_beside_channels(run: Run, chain: Path) -> None:
     assert run(chain, "--bits-for", "a=b").code == 2
 
 
-def test_bytes_alone_choose_bits_by_layer(run: Run, chain: Path) -> None:
+def test_bytes_alone_choose_bits_by_layer(run: Run, chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(chain.parent)
     np.save(chain.with_name("d.npy"), np.random.default_rng(0).standard_normal((24, 3, 8, 8)).astype(np.float32))
     data = ("--data", chain.with_name("d.npy"), "--dry-run")
     outcome = run("quantize", chain, "--budget", "bytes=0.16", "--require", "packed<=0.16", *data)
