@@ -64,6 +64,7 @@ def test_it_is_typed_and_licensed_and_holds_nothing_else(wheel: zipfile.Path) ->
         "report.html",
         "comparison.html",
         "sensitivity.html",
+        "trials.html",
         "report.css",
         "report.js",
         "strings.toml",

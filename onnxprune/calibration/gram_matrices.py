@@ -351,7 +351,7 @@ def fed(data: CalibrationSet, size: int, spill: Spill) -> Iterator[tuple[Part, F
         for feeds in own.batches(size):
             for name, array in feeds.items():
                 spill.put(f"feed {name}", number, array)
-            yield Part(number, len(next(iter(feeds.values()))), held), feeds
+            yield Part(number, own.inputs.count(feeds), held), feeds
             number += 1
 
 

@@ -99,6 +99,10 @@ class Inputs:
             slots.append(Slot(info.name, dtype, whole[1:] if stacked else whole, unit, pixels))
         return cls(tuple(slots), unit, any_batch, stacked, pixels)
 
+    def count(self, feeds: Mapping[str, NDArray[Any]]) -> int:
+        """How many samples one run reads."""
+        return len(next(iter(feeds.values()))) if self.stacked else 1
+
     def joined(self, batch: Sequence[Sample]) -> dict[str, NDArray[Any]]:
         """What one run reads: {input: array}."""
         if not self.stacked:

@@ -91,7 +91,7 @@ def _summed(
     data = on.data.head(min(MOST, max(FEWEST, wanted)))
     size = data.run_size(batch_size(trace.model.graph, trace.shapes.shape, _COPIES))
     first = next(data.batches(size))
-    count = len(next(iter(first.values())))
+    count = on.data.inputs.count(first)
     gates = {p.target: (count, *trace.shapes.shape[p.target][1:]) for p in products.values()}
     part = differentiable(trace, gates, first, on.ends)
     elements = sum(math.prod(trace.shapes.shape[n][1:]) for n in part.outputs)

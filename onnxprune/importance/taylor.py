@@ -95,7 +95,7 @@ def _moving_averages(subject: Subject, layers: Mapping[str, Layer]) -> dict[str,
     where = str(trace.model.path or "model")
     size = data.run_size(batch_size(trace.model.graph, trace.shapes.shape, copies=4))  # as in a reverse-mode graph
     first = next(data.batches(size))
-    size = len(next(iter(first.values())))
+    size = data.inputs.count(first)
     part = differentiable(trace, {n: (size, *la.labels.shape[1:]) for n, la in layers.items()}, first)
     batches = counted(_batches(subject, part, size), "gradients on calibration data", data.runs(size), subject.progress)
     found: dict[str, list[Array]] = {n: [] for n in layers}

@@ -167,7 +167,7 @@ class ReadyMetric:
                     wanted = found
                 else:
                     wanted = [self.spill.get(f"{self.name} {name}", number) for name in names]
-                parts.append(self._parts(found, wanted, len(next(iter(feeds.values()))), where))
+                parts.append(self._parts(found, wanted, self.data.inputs.count(feeds), where))
         whole = np.concatenate(parts)
         combine = self.kind.combine
         return Measurement(float(whole.mean()) if combine is None else combine(whole), whole, combine)

@@ -54,14 +54,14 @@ class Differentiable:
 def differentiable(
     trace: Trace, gates: Mapping[str, Shape], feeds: Feeds, instead: Sequence[str] = ()
 ) -> Differentiable:
-    """``trace.model`` at the batch of ``feeds``, with ``gates``, up to where gradients end. Raises OptionError.
+    """``trace.model`` on ``feeds``, with ``gates`` [batch, ...], up to where gradients end. Raises OptionError.
 
     Gates multiply; where tensors are given ``instead`` of the outputs, they are added.
 
     Outputs to differentiate are floats with an entry for each sample. Where there are none, because floats become
     decisions first (non-maximum suppression, an argument of the maximum), it is what these decide on.
     """
-    model, batch = trace.model, len(next(iter(feeds.values())))
+    model, batch = trace.model, next(iter(gates.values()))[0]
     where = str(model.path or "model")
     kind = _elem_types(trace)
     outside = {o.name for o in model.graph.outputs}
@@ -185,7 +185,7 @@ def _run_both(
     fast = partial(runtime.session, where=where, optimize=True)
     with fast(part.model) as forward, fast(reverse) as backward:
         for feeds, directions in batches:
-            count = len(next(iter(feeds.values())))
+            count = len(next(iter(feeds.values()))) if part.batch > 1 else 1
             full = {n: _filled(a, part.batch) for n, a in feeds.items()}
             values = runtime.run(forward, {**full, **ones}, where)
             chosen = directions({n: values[n][:count] for n in part.outputs})
@@ -207,8 +207,10 @@ def _dtype(part: Differentiable, name: str) -> np.dtype[Any]:
 
 
 def _filled(array: Array, batch: int) -> Array:
-    """As many entries as ``batch``: the first again for those that are missing."""
-    return array if len(array) == batch else np.concatenate([array, array[:1].repeat(batch - len(array), axis=0)])
+    """As many entries as ``batch``: the first again for those that are missing. One sample may have no axis for it."""
+    if batch == 1 or len(array) == batch:
+        return array
+    return np.concatenate([array, array[:1].repeat(batch - len(array), axis=0)])
 
 
 #: (feeds, weights, directions) -> gradients of the weights, after one run of a batch.
