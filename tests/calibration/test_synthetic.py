@@ -254,7 +254,7 @@ def test_the_command_line_says_it_too(run: Run, tmp_path: Any) -> None:
 @pytest.mark.drawn
 @pytest.mark.parametrize("inputs", ["float f, float[{}] x", "float[{}] x, float f", "float[1] f, float[{}] x"])
 @pytest.mark.parametrize("shape", ["N,3,8,8", "2,3,8,8"])
-@pytest.mark.parametrize("asked", [{}, {"sparsity": 0.5}, {"recover": 2}], ids=str)
+@pytest.mark.parametrize("asked", [{}, {"sparsity": 0.5}], ids=str)
 def test_a_number_may_stand_beside_pictures(inputs: str, shape: str, asked: dict[str, Any]) -> None:
     model = build(
         f"({inputs.format(shape)}) => (float[{shape[0]},4,6,6] y) "
