@@ -74,13 +74,6 @@ class Layer:
             array = array.transpose(0, 1, 3, 2).reshape(len(array), -1, self.product.channels, 1)
         return array.reshape(*array.shape[:2], -1)
 
-    def laid(self, w: NDArray[Number]) -> NDArray[Number]:
-        """The weight, of what `rowed` gave."""
-        groups, outputs, channels, taps = self.weight.shape
-        if w.shape[1] > outputs:
-            w = w.reshape(groups, outputs, taps, channels).transpose(0, 1, 3, 2)
-        return np.asarray(self.product.form.weight(w.reshape(self.weight.shape)))
-
 
 @dataclass(frozen=True)
 class Deciding:

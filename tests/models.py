@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import ModelProto, parser, shape_inference
+from onnx import ModelProto, numpy_helper, parser, shape_inference
 
 from onnxprune.errors import ModelError
 from onnxprune.model.dtypes import dtype_of, to_tensor
@@ -41,6 +41,13 @@ def build(text: str, opset: int = 17, ir: int = 8) -> ModelProto:
         graph.initializer.append(to_tensor(values.astype(dtype), info.name, info.type.tensor_type.elem_type))
         graph.value_info.remove(info)
     return declared(model)
+
+
+def scaled(model: ModelProto, name: str, factor: float) -> ModelProto:
+    """The model, a weight of which is so many times as large."""
+    for tensor in (t for t in model.graph.initializer if t.name == name):
+        tensor.CopyFrom(numpy_helper.from_array((factor * numpy_helper.to_array(tensor)).astype(np.float32), name))
+    return model
 
 
 def declared(model: ModelProto) -> ModelProto:

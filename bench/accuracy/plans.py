@@ -73,8 +73,8 @@ def _made(net: cache.TrainedNet, shares: Sequence[float]) -> Plans:
             start = time.perf_counter()
             made = planner.made(replace(options.request, budget=Budget(Macs(), share)))
             seconds = time.perf_counter() - start
-            found = logits_of(made.model, images).argmax(1) == labels
-            kl = _kl(logits, logits_of(made.model, calibration))
+            found = logits_of(made.solved.model, images).argmax(1) == labels
+            kl = _kl(logits, logits_of(made.solved.model, calibration))
             left = [planner.left(cost, made.judged.best) for cost in (Macs(), Params())]
             rows.append((share, *left, made.noise, kl, found, seconds))
             print(

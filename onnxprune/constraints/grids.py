@@ -18,15 +18,9 @@ Codes = NDArray[np.int64]
 Number = TypeVar("Number", bound=np.generic)
 
 
-@dataclass(frozen=True)
-class Grid:
-    """``scale`` (float32, more than 0) and ``zero_point`` (within the codes), of the shape that the module describes.
+class _OfBits:
+    """Codes of so many ``bits``, ``signed`` from -2^(bits-1), else from 0."""
 
-    ``bits``: 2 to 16; ``signed``: codes from -2^(bits-1), else from 0.
-    """
-
-    scale: NDArray[np.float32] = field(repr=False)
-    zero_point: Codes = field(repr=False)
     bits: int
     signed: bool
 
@@ -39,6 +33,19 @@ class Grid:
     def high(self) -> int:
         """The largest code."""
         return self.low + (1 << self.bits) - 1
+
+
+@dataclass(frozen=True)
+class Grid(_OfBits):
+    """``scale`` (float32, more than 0) and ``zero_point`` (within the codes), of the shape that the module describes.
+
+    ``bits``: 2 to 16; ``signed``: codes from -2^(bits-1), else from 0.
+    """
+
+    scale: NDArray[np.float32] = field(repr=False)
+    zero_point: Codes = field(repr=False)
+    bits: int
+    signed: bool
 
     def of_rank(self, rank: int) -> Grid:
         """A grid of one scale, for a tensor of ``rank``."""
@@ -78,7 +85,7 @@ def laid(numbers: NDArray[Number], shape: tuple[int, ...]) -> NDArray[Number]:
 
 
 @dataclass(frozen=True)
-class Cells:
+class Cells(_OfBits):
     """A grid on a weight [groups, m, n]: ``scale`` and ``zero`` [groups, m, blocks], a block of so many columns each.
 
     ``bits`` and ``signed`` as of `Grid`; ``one``: all have the same scale, and are to have.
@@ -89,16 +96,6 @@ class Cells:
     bits: int
     signed: bool
     one: bool = False
-
-    @property
-    def low(self) -> int:
-        """The least code."""
-        return -(1 << (self.bits - 1)) if self.signed else 0
-
-    @property
-    def high(self) -> int:
-        """The largest code."""
-        return self.low + (1 << self.bits) - 1
 
     def values(self, w: NDArray[np.float64]) -> NDArray[np.float64]:
         """The nearest to W on the grid, as single precision has them."""

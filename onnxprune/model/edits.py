@@ -15,7 +15,7 @@ from onnxprune.model.protobuf import refer, reference
 from onnxprune.model.sparse import sparse
 
 #: Before this IR version an initializer had to be a graph input too, and inputs stay as they are.
-_IR_INITIALIZERS = 4
+IR_INITIALIZERS = 4
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def apply(source: ModelProto, weights: Mapping[str, Weight], edits: Edits) -> tu
             changed = name in edits.constants
             graph.sparse_initializer.append(sparse(value_of(edits.constants[name]), stored) if changed else stored)
     added = [_added(n, v, edits.types.get(n) or _type_of(v), held) for n, v in edits.added.items()]
-    if source.ir_version < _IR_INITIALIZERS:
+    if source.ir_version < IR_INITIALIZERS:
         nodes = [helper.make_node("Constant", [], [t.name], value=t) for t in added]
         nodes.extend(graph.node)
         del graph.node[:]

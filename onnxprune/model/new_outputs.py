@@ -8,13 +8,10 @@ from typing import Any
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
 
 from onnxprune.errors import OptionError
-from onnxprune.model.edits import captured
+from onnxprune.model.edits import IR_INITIALIZERS, captured
 from onnxprune.model.mapped_weights import constants_of
 from onnxprune.model.onnx_model import Model
 from onnxprune.model.protobuf import reference
-
-#: Before this IR version an initializer had to be a graph input too.
-_IR_INITIALIZERS = 4
 
 
 def declared(model: Model, names: Sequence[str]) -> dict[str, ValueInfoProto]:
@@ -88,7 +85,7 @@ def with_rows(model: Model, output: str, axis: int, positions: tuple[int, ...]) 
                 if name == output:
                     names[at] = whole
     index = helper.make_tensor(rows, TensorProto.INT64, [len(positions)], positions)
-    if out.ir_version < _IR_INITIALIZERS:
+    if out.ir_version < IR_INITIALIZERS:
         graph.node.append(helper.make_node("Constant", [], [rows], value=index))
     else:
         graph.initializer.append(index)

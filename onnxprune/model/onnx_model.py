@@ -28,7 +28,7 @@ from onnxprune.errors import ModelError
 from onnxprune.model.door.claims import check_claims
 from onnxprune.model.door.external_data import is_external
 from onnxprune.model.dtypes import dtype_of, item_bytes, to_tensor
-from onnxprune.model.edits import Edits, apply
+from onnxprune.model.edits import IR_INITIALIZERS, Edits, apply
 from onnxprune.model.graph import Graph, Shape
 from onnxprune.model.graph_reader import read_graph
 from onnxprune.model.mapped_weights import (
@@ -50,9 +50,6 @@ from onnxprune.model.sparse import dense
 PROTO_LIMIT = 2**31 - 2**20
 
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
-
-#: The IR version from which an initializer need not be an input too.
-_IR_INITIALIZERS = 4
 
 #: The opset that brought Where.
 _WHERE_SINCE = 9
@@ -124,15 +121,15 @@ class Model:
     @property
     def overridable(self) -> set[str]:
         """Those that callers may give others for. Before IR 4 every initializer had to be an input: none is meant."""
-        return self.defaults if self.proto.ir_version >= _IR_INITIALIZERS else set()
+        return self.defaults if self.proto.ir_version >= IR_INITIALIZERS else set()
 
     def at_free_initializers(self) -> Model:
         """The model at an IR version in which new initializers are no inputs, and need no node in front of others."""
-        if self.proto.ir_version >= _IR_INITIALIZERS:
+        if self.proto.ir_version >= IR_INITIALIZERS:
             return self
         out = ModelProto()
         out.CopyFrom(self.proto)
-        out.ir_version = _IR_INITIALIZERS
+        out.ir_version = IR_INITIALIZERS
         return Model(out, self.path, self.weights)
 
     @cached_property
@@ -235,7 +232,7 @@ class Model:
         """
         source = self.proto.graph
         # Before IR 4 every initializer had to be a graph input too, which large ones are here and others need not be.
-        out = ModelProto(ir_version=max(self.proto.ir_version, 4), functions=self.proto.functions)
+        out = ModelProto(ir_version=max(self.proto.ir_version, IR_INITIALIZERS), functions=self.proto.functions)
         out.opset_import.extend(self.proto.opset_import)
         out.graph.name = source.name or "graph"
         large = {n: None for n, t in self.constant_protos.items() if n in self.weights or element_count(t) > _SMALL}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -49,22 +49,15 @@ def measure(model: Model, seen: Observations, where: str) -> Measured:
     return Measured(whole.errors(), mean_over_outputs(apart), tuple(samples))
 
 
-def distance(model: Model, seen: Observations, where: str, instead: Sequence[Arrays] = ()) -> float:
+def distance(model: Model, seen: Observations, where: str) -> float:
     """Noise over signal of what ``model`` gives on the held-out part of ``seen``; lower is nearer. Raises ModelError.
 
-    It is the mean over the ends of the outputs (`onnxprune.labels.outputs.parts`), against the original's or those of
-    another model (``instead``: its `ends_of`).
+    It is the mean over the ends of the outputs (`onnxprune.labels.outputs.parts`).
     """
     differences = Differences()
-    for number, (_, reference, results) in enumerate(_runs(model, seen, where)):
-        wanted = instead[number] if instead else reference
-        differences.add({n: wanted[n] for n in seen.compared.ends}, {n: results[n] for n in seen.compared.ends})
+    for _, reference, results in _runs(model, seen, where):
+        differences.add({n: reference[n] for n in seen.compared.ends}, {n: results[n] for n in seen.compared.ends})
     return mean_over_outputs(differences)
-
-
-def ends_of(model: Model, seen: Observations, where: str) -> list[Arrays]:
-    """What ``model`` gives on each held-out batch of ``seen``. Raises ModelError."""
-    return [{n: results[n] for n in seen.compared.ends} for _, _, results in _runs(model, seen, where)]
 
 
 def _runs(model: Model, seen: Observations, where: str) -> Iterator[tuple[Part, Arrays, Arrays]]:

@@ -6,17 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from onnx import ModelProto, ValueInfoProto, helper
 
-from onnxprune.model.edits import captured
+from onnxprune.model.edits import IR_INITIALIZERS, captured
 from onnxprune.model.onnx_model import Model
-
-#: Before this IR version an initializer had to be a graph input too.
-_IR_INITIALIZERS = 4
 
 
 def excerpt(model: Model, nodes: Iterable[int], inputs: Mapping[str, int], outputs: Sequence[str]) -> Model:
     """These ``nodes`` of ``model``, in order: {input: element type} -> ``outputs``. Weights stay where they are."""
     source = model.proto
-    out = ModelProto(ir_version=max(source.ir_version, _IR_INITIALIZERS), functions=source.functions)
+    out = ModelProto(ir_version=max(source.ir_version, IR_INITIALIZERS), functions=source.functions)
     out.opset_import.extend(source.opset_import)
     out.graph.name = "excerpt"
     kinds = {n: helper.make_tensor_type_proto(t, None) for n, t in inputs.items()}

@@ -113,11 +113,8 @@ def _onnxruntime(model: Model, where: str, optimize: bool, outputs: Iterable[str
             del placed
             if not newer:
                 Path(folder, "model.onnx").write_bytes(message)
-        try:
-            source = message if newer else str(Path(folder, "model.onnx"))
-            run = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001 (onnxruntime raises many types, with no common base)
-            raise ModelError(f"onnxruntime refuses the model: {_first_line(error)}", where=where) from None
+        source = message if newer else str(Path(folder, "model.onnx"))
+        run = _opened(source, options, where)
         del message, source
         yield run
 
@@ -141,11 +138,16 @@ def as_users_run(model: Model, feeds: Feeds) -> dict[str, NDArray[Any]]:
     where, options = "what was written", ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = session_threads()
+    return run(_opened(b"".join(model.pieces()), options, where), feeds, where)
+
+
+def _opened(source: bytes | str, options: Any, where: str) -> Any:
+    import onnxruntime as ort  # noqa: PLC0415 (heavy: only where models run)
+
     try:
-        opened = ort.InferenceSession(b"".join(model.pieces()), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 (onnxruntime raises many types, with no common base)
         raise ModelError(f"onnxruntime refuses the model: {_first_line(error)}", where=where) from None
-    return run(opened, feeds, where)
 
 
 def engine_of(active: Any) -> str:

@@ -34,7 +34,7 @@ from onnxprune.passes import FuseBatchNorm, Pass, PassResult, RemoveBranches, Re
 from onnxprune.passes import run as run_passes
 from onnxprune.passes.bits import DecidingBits, grids_of, nearest
 from onnxprune.passes.bits_by_layer import ChoosingBits
-from onnxprune.passes.recover import Constrained, Learnt, Recovery, Solved
+from onnxprune.passes.recover import Constrained, Recovery, Solved
 from onnxprune.passes.zeros import Asked, Deciding, felt_by_layer, masked
 from onnxprune.plans.applied import plan_of
 from onnxprune.plans.plan_file import Plan
@@ -48,32 +48,22 @@ from onnxprune.widths.request import Request
 
 @dataclass(frozen=True)
 class Made:
-    """A plan for ``request``, and ``model``: without what goes, its weights solved anew where there is data.
-
-    ``asked``: of the weights that stay, and what ``holds`` of them since.
-    """
+    """A plan for ``request``, and its model: ``solved``, where there is data."""
 
     request: Request
     judged: Judged[Choice] = field(repr=False)
-    model: Model = field(repr=False)
-    learnt: Learnt | None
-    asked: Asked = field(repr=False)
-    holds: Constrained = field(repr=False)
-
-    @property
-    def solved(self) -> Solved:
-        """The model, and what is told of its weights."""
-        return Solved(self.model, self.learnt, self.asked, self.holds)
+    solved: Solved = field(repr=False)
 
     @property
     def measured(self) -> Model:
-        """What is to be judged: ``model``, with activations rounded where they have few bits."""
-        return simulated(self.model, self.holds.grids.activations)
+        """What is to be judged: the model, with activations rounded where they have few bits."""
+        return simulated(self.solved.model, self.solved.holds.grids.activations)
 
     @property
     def noise(self) -> float | None:
         """Noise over signal of the outputs, the mean over held-out samples; None where there are none."""
-        each = [s.final for s in self.learnt.by_sample if math.isfinite(s.final)] if self.learnt else []
+        learnt = self.solved.learnt
+        each = [s.final for s in learnt.by_sample if math.isfinite(s.final)] if learnt else []
         return fmean(each) if each else None
 
 
@@ -113,8 +103,8 @@ class Planner:
         judged, options = judged or self.chosen(request), self.options
         choice = judged.best
         _, whole = self.cut(choice, lossless=options.lossless, weighed=options.weighed)
-        solved = self.solved(judged, whole, plan_of(self.analysis.trace, choice.rewrite, {}), None)
-        return Made(request, judged, solved.model, solved.learnt, solved.asked, solved.holds)
+        made = plan_of(self.analysis.trace, choice.rewrite, {})
+        return Made(request, judged, self.solved(judged, whole, made, None))
 
     def left(self, cost: CostModel, choice: Choice) -> float:
         """The share of ``cost`` that a choice leaves."""

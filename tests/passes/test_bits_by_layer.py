@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto
 
 import onnxprune
 from onnxprune import OptionError
-from tests.models import build
+from tests.models import build, scaled
 from tests.passes.test_bits import on_grid, snr
 from tests.passes.test_zeros import WEIGHTS, net, samples, weights
 
@@ -24,11 +24,7 @@ RESIDUAL = """(float[N,8,8,8] x) => (float[N,4,8,8] y)
 
 def residual() -> ModelProto:
     """Most weights are in a branch that adds little."""
-    model = build(RESIDUAL)
-    for tensor in model.graph.initializer:
-        if tensor.name == "w1":
-            tensor.CopyFrom(numpy_helper.from_array(0.05 * numpy_helper.to_array(tensor), "w1"))
-    return model
+    return scaled(build(RESIDUAL), "w1", 0.05)
 
 
 def mean(result: onnxprune.Result, but: tuple[str, ...] = ()) -> float:

@@ -14,7 +14,7 @@ from onnxprune.labels.analysis import analyse
 from onnxprune.model.onnx_model import from_proto
 from onnxprune.plans.plan_file import Plan
 from onnxprune.search.branch_removal import WithoutBranches, branches
-from tests.models import build
+from tests.models import build, scaled
 
 #: Two blocks of 16 channels, which --align 16 leaves as they are; the second adds next to nothing, and a gate is in it.
 TEXT = """(float[N,3,8,8] x) => (float[N,5,1,1] y)
@@ -39,11 +39,7 @@ TEXT = """(float[N,3,8,8] x) => (float[N,5,1,1] y)
 
 
 def network() -> ModelProto:
-    model = build(TEXT)
-    for tensor in model.graph.initializer:
-        if tensor.name == "w4":
-            tensor.CopyFrom(numpy_helper.from_array(0.01 * numpy_helper.to_array(tensor), "w4"))
-    return model
+    return scaled(build(TEXT), "w4", 0.01)
 
 
 def asked(**other: Any) -> dict[str, Any]:

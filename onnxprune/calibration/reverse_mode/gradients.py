@@ -23,6 +23,7 @@ from onnxprune.calibration.reverse_mode.reverse_graph import quick
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.dtypes import dtype_of
+from onnxprune.model.edits import IR_INITIALIZERS
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.running import session as runtime
@@ -116,7 +117,7 @@ def _standalone(model: Model, inputs: Sequence[tuple[str, int, Shape]], outputs:
             needed.update((*node.inputs, *node.captured))
             kept.append(node.index)
     # Before IR 4 every initializer had to be a graph input too.
-    out = ModelProto(ir_version=max(model.proto.ir_version, 4), functions=model.proto.functions)
+    out = ModelProto(ir_version=max(model.proto.ir_version, IR_INITIALIZERS), functions=model.proto.functions)
     out.opset_import.extend(model.proto.opset_import)
     out.graph.name = model.proto.graph.name or "graph"
     out.graph.initializer.extend(t for t in model.proto.graph.initializer if t.name in needed - given)
