@@ -5,12 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 #: Where Linux says what a container may use: version 2 and version 1 of control groups, by the controllers' names.
 _CGROUPS = {"": ("/sys/fs/cgroup", "memory.max"), "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")}
@@ -95,6 +98,21 @@ def another_thread() -> Iterator[Doing]:
         yield do
         for future in asked:
             future.result()
+
+
+@contextmanager
+def meanwhile(function: Callable[..., object], *arguments: Any) -> Iterator[None]:
+    """Inside, ``function`` runs in another thread. It is done when this ends, and what it raises is raised then."""
+    with ThreadPoolExecutor(1) as worker:
+        future = worker.submit(function, *arguments)
+        yield
+        future.result()
+
+
+def in_threads(function: Callable[[A], B], values: Iterable[A]) -> list[B]:
+    """``function`` of each value, in their order, two of them at a time where this process is alone on the machine."""
+    with ThreadPoolExecutor(1 if _sharing else 2) as workers:
+        return list(workers.map(function, values))
 
 
 _sharing: list[bool] = []

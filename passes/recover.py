@@ -27,7 +27,7 @@ Units = NDArray[np.int64]
 
 #: Plans are compared after compensation by as few samples as give every product so many rows, within these bounds, and
 #: by so many rows for a column: enough to rank them.
-ROWS, FEWEST, MOST, PER_COLUMN, TRIAL_RIDGES = 4096, 24, 96, 8, (1e-5, 1e-2)
+ROWS, FEWEST, MOST, PER_COLUMN, TRIAL_RIDGES = 4096, 16, 96, 8, (1e-5, 1e-2)
 
 
 @dataclass(frozen=True)

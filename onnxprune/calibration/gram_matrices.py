@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.calibration.least_squares import Moments
+from onnxprune.calibration.least_squares import Moments, Taking
 from onnxprune.calibration.samples import CalibrationSet
 from onnxprune.file_system import scratch
 from onnxprune.labels import ops
 from onnxprune.labels.labels import Tensor
 from onnxprune.labels.ops.table import Array, Linear, Rows
 from onnxprune.labels.outputs.parts import Compared, compared, ends
-from onnxprune.memory_and_threads import another_thread
+from onnxprune.memory_and_threads import Doing, another_thread
 from onnxprune.model.graph import Graph, Naming, Node, Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.progress import Progress, silent
@@ -335,9 +335,9 @@ def observe(
             for product in found:
                 y = values[product.target]
                 ensure_as_traced(product.target, y.shape, shapes[product.target], [product.form.made])
-            _take(seen, part, values, data.count, takers)
+            _take(seen, part, values, data.count, takers, doing)
             for name in dict.fromkeys((*outputs, *joined)):
-                spill.put(f"output {name}", part.number, values[name])
+                doing(spill.put, f"output {name}", part.number, values[name])
             del values  # before there are those of the next batch
             parts.append(part)
             progress("observe", sum(p.samples for p in parts), data.count)
@@ -356,17 +356,17 @@ def fed(data: CalibrationSet, size: int, spill: Spill) -> Iterator[tuple[Part, F
 
 
 def _take(
-    seen: Observations, part: Part, values: Feeds, samples: int, takers: Mapping[str, Callable[[Array, Array], None]]
+    seen: Observations, part: Part, values: Feeds, samples: int, takers: Mapping[str, Taking], doing: Doing
 ) -> None:
     for label, product in seen.products.items():
         rows = product.rows_of(values[product.target], part.number, samples)
-        seen.spill.put(f"rows {label}", part.number, rows)
-        seen.spill.put(f"shape {label}", part.number, np.asarray(values[product.target].shape))
+        doing(seen.spill.put, f"rows {label}", part.number, rows)
+        doing(seen.spill.put, f"shape {label}", part.number, np.asarray(values[product.target].shape))
         target = as_float(product.targets_of(values[product.target], rows))
-        seen.spill.put(f"target {label}", part.number, target)
+        doing(seen.spill.put, f"target {label}", part.number, target)
         if product.partner:
             beside = product.parts_of(values[product.partner], values[product.target].shape, rows)
-            seen.spill.put(f"beside {label}", part.number, beside)
+            doing(seen.spill.put, f"beside {label}", part.number, beside)
         if part.held_out:
             continue
         if not product.fine:  # each makes a row of every tap

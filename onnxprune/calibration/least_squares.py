@@ -21,12 +21,15 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from onnxprune.labels.ops.table import Array
-from onnxprune.memory_and_threads import Doing, at_once
+from onnxprune.memory_and_threads import Doing, at_once, meanwhile
 
 Float = NDArray[np.float64]
 
 #: Rows that are gathered before sums are made of them; or at least as many as columns, of so many bytes.
 ROWS, BYTES = 4096, 2 << 20
+
+#: From so many columns on, two threads share a product.
+WIDE = 1024
 
 #: What takes in rows: x [rows, groups, columns] and y [rows, groups, targets].
 Taking = Callable[[Array, Array], None]
@@ -56,7 +59,7 @@ class Moments:
         columns[..., : x.shape[2]] = x.transpose(1, 0, 2)
         targets = np.ascontiguousarray(y.transpose(1, 0, 2))
         for group, (a, b) in enumerate(zip(columns, targets, strict=True)):  # products in their own precision
-            self.xx[group] += a.T @ a
+            _add_squares(self.xx[group], a)
             self.xy[group] += a.T @ b
         self.yy += np.einsum("rgm,rgm->gm", y, y, dtype=np.float64)
         self.y += y.sum(axis=0, dtype=np.float64)
@@ -113,6 +116,24 @@ class Moments:
             except scipy.linalg.LinAlgError:
                 return None
         return found if np.isfinite(found).all() else None
+
+
+def _add_squares(total: Float, a: Array) -> None:
+    """Add A'A. That of many columns is made in blocks, of which two threads have as much to do each."""
+    if len(total) < WIDE:
+        total += a.T @ a
+        return
+    half = len(total) // 2
+    left, right = a[:, :half], a[:, half:]
+
+    def aside() -> None:
+        block = left.T @ right
+        total[:half, half:] += block
+        total[half:, :half] += block.T
+
+    with meanwhile(aside):
+        total[:half, :half] += left.T @ left
+        total[half:, half:] += right.T @ right
 
 
 @dataclass

@@ -18,6 +18,7 @@ from onnx import TensorProto
 
 from onnxprune.calibration.gram_matrices import Observations, Part
 from onnxprune.labels.ops.table import Array
+from onnxprune.memory_and_threads import another_thread
 from onnxprune.model.edits import Edits
 from onnxprune.model.graph import Node
 from onnxprune.model.onnx_model import Model
@@ -101,14 +102,14 @@ class Replay:
         if wanted:
             types = {n: self.types.get(n) or TensorProto.FLOAT for n in needed}
             part = excerpt(self._free.apply(self.edits), [n.index for n in inside], types, wanted)
-            with runtime.session(part, "part of the pruned model", optimize=True) as active:
+            with runtime.session(part, "part of the pruned model", optimize=True) as active, another_thread() as doing:
                 for step in self.seen.parts:
                     results = runtime.run(active, {n: self.get(n, step) for n in needed}, "part of the pruned model")
                     for name in wanted:
                         array = np.asarray(results[name])
                         if name in self.rounded:
                             array = self.rounded[name](array)
-                        self.seen.spill.put(f"replay {name}", step.number, array)
+                        doing(self.seen.spill.put, f"replay {name}", step.number, array)
         self._live.update(wanted)
         for name in [n for n in self._live if self._last.get(n, -1) < stop]:
             self.seen.spill.drop(f"replay {name}")

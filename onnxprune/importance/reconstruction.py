@@ -27,6 +27,7 @@ from onnxprune.importance.criterion import Scorer, Scores, Subject
 from onnxprune.importance.magnitude import l2
 from onnxprune.labels.groups import Group, Groups
 from onnxprune.labels.label_propagation import Trace
+from onnxprune.memory_and_threads import in_threads
 from onnxprune.model.onnx_model import Model
 
 Float = NDArray[np.float64]
@@ -127,12 +128,13 @@ def _scorer(subject: Subject, weighs: Mapping[str, Float]) -> Scorer:
     reader = _Reader(subject.trace, subject.lesson.reference, subject.lesson.seen, weighs)
     known: dict[bytes, Scores] = {}
 
+    def of_group(group: Group) -> Scores:
+        consumers = [c for p in reader.seen.products.values() for c in reader.consumers(group, p)]
+        return _eliminated(consumers, group.width) if consumers else _share(subject, group)
+
     def score(groups: Groups) -> list[Scores]:
-        for group in groups:
-            key = group.units.tobytes()
-            if key not in known:
-                consumers = [c for p in reader.seen.products.values() for c in reader.consumers(group, p)]
-                known[key] = _eliminated(consumers, group.width) if consumers else _share(subject, group)
+        new = {key: g for g in groups if (key := g.units.tobytes()) not in known}
+        known.update(zip(new, in_threads(of_group, new.values()), strict=True))
         return [known[group.units.tobytes()] for group in groups]
 
     return score

@@ -59,6 +59,13 @@ def test_rows_that_wait_for_others_are_all_counted(rows: int, monkeypatch: pytes
     np.testing.assert_allclose(moments.xy, filled().xy)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_many_columns_have_the_sums_of_few(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = filled(bias=bias)
+    monkeypatch.setattr(least_squares, "WIDE", 2)
+    np.testing.assert_allclose(filled(bias=bias).xx, few.xx)
+
+
 def test_strong_ridge_stays_at_the_prior_but_for_the_bias() -> None:
     prior = RNG.standard_normal(TRUE.shape)
     found = filled().ridge(prior, 1e9)
