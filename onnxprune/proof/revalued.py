@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +18,13 @@ from onnxprune.model.onnx_model import Model
 class Revalued:
     """``changed``: how many constants of ``of`` hold other numbers; ``added``: how many biases are new.
 
-    All else is, bit for bit, as it was proven.
+    ``parameters``: how many numbers these biases hold. All else is, bit for bit, as it was proven.
     """
 
     changed: int
     added: int
     of: int
+    parameters: int
 
 
 def prove_revalued(proven: Model, solved: Model) -> Revalued:
@@ -43,7 +45,8 @@ def prove_revalued(proven: Model, solved: Model) -> Revalued:
     _compare_nodes(proven, solved)
     if _rest(proven.proto) != _rest(solved.proto):
         raise _changed("something of the file beside nodes and initializers")
-    return Revalued(changed, len(after) - len(before), len(before))
+    new = [math.prod(tensor.dims) for name, tensor in after.items() if name not in before]
+    return Revalued(changed, len(new), len(before), sum(new))
 
 
 def _same(name: str, proven: Model, solved: Model) -> bool:

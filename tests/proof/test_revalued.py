@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,8 +38,8 @@ def proven(before: ModelProto, after: ModelProto) -> Revalued:
 def test_other_numbers_and_new_biases_are_counted() -> None:
     values = {"w1": np.ones((4, 16, 1, 1), np.float32)}
     before, after = edited(constants=values, added={"w1_bias": np.ones(4, np.float32)}, inputs={2: {2: "w1_bias"}})
-    assert proven(before, after) == Revalued(changed=1, added=1, of=3)
-    assert proven(before, before) == Revalued(changed=0, added=0, of=3)
+    assert proven(before, after) == Revalued(changed=1, added=1, of=3, parameters=4)
+    assert proven(before, before) == Revalued(changed=0, added=0, of=3, parameters=0)
 
 
 def _attribute(proto: ModelProto) -> None:
@@ -96,15 +97,17 @@ def test_weights_that_lie_in_the_file_are_compared_too(tmp_path: Path) -> None:
     model = files.load(tmp_path / "m.onnx")
     assert "w0" in model.weights
     solved = model.apply(Edits(constants={"w0": np.ones((16, 3, 3, 3), np.float32)}))
-    assert prove_revalued(model, solved) == Revalued(changed=1, added=0, of=3)
+    assert prove_revalued(model, solved) == Revalued(changed=1, added=0, of=3, parameters=0)
 
 
 def test_a_run_counts_what_it_solved() -> None:
     images = np.random.default_rng(0).random((64, 3, 8, 8), np.float32)
-    report = onnxprune.prune(build(TEXT), ratio=0.5, data={"x": images}).report
+    result = onnxprune.prune(build(TEXT), ratio=0.5, data={"x": images})
+    report = result.report
     assert report.learnt is not None
     assert report.learnt.solved
-    assert report.revalued == Revalued(changed=1, added=1, of=3)
+    assert report.revalued == Revalued(changed=1, added=1, of=3, parameters=4)
+    assert report.parameters.after == sum(math.prod(t.dims) for t in result.model.graph.initializer)
 
 
 def test_a_run_that_solves_nothing_has_nothing_to_count() -> None:
