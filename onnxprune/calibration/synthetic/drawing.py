@@ -55,13 +55,14 @@ def check(how: Data) -> None:
     calibration.checked_samples(how)
 
 
-def load(how: Data, model: Model, shapes: Shapes, seed: int) -> CalibrationSet:
-    """Draw samples for ``model``, at ``shapes`` as analysed.
+def load(how: Data, model: Model, shapes: Shapes, seed: int, inputs: Inputs | None = None) -> CalibrationSet:
+    """Draw samples for ``model``, at ``shapes`` as analysed; ``inputs``: its own, where they are known.
 
     Raises DataError where an input is of a type that nothing is drawn for, ModelError where the model cannot be run.
     """
     pixels = Pixels(how.mean, how.std, how.layout)
-    inputs, known, fixed = Inputs.of(model, shapes.inputs, pixels), shapes.shape, shapes.draws.values
+    inputs, known = inputs or Inputs.of(model, shapes.inputs, pixels), shapes.shape
+    fixed = shapes.draws.values
     kinds = {s.name: _kind(s, model, known) for s in inputs.slots}
     count = calibration.checked_samples(how) or enough(inputs, model, known)
     count = max(1, -(-count // inputs.unit)) * inputs.unit

@@ -63,7 +63,7 @@ def with_drawn(
     if whole < 2 * unit:
         return data
     try:
-        drawn = drawing.load(replace(how, source=None, samples=whole), model, shapes, seed)
+        drawn = drawing.load(replace(how, source=None, samples=whole), model, shapes, seed, data.inputs)
     except OnnxPruneError:
         return data
     chunks = [_Repeated(data, copies), *drawn.chunks()]
