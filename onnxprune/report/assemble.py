@@ -108,7 +108,7 @@ def report_of(outcome: Outcome) -> Report:
         changes=outcome.changes,
         notes=(
             *tried_input_shapes.guessed(
-                given.graph.inputs, trace.shapes.inputs, outcome.input_shapes, trace.shapes.draws, outcome.input_values
+                given, trace.shapes.inputs, outcome.input_shapes, trace.shapes.draws, outcome.input_values
             ),
             *outcome.notes,
             *choice.remarks,

@@ -139,7 +139,7 @@ def compare(before: Model, after: Model, on: On, progress: Progress = silent) ->
         apart.outputs,
         apart.samples,
         apart.inputs,
-        (*tried_input_shapes.guessed(before.graph.inputs, given, on.input_shapes), *apart.notes),
+        (*tried_input_shapes.guessed(before, given, on.input_shapes), *apart.notes),
     )
 
 

@@ -1,11 +1,12 @@
 """The shapes that a model is run at.
 
-What a file leaves open is guessed, and tried: images of several sizes, audio of a second or less, texts. One name is
-one size, whatever inputs it is in.
+What a file leaves open is guessed, and tried: images of the size that the exporter noted, or of several, audio of a
+second or less, texts. One name is one size, whatever inputs it is in.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,12 @@ _TRIED: Mapping[str, tuple[int, ...]] = {
     "batch": (1,),
     "channels": (3,),
 }
+
+#: Where Ultralytics notes height and width of the pictures that a network was exported for, as "[320, 320]".
+_EXPORTED_SIZE = "imgsz"
+
+#: Dimensions of a batch of pictures, and how high or wide one is at most.
+_PICTURE, _MOST_SIDE = 4, 1 << 14
 
 #: How many values of an input that is compared with numbers are tried.
 _VALUES = 4
@@ -119,14 +126,15 @@ def _draws(model: Model, inputs: Mapping[str, TensorInfo], values: Mapping[str, 
 
 
 def guessed(
-    inputs: Iterable[TensorInfo],
+    model: Model,
     shapes: Mapping[str, Shape],
     given: Mapping[str, Any],
     draws: Draws = PLAIN,
     values: Mapping[str, Any] | None = None,
 ) -> Iterator[str]:
     """A note for each input of which more than the batch is open, or that is one number, and that nobody gave."""
-    for info in inputs:
+    exported = _exported_size(model)
+    for info in model.graph.inputs:
         if info.name in draws.values and info.name not in (values or {}):
             value = draws.values[info.name]
             yield f"input '{info.name}' is fed {value:g}, as the model compares it with this (--input-value)"
@@ -135,7 +143,9 @@ def guessed(
                 "of any shape" if info.dims is None else ",".join("?" if d is None else str(d) for d in info.dims)
             )
             at = ",".join(map(str, shapes[info.name]))
-            yield f"input '{info.name}' is {declared}: measured at {at}, as nothing else is given (--input-shape)"
+            known = len(shapes[info.name]) == _PICTURE and shapes[info.name][2:] == exported
+            why = f"as '{_EXPORTED_SIZE}' in the file says" if known else "as nothing else is given"
+            yield f"input '{info.name}' is {declared}: measured at {at}, {why} (--input-shape)"
 
 
 # --- what open dimensions are -----------------------------------------------------------------------------------------
@@ -151,17 +161,42 @@ def _guesses(model: Model, inputs: Mapping[str, TensorInfo], given: Mapping[str,
     fixed = {k: s for n, shape in given.items() for k, s in zip(keys[n], shape, strict=False) if k is not None}
     role = {k: r for k, r in role.items() if k not in fixed}
 
-    def shapes(sizes: Mapping[str, int]) -> dict[str, Shape]:
-        own = {**{k: sizes[r] for k, r in role.items()}, **fixed}
+    def shapes(sizes: Mapping[str, int], known: Mapping[Key, int] | None = None) -> dict[str, Shape]:
+        own = {**{k: sizes[r] for k, r in role.items()}, **(known or {}), **fixed}
         return {n: given.get(n) or _shape(inputs[n], keys[n], own) for n in inputs}
 
     first = {r: tried[0] for r, tried in _TRIED.items()}
+    if sides := _sides(inputs, keys, role, _exported_size(model)):
+        yield shapes(first, sides)
     yield shapes(first)
     for kind in dict.fromkeys(r for r in role.values()):
         for size in _TRIED[kind][1:]:
             yield shapes({**first, kind: size})
     if role:
         yield from ({**with_zeros, **given} for with_zeros in _with_zeros(model, shapes(first)))
+
+
+def _sides(
+    inputs: Mapping[str, TensorInfo],
+    keys: Mapping[str, tuple[Key | None, ...]],
+    role: Mapping[Key, str],
+    exported: Shape,
+) -> dict[Key, int]:
+    """The sizes of open sides of pictures, where ``exported`` tells them."""
+    pictures = [n for n, i in inputs.items() if exported and len(i.dims or ()) == _PICTURE]
+    sizes = ((k, size) for n in pictures for k, size in zip(keys[n][2:], exported, strict=True))
+    return {k: size for k, size in sizes if k is not None and role.get(k) == "side"}
+
+
+def _exported_size(model: Model) -> Shape:
+    """(height, width) as the exporter noted them; () where it did not."""
+    noted = next((p.value for p in model.proto.metadata_props if p.key == _EXPORTED_SIZE), "")
+    try:
+        sizes = json.loads(noted)
+    except ValueError:
+        return ()
+    plain = isinstance(sizes, list) and len(sizes) == 2
+    return tuple(sizes) if plain and all(type(s) is int and 0 < s <= _MOST_SIDE for s in sizes) else ()
 
 
 def _names(model: Model) -> dict[str, tuple[str, ...]]:

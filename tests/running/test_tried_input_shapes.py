@@ -61,6 +61,38 @@ def test_a_model_that_refuses_names_the_input_that_drove_it() -> None:
     assert "--input-value" in str(refused.value)
 
 
+#: Takes pictures of any size.
+OPEN = "(float[B,3,H,W] x) => (float y) { p = GlobalAveragePool(x)\ny = ReduceSum(p) }"
+
+
+def exported_at(noted: str, text: str = OPEN) -> Model:
+    proto = build(text)
+    proto.metadata_props.add(key="imgsz", value=noted)
+    return from_proto(proto)
+
+
+def test_pictures_have_the_size_that_the_exporter_noted() -> None:
+    model = exported_at("[320, 416]")
+    assert choose_inputs(model, {}).shapes == {"x": (1, 3, 320, 416)}
+    assert any("1,3,320,416, as 'imgsz' in the file says" in n for n in pipeline.prune(model, Options()).report.notes)
+    assert choose_inputs(model, {"x": (1, 3, 64, 64)}).shapes == {"x": (1, 3, 64, 64)}
+    declared = exported_at("[320, 416]", OPEN.replace("H,W", "96,W"))
+    assert choose_inputs(declared, {}).shapes == {"x": (1, 3, 96, 416)}
+
+
+@pytest.mark.parametrize(
+    "noted", ["", "320", "[320]", "[320, 320, 3]", "[0, 320]", "[320, 1e9]", "[true, 1]", "[99999999, 2]", "{", '"ab"']
+)
+def test_a_size_that_is_none_says_nothing(noted: str) -> None:
+    assert choose_inputs(exported_at(noted), {}).shapes == {"x": (1, 3, 224, 224)}
+
+
+def test_a_noted_size_that_the_model_does_not_take_is_not_the_last_word() -> None:
+    text = """(float[B,3,H,W] x) => (float y) <int64[2] s = {150528, 1}>
+    { r = Reshape(x, s)\ny = ReduceSum(r) }"""
+    assert choose_inputs(exported_at("[320, 320]", text), {}).shapes == {"x": (1, 3, 224, 224)}
+
+
 def test_one_name_is_one_size() -> None:
     text = "(float[B,T,4] x, float[T,4] p, float[2,B,4] h) => (float y) { a = Add(x, p)\ny = ReduceSum(a) }"
     shapes = choose_inputs(loaded(text), {}).shapes
