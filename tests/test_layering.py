@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -82,13 +83,20 @@ MODULE_LINES, FUNCTION_LINES = 400, 60
 LONG_MODULES = {"onnxprune/labels/ops/movement.py": 620}
 
 
+@cache
 def parsed(name: str) -> ast.Module:
     return ast.parse(FILES[name].read_text(encoding="utf-8"))
 
 
+@cache
+def nodes(name: str) -> tuple[ast.AST, ...]:
+    """All that a file is made of; every rule looks at it."""
+    return tuple(ast.walk(parsed(name)))
+
+
 def imports(name: str) -> Iterator[str]:
     """Dotted names of all that a file imports, wherever in it: of ``from a import b``, a.b."""
-    for node in ast.walk(parsed(name)):
+    for node in nodes(name):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -140,7 +148,7 @@ def test_each_library_has_its_door(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in FILES if Path(n).name not in PROTO_DOORS])
 def test_only_the_doors_touch_protobuf(name: str) -> None:
-    touched = {n.attr for n in ast.walk(parsed(name)) if isinstance(n, ast.Attribute) and n.attr in PROTO_FIELDS}
+    touched = {n.attr for n in nodes(name) if isinstance(n, ast.Attribute) and n.attr in PROTO_FIELDS}
     if name == "passes/fuse_batchnorm.py":  # asks whether a weight is a graph input too
         touched.discard("proto")
     assert touched == set()
@@ -149,7 +157,7 @@ def test_only_the_doors_touch_protobuf(name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_only_rules_and_doors_ask_for_an_operator(name: str) -> None:
     """Groups, scores, choosing, plans and reports do not know what an operator is; formats are made of operators."""
-    asked = [n for n in ast.walk(parsed(name)) if isinstance(n, ast.Attribute) and n.attr in ("op", "op_type")]
+    asked = [n for n in nodes(name) if isinstance(n, ast.Attribute) and n.attr in ("op", "op_type")]
     know = ("onnxprune/labels/ops/", "onnxprune/formats/", "onnxprune/cli/")
     assert not asked or name.startswith(know) or Path(name).name in KNOW_OPERATORS
 
@@ -158,7 +166,7 @@ def test_only_rules_and_doors_ask_for_an_operator(name: str) -> None:
 def test_modules_and_functions_stay_small(name: str) -> None:
     lines = len(FILES[name].read_text(encoding="utf-8").splitlines())
     assert lines <= LONG_MODULES.get(name, MODULE_LINES)
-    for node in ast.walk(parsed(name)):
+    for node in nodes(name):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             assert length <= FUNCTION_LINES, f"{node.name} has {length} lines"

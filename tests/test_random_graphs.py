@@ -19,7 +19,7 @@ from tests.models import too_new
 from tests.property import InfiniteError, assert_exact, assert_lossless, some
 from tests.strategies import models
 
-EXAMPLES = int(os.environ.get("ONNXPRUNE_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("ONNXPRUNE_EXAMPLES", "50"))
 
 
 long = settings(

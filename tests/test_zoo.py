@@ -16,7 +16,11 @@ from tests.models import too_new
 ZOO = sorted((Path(__file__).parents[1] / "fixtures" / "zoo").glob("*.onnx"))
 
 
-@pytest.mark.parametrize("path", ZOO, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    # Two thirds of them take a minute, and the grid has them all.
+    [pytest.param(p, id=p.stem, marks=[] if number % 3 == 0 else pytest.mark.slow) for number, p in enumerate(ZOO)],
+)
 def test_pruned_by_three_tenths(path: Path) -> None:
     proto = load_skeleton(path)
     if reason := too_new(proto):

@@ -168,7 +168,7 @@ def lines(path: str) -> list[str]:
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs kill -9")
-@pytest.mark.parametrize("at", ["training", "metric", "plan"])
+@pytest.mark.parametrize("at", ["training", *(pytest.param(at, marks=pytest.mark.slow) for at in ("metric", "plan"))])
 def test_killed_it_trains_nothing_twice_and_comes_to_the_same(run: Run, at: str) -> None:
     """In the middle of the training of a round; when its model is there and is not measured; when all is done."""
     args = (*ROUNDS, "0.06", "--finetune", "round_functions:notes")
