@@ -112,7 +112,7 @@ class Compensate:
         dtype = model.array(node.inputs[1]).dtype
         weight = product.form.matrix(model.array(node.inputs[1]).astype(np.float64))
         prior = weight.reshape(product.groups, product.outputs, -1)
-        given = len(node.inputs) > 2 and bool(node.inputs[2])
+        given = node.input(2) != ""
         if product.form.bias:
             bias = model.array(node.inputs[2]).astype(np.float64) if given else np.zeros(prior.shape[:2])
             column = np.broadcast_to(bias.reshape(-1), prior[..., 0].size).reshape(*prior.shape[:2], 1)

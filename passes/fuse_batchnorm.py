@@ -114,8 +114,8 @@ def _computed(model: Model, node: Node, norm: Node) -> _Fold | None:
     shape = model.graph.constants[node.inputs[1]][1]
     gamma, beta, mean, var = (model.array(n).astype(np.float64) for n in norm.inputs[1:5])
     scale = gamma / np.sqrt(var + norm.attrs.get("epsilon", 1e-5))
-    has_bias = len(node.inputs) > 2 and bool(node.inputs[2])
-    bias = model.array(node.inputs[2]).astype(np.float64) if has_bias else np.zeros(len(scale))
+    name = node.input(2)
+    bias = model.array(name).astype(np.float64) if name else np.zeros(len(scale))
     if node.op == "Gemm":
         if not _plain_gemm(node, bias, len(scale)) or len(shape) != 2:
             return None

@@ -119,7 +119,7 @@ class _Branches:
         rank = len(self.graph.constants[node.inputs[1]][1])
         if value.ndim != rank or any(s > 1 for a, s in enumerate(value.shape) if a != linear.made):
             return False
-        name = node.inputs[2] if len(node.inputs) > 2 else ""
+        name = node.input(2)
         matrix = linear.matrix(self.model.array(node.inputs[1]))
         width = matrix.shape[0] * matrix.shape[1]
         if name and (name not in self.graph.constants or self.graph.constants[name][1] not in ((width,), (1, width))):

@@ -80,7 +80,7 @@ def _layer_of(graph: Graph, node: Node) -> tuple[Node | None, int]:
     """The layer whose bias ``node`` reads, and where: itself, or the MatMul that it adds one to."""
     if node.domain or len(node.inputs) < 2:
         return None, 0
-    if node.op in ("Conv", "ConvTranspose", "Gemm") and len(node.inputs) > 2:
+    if node.op in ("Conv", "ConvTranspose", "Gemm") and node.input(2):
         return node, 2
     if node.op == "Add":
         for position in (0, 1):

@@ -69,7 +69,7 @@ def places(trace: Trace) -> list[Place]:
         tensor = trace.input(node, read.position)
         if tensor is None or tensor.constant:
             continue
-        point = node.inputs[read.zero] if read.zero is not None and read.zero < len(node.inputs) else ""
+        point = node.input(read.zero)
         known = point in trace.model.graph.constants
         zero = float(trace.model.array(point).reshape(-1)[0]) if known else 0.0
         for layer in tensor.layers:

@@ -59,7 +59,7 @@ class Facts:
 
     def has(self, position: int) -> bool:
         """Whether input ``position`` is given at all."""
-        return position < len(self.node.inputs) and bool(self.node.inputs[position])
+        return self.node.input(position) != ""
 
 
 KnownFunction = Callable[[Facts], Sequence[Known | None]]

@@ -178,7 +178,7 @@ class Op:
 
     def has(self, position: int) -> bool:
         """Whether input ``position`` is given at all."""
-        return position < len(self.node.inputs) and bool(self.node.inputs[position])
+        return self.node.input(position) != ""
 
     def role(self, tensor: Tensor | None, labels: Labels, role: str) -> None:
         """What channels of a constant are for; says nothing of those of other tensors."""

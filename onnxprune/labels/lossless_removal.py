@@ -127,7 +127,7 @@ class _Run:
 
     def _of(self, node: Node, position: int) -> Known | None:
         """What is known of an input."""
-        name = node.inputs[position] if position < len(node.inputs) else ""
+        name = node.input(position)
         if name in self.known:
             return self.known[name]
         array = self._constant(name) if name else None
@@ -227,7 +227,7 @@ class _Run:
             or self.trace.shapes.elem_type.get(node.outputs[0]) not in _FLOATS
         ):
             return False
-        name = node.inputs[2] if len(node.inputs) > 2 else ""
+        name = node.input(2)
         return not name or (name in self.graph.constants and self.graph.constants[name][1] in ((width,), (1, width)))
 
     def _added(
@@ -253,8 +253,8 @@ class _Run:
             sums = matrix.astype(np.float64).sum(axis=3)
             seen = np.einsum("gok,gk->go", sums, value.reshape(group, width)).reshape(-1)
         y = placed(linear.alpha * seen, linear.made, rank)
-        if len(node.inputs) > 2 and node.inputs[2]:
-            bias = self._constant(node.inputs[2]) if linear.bias else None
+        if name := node.input(2):
+            bias = self._constant(name) if linear.bias else None
             if bias is None:
                 return None
             y = y + linear.beta * placed(bias.astype(np.float64), linear.made, rank)

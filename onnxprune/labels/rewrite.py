@@ -322,7 +322,7 @@ class _Run:
 
     def _set(self, node: Node, position: int, wanted: NDArray[Any] | None) -> None:
         """Give ``node`` the value ``wanted`` at ``position``; None: the value of the original model."""
-        name = node.inputs[position] if position < len(node.inputs) else ""
+        name = node.input(position)
         if name in self.value:
             self.sizes.want(node, position, self.trace.shapes.value[name].array if wanted is None else wanted)
         elif name and name not in self.graph.constants:
@@ -358,7 +358,7 @@ class _Run:
         gone = ~self._alive_along(self.trace.input(node, 0), fold.summed)[fold.positions]
         if not gone.any():
             return
-        name = node.inputs[2] if len(node.inputs) > 2 else ""
+        name = node.input(2)
         weight = helper.tensor_dtype_to_np_dtype(self.trace.shapes.elem_type[node.outputs[0]])
         bias = self.model.array(name) if name else np.zeros(fold.added.shape[1], weight)
         whole = (bias.astype(np.float64) + fold.added[gone].sum(axis=0)).astype(bias.dtype)

@@ -34,6 +34,10 @@ class Node:
         """The node's name, or, where the exporter gave none, its operator and first output."""
         return self.name or f"{self.op}:{self.outputs[0] if self.outputs else self.index}"
 
+    def input(self, position: int | None) -> str:
+        """The tensor that the node reads at ``position``; '' where that is None, or nothing is given there."""
+        return self.inputs[position] if position is not None and position < len(self.inputs) else ""
+
 
 class Naming:
     """A block of code that looks at one node: whatever it raises is an error of the model that names the node.

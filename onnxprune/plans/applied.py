@@ -25,11 +25,10 @@ def plan_of(trace: Trace, result: Rewrite, options: Mapping[str, Any]) -> Plan:
     copies = {}
     for index, positions in result.edits.inputs.items():
         for position, name in positions.items():
-            source = (
-                model.graph.nodes[index].inputs[position] if position < len(model.graph.nodes[index].inputs) else ""
-            )
+            node = model.graph.nodes[index]
+            source = node.input(position)
             if name in result.kept and source in model.graph.constants:
-                copies[name] = (source, model.graph.nodes[index].label, position)
+                copies[name] = (source, node.label, position)
                 shapes[name] = model.graph.constants[source][1]
     name = model.path.name if model.path else ""
     kept = {n: tuple(_axis(part, shapes[n]) for part in parts) for n, parts in result.kept.items()}

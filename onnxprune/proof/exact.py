@@ -179,7 +179,7 @@ def masked(trace: Trace, dead: NDArray[np.int64]) -> Model:
 
 def _zero_of(trace: Trace, node: Node, read: Read, rank: int) -> str | NDArray[Any]:
     """The zero point of what is read; of weights by their first axis, laid out as they are."""
-    name = node.inputs[read.zero] if read.zero is not None and read.zero < len(node.inputs) else ""
+    name = node.input(read.zero)
     shape = trace.model.graph.constants.get(name, (0, ()))[1]
     if len(shape) == 1 and rank > len(shape) + 1:
         return trace.model.array(name).reshape([*shape, *(1,) * (rank - 1)])

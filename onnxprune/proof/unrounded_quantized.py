@@ -130,8 +130,8 @@ class _Unrounded:
             raise _CannotError
         found = []
         size = self._array(node.inputs[scale])
-        given = scale + 1 < len(node.inputs) and bool(node.inputs[scale + 1])
-        zero = self._array(node.inputs[scale + 1]) if given else np.zeros((), np.uint8)
+        name = node.input(scale + 1)
+        zero = self._array(name) if name else np.zeros((), np.uint8)
         for array in (size, zero):
             vector = array.ndim == 1 and array.size > 1
             shape = [-1 if a == axis % max(rank, 1) else 1 for a in range(rank)] if vector else []
@@ -183,7 +183,7 @@ class _Unrounded:
 
     def _bias(self, node: Node, position: int) -> list[str]:
         """The bias, which is on the grid of the product."""
-        if position >= len(node.inputs) or not node.inputs[position]:
+        if not node.input(position):
             return []
         both = self._array(node.inputs[1]).reshape(-1) * self._array(node.inputs[4]).reshape(-1)
         return [self._constant(node, position, (self._array(node.inputs[position]) * both).astype(both.dtype))]
@@ -191,7 +191,7 @@ class _Unrounded:
     def _gemm(self, node: Node) -> None:
         out, axis = node.outputs[0], 0 if node.attrs.get("transB", 0) else 1
         inputs = [self._dequantize(node, 0, f"{out}__x"), self._dequantize(node, 3, f"{out}__w", axis)]
-        quantized = len(node.inputs) > 7 and bool(node.inputs[7])
+        quantized = node.input(7) != ""
         beta = float(node.attrs.get("alpha", 1.0))
         name = f"{out}__y" if quantized else out
         self._add("Gemm", [*inputs, *self._bias(node, 6)], name, **self._kept(node), beta=beta)

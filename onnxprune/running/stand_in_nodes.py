@@ -137,6 +137,6 @@ class _Writer:
         return (-high - (0 if narrow else 1) if signed else 0.0), high
 
     def _scalar(self, position: int) -> float | None:
-        name = self.node.inputs[position] if position < len(self.node.inputs) else ""
+        name = self.node.input(position)
         array: NDArray[Any] | None = self.model.array(name) if name in self.model.graph.constants else None
         return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None

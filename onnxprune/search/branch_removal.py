@@ -63,7 +63,7 @@ def _last_weights(trace: Trace, node: Node, nodes: frozenset[int]) -> Iterator[s
     while stack:
         here = stack.pop()
         rule = ops.find(here)
-        weight = here.inputs[1] if rule is not None and rule.linear is not None and len(here.inputs) > 1 else ""
+        weight = here.input(1) if rule is not None and rule.linear is not None else ""
         if here.index not in nodes:
             yield None
         elif weight in graph.constants:

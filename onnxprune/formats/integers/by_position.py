@@ -143,8 +143,8 @@ def clip(low: Lowering, node: Node) -> Code:
     ends: list[Float | None] = []
     for position, key in ((1, "min"), (2, "max")):
         value = np.asarray(node.attrs[key], np.float64) if key in node.attrs else None
-        if len(node.inputs) > position and node.inputs[position]:
-            value = low.floats(node.inputs[position])
+        if name := node.input(position):
+            value = low.floats(name)
             if value is None:
                 low.refuse(node, "its bounds are computed")
         ends.append(value)

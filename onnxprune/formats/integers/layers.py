@@ -266,8 +266,8 @@ def axes_of(low: Lowering, node: Node, rank: int) -> Shape:
     if node.op.startswith("Global"):
         return tuple(range(2, rank))
     given = node.attrs.get("axes")
-    if given is None and len(node.inputs) > 1 and node.inputs[1]:
-        given = low.constant(node.inputs[1])
+    if given is None and (name := node.input(1)):
+        given = low.constant(name)
         if given is None:
             low.refuse(node, "its axes are computed")
     if given is None:

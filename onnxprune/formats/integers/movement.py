@@ -115,8 +115,8 @@ def _matrix(low: Lowering, node: Node, axis: int, before: tuple[int, ...], after
     ramp = np.eye(size, dtype=np.float32).reshape(1, size, *(size if a == axis else 1 for a in range(2, rank)))
     x = np.broadcast_to(ramp, shape).astype(np.float32)
     given: dict[str, NDArray[Any]] = {}
-    if node.op == "Resize" and len(node.inputs) > 3 and node.inputs[3]:
-        sizes = low.constant(node.inputs[3])
+    if node.op == "Resize" and (name := node.input(3)):
+        sizes = low.constant(name)
         if sizes is not None and len(sizes) == rank:
             given["_3"] = np.asarray([1, size, *sizes[2:]], np.int64)
     found = low.alone(node, x, **given)
