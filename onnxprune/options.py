@@ -56,8 +56,8 @@ class ApplyOptions(FormatOptions):
         multiple=True,
         metavar="DOMAIN::OP=KIND",
         shared=True,
-        help="What an operator does that nobody knows: elementwise, channelwise (each channel of axis 1 by itself) or "
-        "opaque. Repeatable.",
+        help="Declare what an operator does: elementwise, channelwise (works on each channel of axis 1 by "
+        "itself) or opaque. Repeatable.",
     )
     input_values: Mapping[str, float] = option(
         {},
@@ -66,43 +66,47 @@ class ApplyOptions(FormatOptions):
         metavar="NAME=NUMBER",
         read=values_of,
         shared=True,
-        help="What to feed an input of one number, as sr=16000. Repeatable.",
+        help="Feed this number to an input of one element, as sr=16000. Repeatable.",
     )
     data: DataSource | None = None
     compensate: bool = option(
         True,
         "--compensate/--no-compensate",
         kind=bool,
-        help="Solve the weights behind removed channels anew, on calibration data or drawn inputs. [default: do]",
+        help="Solve anew the weights that read removed channels, on calibration data or drawn inputs. [default: do]",
     )
     recover: int = option(
         0,
         "--recover",
         kind=int,
         metavar="STEPS",
-        help="With --data: then train for so many steps on what the original gives. [default: 0]",
+        help="With --data: then train for this many steps to reproduce the original's outputs. [default: 0]",
     )
     fuse_bn: bool = option(
         True,
         "--fuse-bn/--no-fuse-bn",
         kind=bool,
-        help="Fold BatchNormalization into the layer before. [default: fold]",
+        help="Fold each BatchNormalization into the layer before it. [default: fold]",
     )
-    check_n: int = option(3, "--check-n", kind=int, shown=True, help="Seeded inputs to prove on; 0 proves nothing.")
+    check_n: int = option(
+        3, "--check-n", kind=int, shown=True, help="Number of seeded inputs to prove the cut on; 0 skips the proof."
+    )
     rtol: float | None = option(
         None,
         "--rtol",
         kind=float,
-        help="Limit of the rewrite error, as a share of the output's range. [default: by precision]",
+        help="Largest rewrite error that the proof accepts, as a share of the output's range. [default: by precision]",
     )
-    atol: float = option(0.0, "--atol", kind=float, shown=True, help="Rewrite error that is always accepted.")
+    atol: float = option(
+        0.0, "--atol", kind=float, shown=True, help="Absolute rewrite error that the proof always accepts."
+    )
     seed: int = option(
         0,
         "--seed",
         kind=int,
         shown=True,
         shared=True,
-        help="For inputs of the proof and for random importance.",
+        help="Seed of the proof's inputs, of drawn inputs and of random importance.",
     )
     progress: Progress = field(default=silent, repr=False, compare=False)
     #: ``data``, and how to read it.
@@ -157,55 +161,55 @@ class Options(BitOptions, ZeroOptions, MetricOptions, ApplyOptions):
         False,
         "--lossless",
         kind=bool,
-        help="Remove all channels that are dead or constant; with --ratio, these first.",
+        help="Remove every channel that is dead or constant; with --ratio, remove these first.",
     )
     align: int | None = option(
         None,
         "--align",
         kind=int,
-        help="Every width that changes becomes a multiple of this. [default: 1, or by the target]",
+        help="Make every width that changes a multiple of this. [default: 1, or what the target computes in]",
     )
     importance: str | None = option(
         None,
         "--importance",
-        help="auto, output, reconstruction, activation, apoz, variance, taylor; of weights alone: l1, l2, fpgm, bn, "
-        "random; or module:function. [default: auto; with --data none: l2]",
+        help="How channels are scored: auto, output, reconstruction, activation, apoz, variance, taylor; from weights "
+        "alone: l1, l2, fpgm, bn, random; or module:function. [default: auto; with --data none: l2]",
     )
     scope: str | None = option(
         None,
         "--scope",
         kind=("group", "global", "cost"),
-        help="The same ratio in every group; one ranking over the network, by score for each channel; or for what it "
-        "saves. [default: cost; of weights alone: group]",
+        help="group: the same ratio in every group; global: one ranking over the network by score; cost: one ranking "
+        "by score for the cost saved. [default: cost; for scores from weights alone: group]",
     )
     target: str | Cycles | None = option(
         None,
         "--target",
         metavar="NAME",
         shared=True,
-        help="A chip that `onnxprune targets` lists, or a .toml.",
+        help="The chip to prune for: a name that `onnxprune targets` lists, or a .toml file.",
     )
     dtype: str | None = option(
         None,
         "--dtype",
         kind=("fp16", "int8", "fp32"),
         shared=True,
-        help="What the target computes in. [default: its first]",
+        help="Data type that the target computes in. [default: the target's first]",
     )
     budget: str | Budget | None = option(
         None,
         "--budget",
         metavar="COST=LIMIT",
-        help="Instead of --ratio: what may be left of macs, params, bytes (of weights), activations (bytes written) or "
-        "the target's cycles, as a share (macs=0.5) or a number; ms=5: by the target's clock. With --weights auto "
-        "bytes at their bits.",
+        help="Instead of --ratio: how much may be left of macs, params, bytes (of weights), activations (bytes "
+        "written) or the target's cycles, as a share (macs=0.5) or a number; or ms=5, milliseconds at the "
+        "target's clock. With --weights auto, bytes count the bits chosen.",
     )
     whole_branches: bool = option(
         True,
         "--whole-branches/--no-whole-branches",
         kind=bool,
-        help="With --budget and --data: residual branches may go whole, where that is nearer to the original. "
-        "[default: may]",
+        help="With --budget and --data: allow whole residual branches to go, where that stays nearer to the original. "
+        "[default: allow]",
     )
     exclude: Sequence[str] = option(
         (),
@@ -213,7 +217,7 @@ class Options(BitOptions, ZeroOptions, MetricOptions, ApplyOptions):
         multiple=True,
         metavar="GLOB",
         shared=True,
-        help="Leave the channels of these nodes or tensors alone. Repeatable.",
+        help="Do not prune the channels of matching nodes or tensors. Repeatable.",
     )
     ratio_for: Mapping[str, float] | Sequence[tuple[str, float]] = option(
         (),
@@ -221,7 +225,7 @@ class Options(BitOptions, ZeroOptions, MetricOptions, ApplyOptions):
         multiple=True,
         metavar="GLOB=R",
         read=ratios_of,
-        help="Another ratio for some nodes. Repeatable.",
+        help="Use another ratio for matching nodes. Repeatable.",
     )
     remove: Mapping[str, Sequence[int]] | Sequence[tuple[str, Sequence[int]]] = option(
         (),
@@ -229,8 +233,8 @@ class Options(BitOptions, ZeroOptions, MetricOptions, ApplyOptions):
         multiple=True,
         metavar="NODE=CHANNELS",
         read=positions_of,
-        help="Remove these output channels of a node, as conv1=0,3,17-21, with all that hangs on them: only these, or, "
-        "with --ratio or --budget, these first. Repeatable.",
+        help="Remove these output channels of a node, as conv1=0,3,17-21, and all that depends on them: only these, "
+        "or, with --ratio or --budget, these first. Repeatable.",
     )
     keep: Mapping[str, Sequence[int]] | Sequence[tuple[str, Sequence[int]]] = option(
         (),
@@ -238,7 +242,7 @@ class Options(BitOptions, ZeroOptions, MetricOptions, ApplyOptions):
         multiple=True,
         metavar="NODE=CHANNELS",
         read=positions_of,
-        help="Leave these output channels of a node. Repeatable.",
+        help="Never remove these output channels of a node. Repeatable.",
     )
     outputs: Sequence[str] = option(
         (),
@@ -246,8 +250,8 @@ class Options(BitOptions, ZeroOptions, MetricOptions, ApplyOptions):
         multiple=True,
         metavar="NAME",
         shared=True,
-        help="First cut the model here: this tensor, or what this node gives, becomes an output, and what is behind "
-        "goes. Repeatable.",
+        help="Cut the model first: this tensor, or this node's output, becomes a graph output, and what follows it is "
+        "dropped. Repeatable.",
     )
     keep_outputs: Mapping[str, Sequence[int]] | Sequence[tuple[str, Sequence[int]]] = option(
         (),
@@ -255,21 +259,20 @@ class Options(BitOptions, ZeroOptions, MetricOptions, ApplyOptions):
         multiple=True,
         metavar="NAME=ROWS",
         read=positions_of,
-        help="Leave only these rows of a graph output along its channels, as scores=0,5: its shape changes. "
-        "Repeatable.",
+        help="Keep only these rows of a graph output along its channels, as scores=0,5: its shape changes. Repeatable.",
     )
     max_ratio: float | None = option(
         None,
         "--max-ratio",
         kind=float,
-        help="Remove no more than this of any one group. [default: 0.9, or RATIO if larger]",
+        help="Remove at most this share of any one group. [default: 0.9, or RATIO if larger]",
     )
     flops_reg: float = option(
         0.001,
         "--flops-reg",
         kind=float,
         shown=True,
-        help="How much a layer's share of the MACs speaks against its channels, in taylor.",
+        help="With --importance taylor: how strongly a layer's share of the MACs lowers its channels' scores.",
     )
     #: What is asked of widths and channels.
     request: Request = field(init=False, repr=False, compare=False)

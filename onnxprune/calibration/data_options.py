@@ -39,36 +39,41 @@ class Data:
         "--data",
         metavar="PATH",
         shared=True,
-        help="Calibration data: a folder, a glob, a file or module:function; none leaves weights as they are. "
-        "[default: inputs are drawn]",
+        help="Calibration data: a folder, a glob, a file or module:function; none: use no data, and leave weights as "
+        "they are. [default: inputs are drawn]",
     )
     samples: int | None = option(
-        None, "--samples", kind=int, help="Calibration samples to use. [default: 512, or as many drawn ones as help]"
+        None,
+        "--samples",
+        kind=int,
+        help="Number of calibration samples to use. [default: 512, or as many drawn ones as help]",
     )
     mean: tuple[float, ...] = option(
         (),
         "--mean",
         read=numbers,
         metavar="R,G,B",
-        help="Of pixels, in 0..255 units, as in an RKNN config. [default: 0]",
+        help="Mean of the pixels in 0..255 units, as in an RKNN config. [default: 0]",
     )
     std: tuple[float, ...] = option(
         (),
         "--std",
         read=numbers,
         metavar="R,G,B",
-        help="Of pixels, in 0..255 units, as in an RKNN config. [default: 1]",
+        help="Standard deviation of the pixels in 0..255 units, as in an RKNN config. [default: 1]",
     )
     layout: str | None = option(
-        None, "--layout", kind=("NCHW", "NHWC"), help="How the model reads images. [default: by its shape]"
+        None, "--layout", kind=("NCHW", "NHWC"), help="Layout of the model's image inputs. [default: by their shape]"
     )
-    color: str = option("RGB", "--color", kind=("RGB", "BGR"), shown=True, help="How the model reads images.")
+    color: str = option(
+        "RGB", "--color", kind=("RGB", "BGR"), shown=True, help="Channel order of the model's image inputs."
+    )
 
     input_range: str | None = option(
         None,
         "--input-range",
         metavar="LOW..HIGH",
-        help="Of pictures that are drawn, as -1..1, 0..255 or imagenet. [default: found in the model]",
+        help="Value range of drawn pictures, as -1..1, 0..255 or imagenet. [default: found in the model]",
     )
 
     @property

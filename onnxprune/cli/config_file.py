@@ -153,7 +153,7 @@ def configured(callback: Callable[..., Any] | None, text: str) -> Callable[[Call
             is_eager=True,
             expose_value=False,
             callback=_trust,
-            help="Run code that the file of options names as module:function.",
+            help="Run code that the file of options names, as module:function.",
         )
         return trust(given(function))
 

@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: What calibration data is called where nothing is calibrated on it, and without it inputs are seeded.
 SEEDED = {
     "source": "Samples to run both on: a folder, a glob, a file or module:function. [default: seeded random inputs]",
-    "samples": "Samples to use. [default: 512]",
+    "samples": "Number of samples to use. [default: 512]",
 }
 
 #: How calibration data is read, which means nothing without any.
@@ -131,7 +131,8 @@ def bounded(function: F) -> F:
         is_eager=True,
         expose_value=False,
         callback=_bounds,
-        help="End with an error where more memory is taken, as 8GB. [default: 80 % of the machine's or container's]",
+        help="Stop with an error when the run takes more memory, as 8GB. [default: 80 % of the machine's or "
+        "container's]",
     )
     seconds = click.option(
         "--timeout",
@@ -139,7 +140,7 @@ def bounded(function: F) -> F:
         metavar="SECONDS",
         expose_value=False,
         callback=_bounds,
-        help="End with an error where it takes longer. [default: no limit]",
+        help="Stop with an error when the run takes longer. [default: no limit]",
     )
     return memory(seconds(function))
 
@@ -150,14 +151,14 @@ def page(function: F) -> F:
         "--report", "page_path", type=click.Path(path_type=Path), help="Write the report as one HTML page."
     )
     language = click.option(
-        "--lang", type=click.Choice(["en", "zh"]), help="The language of the HTML page. [default: the locale's, or en]"
+        "--lang", type=click.Choice(["en", "zh"]), help="Language of the HTML page. [default: the locale's, or en]"
     )
     return path(language(function))
 
 
 _LIMITS = (
-    click.option("--min-cosine", type=float, help="Fail where an output is less similar to the original's."),
-    click.option("--min-snr", type=float, metavar="DB", help="Fail where an output's signal to noise is less."),
+    click.option("--min-cosine", type=float, help="Fail if an output's cosine similarity with the original's is less."),
+    click.option("--min-snr", type=float, metavar="DB", help="Fail if an output's signal-to-noise ratio is less."),
 )
 
 
@@ -166,11 +167,11 @@ def _require(sizes: str) -> Callable[[F], F]:
         "--require",
         multiple=True,
         metavar="SIZE<=LIMIT",
-        help=f"Fail unless {sizes} keep it: a share of the original's, or, above 1, a number. Repeatable.",
+        help=f"Fail if {sizes} break the limit: a share of the original's, or, above 1, a number. Repeatable.",
     )
 
 
-_REWRITE = click.option("--max-rewrite-error", type=float, help="Fail where the rewrite error is larger.")
+_REWRITE = click.option("--max-rewrite-error", type=float, help="Fail if the rewrite error is larger.")
 _FILES = (
     click.option("--junit", type=click.Path(path_type=Path), help="Write every check as a test case (JUnit XML)."),
     click.option(
@@ -204,13 +205,13 @@ _PLACE = click.Path(path_type=Path)
 _OUTPUT = click.option("-o", "--output", type=_PLACE, help="Where to write. [default: MODEL.pruned.onnx, beside it]")
 _WRITTEN = (
     click.option("--save-as-external-data", is_flag=True, help="Write weights to OUTPUT.data beside the model."),
-    click.option("--plan", "plan_path", type=_PLACE, help="Apply a saved plan instead of choosing."),
+    click.option("--plan", "plan_path", type=_PLACE, help="Apply a saved plan instead of choosing channels."),
     click.option("--save-plan", type=_PLACE, help="Write the plan (JSON)."),
     click.option("--json", "json_path", type=_PLACE, help="Write the report (JSON)."),
     page,
-    click.option("--dry-run", is_flag=True, help="Write no model and no plan; reports are written."),
-    click.option("-v", "--verbose", is_flag=True, help="Show every slice that goes."),
-    click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors."),
+    click.option("--dry-run", is_flag=True, help="Write no model and no plan, only the reports."),
+    click.option("-v", "--verbose", is_flag=True, help="Show every slice that is removed."),
+    click.option("-q", "--quiet", is_flag=True, help="Show only errors."),
 )
 
 

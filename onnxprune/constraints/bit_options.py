@@ -89,15 +89,16 @@ class BitOptions:
         None,
         "--weights",
         metavar="BITS",
-        help="Round the weights of Conv, ConvTranspose, Gemm and MatMul to so many bits, 2 to 16; mean:2.5: so many on "
-        "average, and auto: what --budget bytes= leaves, both by layer, where they cost least. [default: none]",
+        help="Round the weights of Conv, ConvTranspose, Gemm and MatMul to this many bits, 2 to 16. mean:2.5 chooses "
+        "bits layer by layer for that average, auto for what --budget bytes= allows. [default: none]",
     )
     activations: int | None = option(
         None,
         "--activations",
         kind=int,
         metavar="BITS",
-        help="Solve them for inputs of so many bits, 2 to 16, whose ranges are taken from samples. [default: none]",
+        help="Take ranges of activations of this many bits, 2 to 16, from samples, and solve the weights for them. "
+        "[default: none]",
     )
     bits_for: Mapping[str, int] | Sequence[tuple[str, int]] = option(
         (),
@@ -105,33 +106,34 @@ class BitOptions:
         multiple=True,
         metavar="GLOB=BITS",
         read=bits_of,
-        help="Other bits for the weights of some layers, 0 for none. Repeatable.",
+        help="Use another number of bits for the weights of matching layers, 0 for none. Repeatable.",
     )
     symmetric: bool | None = option(
         None,
         "--symmetric/--asymmetric",
         kind=bool,
-        help="Whether 0 is the middle of every grid. [default: for weights of 5 bits or more; else a zero point]",
+        help="Whether grids are symmetric around 0, or have a zero point. [default: symmetric for weights of 5 bits "
+        "or more]",
     )
     weights_per: str = option(
         "channel",
         "--weights-per",
         metavar="PART",
         shown=True,
-        help="What has a scale of its own: tensor, channel (each output), or group:N (N inputs of it).",
+        help="What has a scale of its own: tensor, channel (each output), or group:N (N inputs of an output).",
     )
     ranges: str = option(
         "mse",
         "--ranges",
         metavar="HOW",
         shown=True,
-        help="How wide grids are: mse (least error), minmax, or percentile:P.",
+        help="How the range of a grid is chosen: mse (least error), minmax, or percentile:P.",
     )
     power_of_two: bool = option(
         False,
         "--power-of-two",
         kind=bool,
-        help="Scales are powers of two, so that who builds hardware of it shifts.",
+        help="Use powers of two as scales, which hardware applies by shifting.",
     )
 
     def bits_asked(

@@ -21,14 +21,15 @@ class ZeroOptions:
         None,
         "--sparsity",
         kind=float,
-        help="Share of the weights of Conv, ConvTranspose, Gemm and MatMul that become zero. [default: none]",
+        help="Share of the weights of Conv, ConvTranspose, Gemm and MatMul to set to zero. [default: none]",
     )
     pattern: str = option(
         "unstructured",
         "--pattern",
         metavar="NAME",
         shown=True,
-        help="Where zeros may be: unstructured, N:M (2:4: two of each four stay), block:RxC, or channel (in place).",
+        help="Where zeros may lie: unstructured, N:M (2:4 keeps two of every four), block:RxC, or channel (whole "
+        "outputs, which keep their place).",
     )
     sparsity_for: Mapping[str, float] | Sequence[tuple[str, float]] = option(
         (),
@@ -36,26 +37,27 @@ class ZeroOptions:
         multiple=True,
         metavar="GLOB=S",
         read=shares_of,
-        help="Another share of zeros for some layers. Repeatable.",
+        help="Use another share of zeros for matching layers. Repeatable.",
     )
     sparsity_scope: str | None = option(
         None,
         "--sparsity-scope",
         kind=("layer", "global"),
-        help="The same share of zeros in every layer, or where it costs least. [default: global]",
+        help="layer: the same share of zeros in every layer; global: more zeros where they cost least. [default: "
+        "global]",
     )
     sparsity_criterion: str | None = option(
         None,
         "--sparsity-criterion",
         metavar="NAME",
-        help="Which weights become zero: reconstruction, l1, l2, random, or module:function. [default: reconstruction; "
-        "with --data none: l1]",
+        help="How the weights to zero are chosen: reconstruction, l1, l2, random, or module:function. [default: "
+        "reconstruction; with --data none: l1]",
     )
     mask: str | os.PathLike[str] | None = option(
         None,
         "--mask",
         metavar="FILE.npz",
-        help="Zeros that are given: arrays by weight, 0 where it becomes zero.",
+        help="Take the zeros from this file: an array for each weight, 0 where the weight becomes zero.",
     )
 
     def zeros_asked(self, *, solved: bool, seed: int) -> ZerosRequest | None:

@@ -31,15 +31,15 @@ class FormatOptions:
         "--format",
         kind=FORMATS,
         shown=True,
-        help="What to write: float (weights on their grids), sparse (zeros left out), qdq (QuantizeLinear), qonnx, "
-        "integer (a graph without a float), or npy (a folder of arrays).",
+        help="What to write: float (weights on their grids), sparse (zeros left out), qdq (QuantizeLinear and "
+        "DequantizeLinear), qonnx, integer (a graph without floats), or npy (a folder of arrays).",
     )
     rounding: Rounding = option(
         "half-up",
         "--rounding",
         kind=ROUNDINGS,
         shown=True,
-        help="In integer and npy: one rounding, halves up, or two, as gemmlowp has it.",
+        help="How integer and npy round: once, halves up, or twice, as gemmlowp does.",
     )
 
     def format_to_json(self) -> dict[str, Any]:

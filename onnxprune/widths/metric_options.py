@@ -65,40 +65,54 @@ class MetricOptions:
         None,
         "--metric",
         metavar="NAME",
-        help="Instead of a ratio: what judges a pruned model. module:function of your own, or agreement, kl, snr, "
-        "cosine (with the original, on --data), top1@FILE.npz, miou@FILE.npz (with labels).",
+        help="Instead of --ratio: prune as far as this metric allows. module:function of your own, or agreement, kl, "
+        "snr, cosine (with the original, on --data), top1@FILE.npz, miou@FILE.npz (with labels).",
     )
     max_drop: float | None = option(
-        None, "--max-drop", kind=float, metavar="D", help="Find the smallest model that loses no more of --metric."
+        None,
+        "--max-drop",
+        kind=float,
+        metavar="D",
+        help="Find the smallest model that loses at most this much of --metric.",
     )
     min_metric: float | None = option(
-        None, "--min-metric", kind=float, metavar="M", help="Find the smallest model whose --metric is as good as this."
+        None,
+        "--min-metric",
+        kind=float,
+        metavar="M",
+        help="Find the smallest model whose --metric is at least this good.",
     )
     metric_lower_is_better: bool = option(
-        False, "--metric-lower-is-better", kind=bool, help="Where --metric is an error or a loss."
+        False,
+        "--metric-lower-is-better",
+        kind=bool,
+        help="Say that a smaller --metric is better, as an error or a loss is.",
     )
     drop: str = option(
         "absolute",
         "--drop",
         kind=_DROPS,
         shown=True,
-        help="What --max-drop counts in: units of the metric, or shares of the original's.",
+        help="How --max-drop counts: in units of the metric, or as a share of the original's.",
     )
     confidence: float = option(
         1.0,
         "--confidence",
         kind=float,
         shown=True,
-        help="By how many standard errors the drop must stay below what is permitted; 0: as measured.",
+        help="By how many standard errors the drop must stay below its limit; 0 takes it as measured.",
     )
     test_metric: MetricSource | None = option(
         None,
         "--test-metric",
         metavar="NAME",
-        help="As --metric, on samples that steer nothing: told in the report.",
+        help="Report a second metric, on samples that had no influence on the result.",
     )
     minimise: str | None = option(
-        None, "--minimise", kind=MINIMISED, help="What is made small under --metric. [default: macs, or cycles]"
+        None,
+        "--minimise",
+        kind=MINIMISED,
+        help="The cost that --metric makes as small as it can. [default: macs, or cycles with a target]",
     )
     evaluations: int = option(
         8, "--evaluations", kind=int, shown=True, help="How many pruned models --metric may judge."
@@ -108,31 +122,41 @@ class MetricOptions:
         None,
         "--finetune",
         metavar="MODULE:FUNCTION",
-        help="Prune in rounds, and train between them: given the pruned model, its plan and the number of the round, "
-        "the function returns a model of the same shapes.",
+        help="Prune in rounds and train between them: the function is given the pruned model, its plan and the number "
+        "of the round, and returns a model of the same shapes.",
     )
     step: float = option(
-        0.3, "--step", kind=float, metavar="S", shown=True, help="What a round of --finetune removes of what is left."
+        0.3,
+        "--step",
+        kind=float,
+        metavar="S",
+        shown=True,
+        help="Share of what is left that each round of --finetune removes.",
     )
     trials: str | os.PathLike[str] | None = option(
         None, "--trials", metavar="PATH", help="Append every finished trial to this table (JSON lines)."
     )
-    resume: bool = option(False, "--resume", kind=bool, help="What is in --trials already is not run again.")
+    resume: bool = option(False, "--resume", kind=bool, help="Do not repeat trials that --trials holds already.")
     cache: str | os.PathLike[str] | None = option(
         None,
         "--cache",
         metavar="DIR",
-        help="Keep what calibration data showed of the model, and scores, in this folder: another budget, target or "
-        "metric then starts from there.",
+        help="Keep statistics of the calibration data, and scores, in this folder: a run with another budget, target "
+        "or metric starts from there.",
     )
     jobs: int = option(
-        1, "--jobs", kind=int, metavar="N", shown=True, help="How many processes run trials, with one thread each."
+        1,
+        "--jobs",
+        kind=int,
+        metavar="N",
+        shown=True,
+        help="Number of processes that run trials, each with one thread.",
     )
     cluster: str | None = option(
         None,
         "--cluster",
         metavar="URL",
-        help="Who runs trials instead: dask://HOST:PORT of a scheduler, or ray://HOST:PORT.",
+        help="Run trials on a cluster instead: dask://HOST:PORT of a scheduler, or ray://HOST:PORT.",
     )
 
     @property
@@ -214,10 +238,15 @@ class SensitivityOptions:
         "--metric",
         metavar="NAME",
         shown=True,
-        help="What is measured: noise (over signal, of the outputs), another that is ready, or module:function.",
+        help="What to measure: noise (noise over signal of the outputs), a metric that `prune --metric` names, or "
+        "module:function.",
     )
     ratios: tuple[float, ...] = option(
-        (), "--ratios", metavar="R,R,...", read=ratios, help="Of each group's channels. [default: 0.1,0.2,0.3,0.4,0.5]"
+        (),
+        "--ratios",
+        metavar="R,R,...",
+        read=ratios,
+        help="Ratios to cut each group at. [default: 0.1,0.2,0.3,0.4,0.5]",
     )
     ratios_for: Sequence[tuple[str, tuple[float, ...]]] = option(
         (),
@@ -225,15 +254,21 @@ class SensitivityOptions:
         multiple=True,
         metavar="GLOB=R,R,...",
         read=_ratios_for,
-        help="Others for some nodes. Repeatable.",
+        help="Use other ratios for matching nodes. Repeatable.",
     )
     early_stop: str | None = option(
         None,
         "--early-stop",
         kind=STOPS,
-        help="Leave out a group's larger ratios once its metric has dropped, or risen, by more than --threshold.",
+        help="Skip a group's larger ratios once its metric has dropped, or risen, by more than --threshold.",
     )
-    threshold: float = option(0.0, "--threshold", kind=float, shown=True, help="For --early-stop.")
+    threshold: float = option(
+        0.0,
+        "--threshold",
+        kind=float,
+        shown=True,
+        help="How far the metric may move before --early-stop skips the rest.",
+    )
 
 
 def name_of(metric: MetricSource) -> str:

@@ -16,7 +16,7 @@ from onnxprune.cli.config_file import informed
 @shared.taken("target", required=True)
 @shared.taken("dtype", "exclude", "input_shapes", "input_values", "custom", "outputs")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the advice (JSON).")
-@click.option("-v", "--verbose", is_flag=True, help="Show every layer and group, not only the dearest.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every layer and group, not only the most expensive ones.")
 @shared.bounded
 def advise(model: Path, target: str, dtype: str | None, json_path: Path | None, *, verbose: bool, **given: Any) -> None:
     """Show where MODEL wastes the target, without changing it.

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 @click.argument("after", type=click.Path(path_type=Path))
 @shared.taken("input_shapes")
 @shared.calibration(drawn=False)
-@click.option("--check-n", type=int, default=3, show_default=True, help="Without --data: seeded inputs to run both on.")
-@click.option("--seed", type=int, default=0, show_default=True, help="For these inputs.")
+@click.option(
+    "--check-n", type=int, default=3, show_default=True, help="Without --data: number of seeded inputs to run both on."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of these inputs.")
 @shared.checking(proven=False)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the comparison (JSON).")
 @shared.page
-@click.option("-v", "--verbose", is_flag=True, help="Show all that differs, not only the first of it.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every difference, not only the first ones.")
 @shared.bounded
 def diff(
     before: Path,

@@ -16,16 +16,18 @@ from onnxprune.cli.config_file import informed
 @shared.taken("target", required=True)
 @shared.taken("dtype")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write. [default: MODEL.rknn]")
-@click.option("--against", type=click.Path(path_type=Path), help="A model to set beside it, as MODEL before pruning.")
+@click.option("--against", type=click.Path(path_type=Path), help="A model to compare with, as MODEL before pruning.")
 @click.option(
-    "--dataset", type=click.Path(path_type=Path), help="For int8: a line of .npy or image paths per sample (text)."
+    "--dataset",
+    type=click.Path(path_type=Path),
+    help="For int8: a text file with one line of .npy or image paths per sample.",
 )
 @click.option("--python", type=click.Path(path_type=Path), help="An interpreter with rknn-toolkit2. [default: this]")
 @shared.taken("input_shapes")
-@click.option("--calibrate-target", type=click.Path(path_type=Path), help="Measure the target, write its TOML here.")
+@click.option("--calibrate-target", type=click.Path(path_type=Path), help="Measure the target and write its TOML here.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report (JSON).")
-@click.option("--seed", type=int, default=0, show_default=True, help="For the inputs of the simulator.")
-@click.option("-v", "--verbose", is_flag=True, help="Show every layer, not only the dearest.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the simulator's inputs.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every layer, not only the most expensive ones.")
 @shared.bounded
 def rknn(
     model: Path | None,
