@@ -4,7 +4,7 @@
 >>> result = onnxprune.prune("model.onnx", ratio=0.3, align=16)
 >>> result.save("small.onnx")
 
-What is here is imported when it is used, so that importing this package takes no time.
+Every public name is imported on first use, so that importing the package itself takes no time.
 """
 
 from __future__ import annotations

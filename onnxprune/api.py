@@ -1,4 +1,4 @@
-"""The library: what the command line does, as functions. ``import onnxprune`` finds them here when they are used."""
+"""The functions of the library, one for each command. ``import onnxprune`` imports this module on first use."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from onnxprune.search.sensitivity import Sensitivity, SensitivityRequest
 from onnxprune.training import rounds
 from onnxprune.widths.metric_options import METRIC, RATIOS, MetricSource
 
-#: A plan, or where one was saved.
+#: A plan, or the path of a saved one.
 PlanSource: TypeAlias = Plan | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
 class Result:
-    """A pruned model that was proven, in memory; the plan that made it, and the report on it."""
+    """A pruned and proven model in memory, with its ``plan`` (which channels stay) and its ``report``."""
 
     plan: Plan
     report: Report
@@ -46,9 +46,10 @@ class Result:
 
     @cached_property
     def model(self) -> ModelProto:
-        """The pruned model, in the format asked for; of a folder of arrays, the model that it is of.
+        """The pruned model in the format that was asked for.
 
-        Raises OutputError where it is over protobuf's 2 GB; `save` writes it.
+        With ``format="npy"``, which is a folder of arrays, it is the ONNX model that the arrays were taken from.
+        Raises OutputError for a model over protobuf's limit of 2 GB; `save` can still write that one.
         """
         return to_proto(self._exported if isinstance(self._exported, Model) else self._pruned)
 
@@ -60,9 +61,10 @@ class Result:
         report: str | os.PathLike[str] | None = None,
         external_data: bool = False,
     ) -> None:
-        """Write the model, and the ``plan`` and the ``report`` as JSON where a path is given: all of them or none.
+        """Write the model to ``path``, and, where paths are given, the ``plan`` and the ``report`` as JSON.
 
-        With ``external_data`` the weights go to ``<path>.data`` beside it. Raises OutputError.
+        Either every file is written or none is. With ``external_data`` the weights go to ``<path>.data`` beside the
+        model. Raises OutputError where a file cannot be written, or would replace the original model.
         """
         texts = {plan: self.plan.to_json(), report: replace(self.report, output=str(path)).to_json()}
         kept: dict[Path, Model | Folder | str] = {Path(p): text for p, text in texts.items() if p is not None}
@@ -79,7 +81,7 @@ _Applies: TypeAlias = Callable[[Source, PlanSource, ApplyOptions], Result]
 
 
 def _takes_options(make: Callable[P, Options]) -> Callable[[_Prunes], Callable[Concatenate[Source, P], Result]]:
-    """The fields of `Options` as keyword arguments, for a type checker and for help()."""
+    """Give a function the fields of `Options` as keyword arguments, visible to type checkers and to help()."""
 
     def decorate(function: _Prunes) -> Callable[Concatenate[Source, P], Result]:
         @wraps(function)
@@ -94,7 +96,7 @@ def _takes_options(make: Callable[P, Options]) -> Callable[[_Prunes], Callable[C
 def _takes_apply_options(
     make: Callable[P, ApplyOptions],
 ) -> Callable[[_Applies], Callable[Concatenate[Source, PlanSource, P], Result]]:
-    """As `_takes_options`, behind a plan."""
+    """As `_takes_options`, for a function that takes a model and a plan before its options."""
 
     def decorate(function: _Applies) -> Callable[Concatenate[Source, PlanSource, P], Result]:
         @wraps(function)
@@ -107,7 +109,7 @@ def _takes_apply_options(
 
 
 def _signed(called: F, function: Callable[..., Any], make: Callable[..., Any]) -> F:
-    """``called``, with the positional parameters of ``function`` and the keywords of ``make`` as its signature."""
+    """Set the signature of ``called``: the positional parameters of ``function``, then the keywords of ``make``."""
     first = list(signature(function).parameters.values())[:-1]
     options = signature(make).parameters.values()
     called.__signature__ = Signature([*first, *options])  # type: ignore[attr-defined]
@@ -116,10 +118,11 @@ def _signed(called: F, function: Callable[..., Any], make: Callable[..., Any]) -
 
 @_takes_options(Options)
 def prune(model: Source, options: Options) -> Result:
-    """Remove channels of ``model``, and prove that the cut is exact. Arguments are the command line's options.
+    """Remove channels from ``model`` and prove that the cut is exact.
 
-    They are the fields of `onnxprune.options.Options`, by keyword. Without ``data`` the weights that stay are solved
-    anew on inputs that are drawn; with ``data="none"`` they are left as they are.
+    ``model`` is a path, the bytes of a file, or a ModelProto. The keyword arguments are the options of the command
+    line, as fields of `onnxprune.options.Options`. The remaining weights are solved anew on ``data``; without ``data``
+    this is done on drawn inputs, and with ``data="none"`` the weights stay as they are.
 
         >>> result = onnxprune.prune("model.onnx", ratio=0.5, align=8)
         >>> result.report.parameters.ratio < 0.4
@@ -128,23 +131,24 @@ def prune(model: Source, options: Options) -> Result:
         >>> onnxprune.prune(onnx.load("model.onnx"), budget="macs=0.5", exclude=["up4*"]).report.macs.ratio <= 0.5
         True
 
-    Raises OnnxPruneError: CheckError where the result is not what it must be.
+    Raises OnnxPruneError; of its kinds, CheckError says that the proof or another check of the result failed.
     """
     return _pruned(opened(model), options, None)
 
 
 @_takes_apply_options(ApplyOptions)
 def apply(model: Source, plan: PlanSource, options: ApplyOptions) -> Result:
-    """Remove what ``plan`` (or the one saved at this path) removes: of its model, or one retrained since.
+    """Remove from ``model`` the channels that ``plan``, a plan or the path of a saved one, removes.
 
-    Other arguments are the fields of `onnxprune.options.ApplyOptions`, by keyword.
+    ``model`` is the model that the plan was made for, or one with the same names and shapes that was retrained since.
+    The keyword arguments are the fields of `onnxprune.options.ApplyOptions`.
 
         >>> onnxprune.prune("model.onnx").save("small.onnx", plan="plan.json")
         >>> result = onnxprune.apply("model.onnx", "plan.json")
         >>> result.model == onnx.load("small.onnx")
         True
 
-    Raises OnnxPruneError: PlanError where the plan does not fit.
+    Raises OnnxPruneError; of its kinds, PlanError says that the plan does not fit the model.
     """
     given = {f.name: getattr(options, f.name) for f in fields(options) if f.init}
     loaded = plan if isinstance(plan, Plan) else load_plan(Path(plan))
@@ -160,7 +164,11 @@ def inspect(
     custom: Sequence[str] = (),
     outputs: Sequence[str] = (),
 ) -> Inspection:
-    """What of ``model`` can be pruned, and what cannot, by which node and why.
+    """Find which channels of ``model`` can be pruned, and for the others which node holds them and why.
+
+    ``exclude``: globs of nodes or tensors to leave alone. ``input_shapes``: shapes of dynamic inputs; ``input_values``:
+    what to feed to inputs of one element. ``custom``: what custom operators do, as "DOMAIN::OP=KIND". ``outputs``:
+    tensors or nodes at which the model is cut first.
 
         >>> found = onnxprune.inspect("model.onnx")
         >>> found.channels, len(found.groups)
@@ -190,7 +198,11 @@ def sensitivity(
     threshold: float = 0.0,
     **given: Any,
 ) -> Sensitivity:
-    """What each group of channels of ``model`` costs a metric, removed alone; others are keywords of `prune`.
+    """Measure what cutting each group of channels of ``model``, one group at a time, does to ``metric``.
+
+    ``ratios``: the shares of its channels that a group is cut by; ``ratios_for``: other ratios for the nodes that match
+    a glob. ``early_stop`` ("dropped" or "raised") skips a group's larger ratios once the metric has moved by more than
+    ``threshold``. Every other keyword is one of `prune`.
 
         >>> found = onnxprune.sensitivity("model.onnx", metric=lambda session: 1.0, ratios=[0.25])
         >>> [(group.name, group.steps[0].kept) for group in found.groups][0]
@@ -210,7 +222,9 @@ def sparsity(
     input_shapes: Mapping[str, Sequence[int]] | None = None,
     input_values: Mapping[str, float] | None = None,
 ) -> Sparsity:
-    """The zeros among the weights of ``model``, layer by layer.
+    """Count the zeros among the weights of ``model``, layer by layer, and tell which patterns they follow.
+
+    ``input_shapes`` and ``input_values`` are those of `inspect`.
 
         >>> found = onnxprune.sparsity(onnxprune.prune("model.onnx", pattern="2:4", data="none").model)
         >>> "2:4" in found.patterns, found.layers[-1].share
@@ -231,7 +245,10 @@ def diff(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Comparison:
-    """What differs between two models, in structure, in size, and in what they compute on ``data`` or seeded inputs.
+    """Compare two models: their structure, their size, and what they compute on the same inputs.
+
+    The inputs are those of ``data``, or else ``check_n`` random ones from ``seed``. ``input_shapes``: shapes of dynamic
+    inputs.
 
         >>> found = onnxprune.diff("model.onnx", onnxprune.prune("model.onnx", ratio=0.5).model)
         >>> found.resized[0]

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 
 class ExitCode(IntEnum):
-    """What the process returns; documented in README.md."""
+    """Exit codes of the command line, as documented in README.md."""
 
     DONE = 0
     CHECK_FAILED = 1
@@ -35,7 +35,7 @@ _LONGEST = 1500
 
 
 def one_line(text: str) -> str:
-    """``text`` as a terminal may be given it, whoever wrote it: one line, nothing that moves a cursor, not too long."""
+    """``text`` made safe for a terminal, whoever wrote it: one line, no control characters, at most `_LONGEST` long."""
     flat = " ".join(text.split())
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in flat)
     half = _LONGEST // 2
@@ -43,7 +43,7 @@ def one_line(text: str) -> str:
 
 
 class OnnxPruneError(Exception):
-    """A user's error: ``what`` happened, ``where`` (a file, node or tensor), and ``hint``, the way out."""
+    """An error that a user can act on: ``what`` happened, ``where`` (file, node, tensor or option), and a ``hint``."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.USAGE
 
@@ -52,7 +52,7 @@ class OnnxPruneError(Exception):
         super().__init__(what, where, hint)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Errors come back from other processes."""
+        """Pickle with the keyword arguments, as workers send errors back to the process that started them."""
         return partial(type(self), where=self.where, hint=self.hint), (self.what,)
 
     def __str__(self) -> str:
@@ -62,31 +62,31 @@ class OnnxPruneError(Exception):
 
 
 class OptionError(OnnxPruneError):
-    """A bad option or argument."""
+    """An option or argument has a value that is not valid."""
 
 
 class ModelError(OnnxPruneError):
-    """A model that cannot be read, is not valid, or is refused by onnxruntime."""
+    """A model cannot be read, is not valid, or is refused by onnxruntime."""
 
 
 class DataError(OnnxPruneError):
-    """Calibration data that is missing, cannot be read, or does not fit the model."""
+    """Calibration data is missing, cannot be read, or does not fit the model."""
 
 
 class PlanError(OnnxPruneError):
-    """A plan that cannot be read or does not fit the model."""
+    """A plan cannot be read, or does not fit the model."""
 
 
 class OutputError(OnnxPruneError):
-    """A result that cannot be written."""
+    """A result cannot be written."""
 
 
 class MetricError(OnnxPruneError):
-    """A user's metric that raises, or gives what is no number."""
+    """A metric, which may be the user's own code, raised an exception or did not return numbers."""
 
 
 class ToolError(OnnxPruneError):
-    """Another tool that is not installed, or that refuses the model."""
+    """An external tool is not installed, or refuses the model."""
 
 
 class CheckError(OnnxPruneError):
@@ -96,21 +96,24 @@ class CheckError(OnnxPruneError):
 
 
 class KeptError(CheckError):
-    """No smaller model keeps what its metric must keep."""
+    """No smaller model satisfies the limit of the metric."""
 
 
 def thousands(number: float) -> str:
-    """A whole number as the terminal and messages write it, thousands apart."""
+    """Format a whole number for terminals and messages, with a space between thousands."""
     return f"{number:,.0f}".replace(",", " ")
 
 
 def first_and_more(names: Sequence[str]) -> str:
-    """The first of ``names``, of which there is one at least, and how many others there are."""
+    """Quote the first of ``names``, which is not empty, and say how many more there are."""
     return f"'{names[0]}'" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
-    """A hint: those of ``known`` that are spelt most like ``name``; where none is, ``otherwise``, or all of them."""
+    """Make a hint of the ``known`` names that are spelt most like ``name``.
+
+    Where none is similar, the hint is ``otherwise``, or, if that is None, the list of all ``known`` names.
+    """
     from difflib import get_close_matches  # noqa: PLC0415 (only where something went wrong)
 
     names = list(dict.fromkeys(known))

@@ -1,4 +1,4 @@
-"""An option as a field of a dataclass, with all that the command line needs of it: one description for every door."""
+"""Options as fields of dataclasses: one declaration serves the command line, the file of options and the library."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Flag:
-    """How an option is given in text.
+    """How the command line reads an option.
 
-    ``kind``: its type, or the words that it may be; ``read``: from text to its value, raising ValueError; ``shown``:
-    whether help shows the default; ``shared``: whether it says what is as true of a model in other commands.
+    ``names``: its flags. ``kind``: its type, or the words to choose from. ``read``: parses the text into the value, and
+    raises ValueError. ``multiple``: whether the option may be repeated. ``shown``: whether help shows the default.
+    ``shared``: whether the option describes the model, so that a file of options sets it for every command.
     """
 
     names: tuple[str, ...]
@@ -36,7 +37,7 @@ def option(
     read: Callable[[Any], Any] | None = None,
     shared: bool = False,
 ) -> Any:
-    """A field with a default, or MISSING for none, and its `Flag`."""
+    """Declare a dataclass field with its `Flag`; a ``default`` of MISSING makes the field required."""
     told = {"flag": Flag(names, help, kind, metavar, multiple, shown, read, shared)}
     if isinstance(default, dict):
         return field(default_factory=dict, metadata=told)
@@ -44,7 +45,7 @@ def option(
 
 
 def flags(described: type[Any]) -> Mapping[str, tuple[Flag, Any]]:
-    """{field: its flag, and the default that the command line has} of a dataclass."""
+    """The options of the dataclass ``described``: {field: (its flag, its default on the command line)}."""
     found = {}
     for one in fields(described):
         if "flag" in one.metadata:
@@ -54,7 +55,7 @@ def flags(described: type[Any]) -> Mapping[str, tuple[Flag, Any]]:
 
 
 def shapes_of(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """NAME:1,3,224,224, as {name: shape}. Raises ValueError."""
+    """Parse NAME:1,3,224,224 into {name: shape}. Raises ValueError."""
     found = {}
     for text in texts:
         name, colon, dims = text.rpartition(":")
@@ -66,12 +67,12 @@ def shapes_of(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
 
 
 def values_of(texts: Sequence[str]) -> dict[str, float]:
-    """NAME=NUMBER, as {name: number}. Raises ValueError."""
+    """Parse NAME=NUMBER into {name: number}. Raises ValueError."""
     return dict(_numbers(texts, "NAME=NUMBER"))
 
 
 def positions_of(texts: Sequence[str]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """NAME=0,3,17-21, as (name, positions). Raises ValueError."""
+    """Parse NAME=0,3,17-21 into (name, positions). Raises ValueError."""
     found = []
     for text in texts:
         name, _, numbers = text.rpartition("=")
@@ -85,12 +86,12 @@ def positions_of(texts: Sequence[str]) -> tuple[tuple[str, tuple[int, ...]], ...
 
 
 def shares_of(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
-    """GLOB=SHARE, as (glob, share). Raises ValueError."""
+    """Parse GLOB=SHARE into (glob, share). Raises ValueError."""
     return tuple(_numbers(texts, "GLOB=SHARE"))
 
 
 def bits_of(texts: Sequence[str]) -> tuple[tuple[str, int], ...]:
-    """GLOB=BITS, as (glob, bits). Raises ValueError."""
+    """Parse GLOB=BITS into (glob, bits). Raises ValueError."""
     found = tuple(_numbers(texts, "GLOB=BITS"))
     if any(bits != int(bits) for _, bits in found):
         raise ValueError("bits are whole numbers")
@@ -98,7 +99,7 @@ def bits_of(texts: Sequence[str]) -> tuple[tuple[str, int], ...]:
 
 
 def ratios_of(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
-    """GLOB=RATIO, as (glob, ratio). Raises ValueError."""
+    """Parse GLOB=RATIO into (glob, ratio). Raises ValueError."""
     return tuple(_numbers(texts, "GLOB=RATIO"))
 
 

@@ -1,4 +1,4 @@
-"""Functions that users bring, as ``module:function``."""
+"""Loading the functions of users, which options name as ``module:function``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def is_code(name: str) -> bool:
-    """Whether ``name`` is a function to be imported and run, and no file."""
+    """Whether ``name`` has the form ``module:function``, and is not the path of a file."""
     return _FUNCTION.fullmatch(name) is not None and not Path(name).exists()
 
 
 def user_function(name: str, option: str) -> Callable[..., Any]:
-    """The function called ``name``, from the current folder or the path. Raises OptionError, naming ``option``."""
+    """Import the function ``name`` from the current folder or sys.path. Raises OptionError that names ``option``."""
     module, _, function = name.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:

@@ -1,4 +1,4 @@
-"""How far a stage is, and how long each took. Whoever watches is told: nothing below the command line prints."""
+"""Reporting progress to the caller, and timing stages: nothing below the command line prints anything."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """Told what is being done, and, where it is counted, how much of it is."""
+    """A function that is called when a stage begins, and after each of its steps."""
 
     def __call__(self, stage: str, done: int = 0, total: int = 0, /) -> None:
-        """``stage`` has begun, or ``done`` of its ``total`` steps are made; a total of 0 is one that is not known."""
+        """``stage`` has begun, or ``done`` of its ``total`` steps are finished; a total of 0 means unknown."""
 
 
 def silent(_stage: str, _done: int = 0, _total: int = 0, /) -> None:
-    """Nobody watches."""
+    """Ignore all progress."""
 
 
 def counted(steps: Iterable[T], stage: str, total: int, progress: Progress) -> Iterator[T]:
-    """``steps``, each told to ``progress`` once it is made."""
+    """Yield ``steps``, and tell ``progress`` after each one. ``total``: how many there are."""
     progress(stage, 0, total)
     for done, step in enumerate(steps, 1):
         yield step
@@ -30,7 +30,7 @@ def counted(steps: Iterable[T], stage: str, total: int, progress: Progress) -> I
 
 
 class Stopwatch:
-    """Seconds by stage; announces each stage as it starts."""
+    """Measures the seconds that each stage takes, and announces each stage as it starts."""
 
     def __init__(self, announce: Progress) -> None:
         self.seconds: dict[str, float] = {}
@@ -38,7 +38,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time one stage."""
+        """Announce the stage ``name`` and add the time spent inside to its seconds."""
         self.announce(name)
         start = time.perf_counter()
         try:
