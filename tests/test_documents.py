@@ -148,8 +148,21 @@ def test_the_chinese_readme_shows_the_same_blocks_and_pages() -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, CHINESE, ROOT / "CONTRIBUTING.md"], ids=lambda p: p.name)
 def test_links_lead_to_something(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)#:]+)[#)]", page.read_text(encoding="utf-8"))
     assert [t for t in targets if not (page.parent / t).exists()] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link into ``page`` may name: its headings, as GitHub and as the site write them."""
+    headings = re.findall(r"^#+ (.+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    plain = [re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings]
+    return {re.sub(pattern, "-", text) for text in plain for pattern in (r"\s", r"[-\s]+")}
+
+
+@pytest.mark.parametrize("page", [*PAGES, CHINESE, ROOT / "CONTRIBUTING.md"], ids=lambda p: p.name)
+def test_links_into_a_page_name_one_of_its_headings(page: Path) -> None:
+    links = re.findall(r"\]\(([^):#]*)#([^)]*)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if link[1] not in anchors((page.parent / link[0]) if link[0] else page)] == []
 
 
 def test_every_page_is_in_the_menu() -> None:
