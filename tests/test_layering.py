@@ -20,8 +20,8 @@ FILES = {
 
 
 def places() -> Iterator[list[str]]:
-    """The rows of the table of packages in the documentation, from the bottom to the top: files and folders of each."""
-    text = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
+    """The rows of the table of packages in CONTRIBUTING.md, from the bottom to the top: files and folders of each."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = text.partition("| package | what it holds |\n")[2].partition("\n\n")[0]
     for row in table.splitlines()[1:]:
         names = re.findall(r"`([^`]+)`", row.split("|")[1])
