@@ -9,12 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import onnx
 import pytest
 from PIL import Image
 
 from fixtures import build
+from onnxprune.cli.commands.prune import prune
 from tests.models import TAKES_ALL
 
 ROOT = Path(__file__).parent.parent
@@ -150,6 +152,13 @@ def test_the_chinese_readme_shows_the_same_blocks_and_pages() -> None:
 def test_links_lead_to_something(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#:]+)[#)]", page.read_text(encoding="utf-8"))
     assert [t for t in targets if not (page.parent / t).exists()] == []
+
+
+def test_every_option_of_prune_is_explained() -> None:
+    explained = set(re.findall(r"(?<![\w-])--[\w-]+", (ROOT / "docs" / "options.md").read_text(encoding="utf-8")))
+    options = [p for p in prune.params if isinstance(p, click.Option)]
+    names = {name for o in options for name in (*o.opts, *o.secondary_opts) if name.startswith("--")}
+    assert names - explained == set()
 
 
 def anchors(page: Path) -> set[str]:
