@@ -25,6 +25,9 @@ _WORST = 10
 #: Behind which characters of a name a line may break.
 _BREAKS = re.compile("(?<=[/._:])")
 
+#: Options in a sentence: browsers would break a line behind their hyphens.
+_OPTION = re.compile(r"((?<![\w-])--[a-z][\w-]*)")
+
 #: Between elements: they would be a third of the nodes of the page.
 _MARGINS = re.compile(r"(?<=>)\s*\n\s*(?=<)")
 
@@ -50,7 +53,12 @@ def rendered(name: str, language: str, paths: Sequence[str], found: Sequence[str
         lstrip_blocks=True,
     )
     environment.filters["tight"] = lambda text: _MARGINS.sub("", text)
-    environment.filters["broken"] = lambda text: markupsafe.Markup("<wbr>").join(_BREAKS.split(text))
+    markup = markupsafe.Markup
+    environment.filters["broken"] = lambda text: markup("<wbr>").join(_BREAKS.split(text))
+    environment.filters["sentence"] = lambda text: markup().join(
+        markup('<span class="whole">{}</span>').format(part) if number % 2 else environment.filters["broken"](part)
+        for number, part in enumerate(_OPTION.split(text))
+    )
     say = sayer(language)
     words = {key: say(key, **_holes(names)) for key, names in _SCRIPT_WORDS.items()}
     words["found"] = say(found[0], **_holes(found[1:]))
