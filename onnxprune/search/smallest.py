@@ -21,7 +21,7 @@ from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.plugins import is_code
 from onnxprune.progress import Progress
-from onnxprune.search.curve import Point, find, taken
+from onnxprune.search.curve import FIRST, Point, find, taken
 from onnxprune.search.drop import Measurement, drop, told, within
 from onnxprune.search.metrics import Metric, alike, user_metric
 from onnxprune.search.planner import Made, Planner
@@ -35,7 +35,7 @@ from onnxprune.widths.plan_contest import Judged, Way
 from onnxprune.widths.request import Request
 
 #: Shares of the cost at which all ways to choose are tried against each other: of those that are measured first.
-CONTESTS = (0.5, 0.25)
+CONTESTS = FIRST
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,17 @@ def test_a_lucky_measurement_is_not_taken_against_all_others() -> None:
     assert best.share == 0.7
 
 
+@pytest.mark.parametrize("confidence", [0.0, 1.0])
+def test_nothing_is_measured_twice_nor_below_what_did_not_hold(confidence: float) -> None:
+    for seed in range(40):
+        shares: list[float] = []
+        for number, point in enumerate(found := search(network(seed), 0.01, confidence)):
+            assert all(abs(point.share - share) > 0.0149 for share in shares)
+            if number > 1 and not found[0].holds:
+                assert point.share > max(p.share for p in found[:number] if not p.holds)
+            shares.append(point.share)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_so_many_evaluations_and_no_more(count: int) -> None:
     assert len(search(network(1), 0.02, 0.0, count)) <= count
