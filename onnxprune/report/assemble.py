@@ -88,7 +88,6 @@ def report_of(outcome: Outcome) -> Report:
     before = macs_and_bytes.cost(first.model.graph, first.shapes.shape)
     later = _shapes_after(trace, choice.rewrite, outcome.pruned)
     after = macs_and_bytes.cost(outcome.pruned.graph, later)
-    biases = outcome.revalued.parameters if outcome.revalued else 0
     total = sum(removed.values()) + there - width
     return Report(
         model=str(given.path or ""),
@@ -99,7 +98,7 @@ def report_of(outcome: Outcome) -> Report:
         achieved=total / there if there else 0.0,
         lossless=int(gone[groups.lossless].sum()),
         channels=SizeReport(there, there - total),
-        parameters=SizeReport(before.parameters, after.parameters + biases),
+        parameters=SizeReport(before.parameters, after.parameters),
         macs=SizeReport(before.macs, after.macs),
         file_bytes=SizeReport(given.byte_size, outcome.written.byte_size),
         costs=_costs(first, request, outcome.pruned, later),

@@ -155,7 +155,8 @@ def _learnt(learnt: Learnt, *, asked: bool) -> Iterator[str]:
 
 
 def _revalued(found: Revalued, before: str) -> str:
-    biases = f", {found.added} biases are new" if found.added > 1 else ", a bias is new" if found.added else ""
+    which = f"{found.added} biases are" if found.added > 1 else "a bias is"
+    biases = f", {which} new ({found.parameters} parameters beside those above)" if found.added else ""
     only = f"{found.changed} of {found.of} initializers hold other numbers{biases}"
     return f"since the {before} only weights changed: {only}; all else is the same bit for bit"
 
