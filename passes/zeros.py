@@ -183,26 +183,32 @@ def taps_of(layer: Layer, quadratic: Quadratic) -> int:
     return layer.product.taps if quadratic.h.shape[1] == layer.product.columns else 1
 
 
-def felt_by_layer(
-    model: Model, trace: Trace, dead: NDArray[np.int64], lesson: Lesson, seed: int, progress: Progress
-) -> dict[str, Float]:
-    """G as of `Quadratic` by node label, for the outputs that stay without the units ``dead``."""
-    found = {p.node.label: p for p in distinct(model, trace) if _solvable(model, trace, lesson, p)}
+def felt_by_layer(trace: Trace, lesson: Lesson, seed: int, progress: Progress) -> dict[str, Float]:
+    """What errors of its outputs count, of each layer of the original that can be solved, by node label.
+
+    [groups, outputs, outputs], or where that is too large [groups, outputs], as `felt_outputs` gives it. It is the same
+    whatever is removed.
+    """
+    found = [p.node.label for p in distinct(lesson.reference, trace) if _solvable(lesson.reference, trace, lesson, p)]
     own = {label: lesson.seen.products[label] for label in found}
     fit, _ = lesson.data.split()
     try:
-        felt: Mapping[str, Float] = (
-            felt_outputs(trace, own, On(fit, lesson.seen.compared.ends), seed, progress) if own else {}
-        )
+        return felt_outputs(trace, own, On(fit, lesson.seen.compared.ends), seed, progress) if own else {}
     except OptionError:  # no gradients: relative to what the layer gives
-        felt = {label: _relative(p, lesson) for label, p in own.items()}
+        return {label: _relative(p, lesson) for label, p in own.items()}
+
+
+def felt_by_what_stays(
+    model: Model, trace: Trace, dead: NDArray[np.int64], felt: Mapping[str, Float]
+) -> dict[str, Float]:
+    """G as of `Quadratic` by node label, of outputs that stay in ``model``, which is without the units ``dead``."""
     alive, left = alive_of(trace, dead), {}
-    for label, product in found.items():
+    for product in (p for p in distinct(model, trace) if p.node.label in felt):
         kept = kept_along(trace, alive, product.target, product.form.made)
-        whole = felt[label]
+        whole = felt[product.node.label]
         group, row = np.divmod(kept.reshape(product.groups, product.outputs), whole.shape[1])
         at = (group[:, :1, None], row[:, :, None], row[:, None, :]) if whole.ndim == 3 else (group, row)
-        left[label] = steadied(whole[at])
+        left[product.node.label] = steadied(whole[at])
     return left
 
 

@@ -35,7 +35,7 @@ from onnxprune.passes import run as run_passes
 from onnxprune.passes.bits import DecidingBits, grids_of, nearest
 from onnxprune.passes.bits_by_layer import ChoosingBits
 from onnxprune.passes.recover import Constrained, Recovery, Solved
-from onnxprune.passes.zeros import Asked, Deciding, felt_by_layer, masked
+from onnxprune.passes.zeros import Asked, Deciding, felt_by_layer, felt_by_what_stays, masked
 from onnxprune.plans.applied import plan_of
 from onnxprune.plans.plan_file import Plan
 from onnxprune.progress import Progress
@@ -131,9 +131,8 @@ class Planner:
         bits = options.bits if plan is None else None
         by_layer = bits is not None and isinstance(bits.weights, ByLayer)
         felt: dict[str, Float] = {}
-        taught = self.lesson if by_layer else lesson
-        if taught is not None and (plan is None or plan.weighed):
-            felt = felt_by_layer(whole, self.analysis.trace, choice.dead, taught, options.seed, self.progress)
+        if (self.lesson if by_layer else lesson) is not None and (plan is None or plan.weighed):
+            felt = felt_by_what_stays(whole, self.analysis.trace, choice.dead, self._felt)
         deciding = Deciding(self.analysis.trace, choice.dead, lesson, felt, self.progress)
         numbers = DecidingBits(self.analysis.trace, choice.dead, self.lesson, options.compensate)
         if plan is not None:
@@ -175,6 +174,11 @@ class Planner:
         assert self.lesson is not None
         _, whole = self.cut(choice, lossless=self.options.lossless)
         return self.recovery(self.lesson).distance(whole, choice.dead)
+
+    @cached_property
+    def _felt(self) -> dict[str, Float]:
+        assert self.lesson is not None
+        return felt_by_layer(self.analysis.trace, self.lesson, self.options.seed, self.progress)
 
     @cached_property
     def _subject(self) -> Subject:
