@@ -24,7 +24,7 @@ from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.base import PassResult
 from onnxprune.progress import Progress, silent
-from onnxprune.proof import distance_over_outputs as heldout
+from onnxprune.proof import distance_over_outputs
 
 Weights = dict[str, NDArray[Any]]
 
@@ -87,7 +87,7 @@ class Distill:
         return best, result
 
     def _distance(self, model: Model) -> float:
-        return heldout.distance(model, self.seen, "the trained model")
+        return distance_over_outputs.distance(model, self.seen, "the trained model")
 
     def _weights(self, model: Model) -> Weights:
         """Weights and biases of matrix products; those of grouped convolutions have no gradient in onnx-ad."""

@@ -19,7 +19,7 @@ from onnxprune.passes import Compensate, Distill
 from onnxprune.passes.bits import nearest
 from onnxprune.passes.zeros import Asked, masked
 from onnxprune.progress import Progress
-from onnxprune.proof import distance_over_outputs as heldout
+from onnxprune.proof import distance_over_outputs
 from onnxprune.running.snr_and_cosine import OutputError
 from onnxprune.widths.plan_contest import Tried
 
@@ -118,7 +118,7 @@ class Recovery:
         """How far the outputs of a plan are from the original's, on held-out samples."""
         if self.compensate:
             pruned = self.tried(pruned, dead)
-        return heldout.distance(pruned, self.lesson.seen, "the pruned model")
+        return distance_over_outputs.distance(pruned, self.lesson.seen, "the pruned model")
 
     def tried(self, pruned: Model, dead: Units) -> Model:
         """Compensated by few samples: enough to rank plans."""
@@ -134,7 +134,7 @@ class Recovery:
         """
         bits = asked.bits
         seen = self.lesson.seen
-        before = after = heldout.measure(pruned, seen, "the pruned model")
+        before = after = distance_over_outputs.measure(pruned, seen, "the pruned model")
         solved, layers, masks = 0, 0, dict(asked.fixed)
         result, grids = nearest(masked(pruned, asked.fixed), self.trace, bits)
         if self.compensate:
@@ -153,14 +153,14 @@ class Recovery:
             masks |= {f.weight: f.mask for f in fits if f.mask is not None}
             grids |= {f.weight: f.grid for f in fits if f.grid is not None}
         if self.compensate or asked:
-            after = heldout.measure(simulated(result, bits.activations), seen, "the compensated model")
+            after = distance_over_outputs.measure(simulated(result, bits.activations), seen, "the compensated model")
             if math.isfinite(before.distance) and after.distance >= before.distance and not asked:
                 result, solved, after = pruned, 0, before
         best = 0
         if self.steps:
             train = Distill(self.trace, seen, self.steps, self.seed, self.progress, masks)
             best, result = train.fit(result)
-            after = heldout.measure(result, seen, "the trained model")
+            after = distance_over_outputs.measure(result, seen, "the trained model")
         data = self.lesson.data
         held = data.split()[1].places().tolist()
         by_sample = tuple(SampleError(*s) for s in zip(held, before.samples, after.samples, strict=True))

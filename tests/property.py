@@ -37,7 +37,7 @@ from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.model.written_out.functions import restore
 from onnxprune.plans.applied import applied, plan_of
 from onnxprune.plans.plan_file import load_plan
-from onnxprune.proof import exact as verify
+from onnxprune.proof import exact
 from onnxprune.running import seeded_inputs
 from onnxprune.running import session as runtime
 
@@ -145,7 +145,7 @@ class Removal:
         part, renamed = severed.again(whole), severed.renamed(whole)
         shapes = {**self.trace.shapes.inputs, **severed.fed}
         feeds = seeded_inputs.seeded_feeds(part.graph.inputs, shapes, 0)
-        found = run(part.proto, {n: verify._nudged(a) for n, a in feeds.items()} if nudged else feeds)
+        found = run(part.proto, {n: exact._nudged(a) for n, a in feeds.items()} if nudged else feeds)
         return {**found, **{before: found[now] for now, before in renamed.items()}}
 
 
@@ -295,7 +295,7 @@ def assert_equal(removal: Removal, reference: ModelProto) -> None:
         error, limit = np.abs(a - b).max(initial=0), ATOL + rtol * np.abs(a).max(initial=0)
         if error > limit and "MaxUnpool" in types_of(removal.original):  # rounding decides between equal largest ones
             again = removal.outputs(reference, nudged=True)[name]
-            limit = max(limit, verify.NOISE_FACTOR * np.abs(a - again).max(initial=0))
+            limit = max(limit, exact.NOISE_FACTOR * np.abs(a - again).max(initial=0))
         assert error <= limit, f"{name}: off by {error:.3g}, rounding is {limit:.3g}"
 
 
@@ -325,7 +325,7 @@ def masked(removal: Removal) -> ModelProto:
     zeroed.CopyFrom(removal.original)
     for index, (use, array) in enumerate(arrays.items()):
         _give(zeroed, use, array, f"zeroed_{index}")
-    return verify.masked(replace(trace, model=Model(zeroed), reads=left), dead).proto
+    return exact.masked(replace(trace, model=Model(zeroed), reads=left), dead).proto
 
 
 def _zeros_cover(trace: Trace, read: Read, parts: list[Slice], noticed: Units, dead: Units) -> bool:

@@ -20,7 +20,7 @@ from onnxprune.model import onnx_model as model
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.progress import silent
-from onnxprune.proof import exact as verify
+from onnxprune.proof import exact
 from onnxprune.search.planner import Planner
 from onnxprune.widths.alignment_steps import Multiple, step_of
 from onnxprune.widths.choose_channels import choose
@@ -64,7 +64,7 @@ def test_grid(analysed: tuple[Model, Analysis], ratio: float, align: int, scope:
     assert not [(g.name, *w) for g in groups for w in changed_widths(g, gone) if w[1] % align]
     assert_ratio_is_met(groups, gone, request)
     if is_proved(ratio, align, scope):
-        proof = verify.prove(
+        proof = exact.prove(
             analysis.trace, analysis.severed, analysis.flat, choice.dead, pruned, samples=1, seed=0, rtol=None, atol=0.0
         )
         assert not proof.failures()

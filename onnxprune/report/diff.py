@@ -21,12 +21,11 @@ from onnxprune.model.graph import Graph, Node, Shape, TensorInfo
 from onnxprune.model.onnx_model import Model
 from onnxprune.model.written_out.functions import inline
 from onnxprune.progress import Progress, silent
-from onnxprune.proof import side_by_side as sidebyside
+from onnxprune.proof import side_by_side
 from onnxprune.proof.side_by_side import On, Sample
-from onnxprune.report import structure as anatomy
+from onnxprune.report import structure
 from onnxprune.report.run_report import Check, LayerReport, SizeReport, plain
-from onnxprune.running import tensor_shapes as shaping
-from onnxprune.running import tried_input_shapes
+from onnxprune.running import tensor_shapes, tried_input_shapes
 from onnxprune.running.snr_and_cosine import OutputError
 
 FORMAT, VERSION = "onnxprune-diff", 1
@@ -122,7 +121,7 @@ def compare(before: Model, after: Model, on: On, progress: Progress = silent) ->
     removed, both, added = _matched(before.graph.nodes, after.graph.nodes)
     common = [n for n in before.graph.constants if n in after.graph.constants]
     shape = {n: (before.graph.constants[n][1], after.graph.constants[n][1]) for n in common}
-    apart = sidebyside.apart(before, after, given, sized[0].shapes, replace(on, draws=chosen.draws), progress)
+    apart = side_by_side.apart(before, after, given, sized[0].shapes, replace(on, draws=chosen.draws), progress)
     return Comparison(
         str(before.path or ""),
         str(after.path or ""),
@@ -158,14 +157,16 @@ class _Sized:
 
 def _sized(model: Model, inputs: Mapping[str, Shape]) -> _Sized:
     written = inline(model).written
-    known = shaping.resolve(written, inputs, lambda n: tried_input_shapes.probe_shapes(written, n, inputs, 0), written)
+    known = tensor_shapes.resolve(
+        written, inputs, lambda n: tried_input_shapes.probe_shapes(written, n, inputs, 0), written
+    )
     return _Sized(written.graph, known.shape)
 
 
 def _layers(before: _Sized, after: _Sized) -> Iterator[LayerReport]:
     """What each node costs in both, those that the second alone has last."""
-    yield from anatomy.layers(before.graph, before.shapes, after.graph, after.shapes, None)
-    for layer in anatomy.layers(after.graph, after.shapes, before.graph, before.shapes, None):
+    yield from structure.layers(before.graph, before.shapes, after.graph, after.shapes, None)
+    for layer in structure.layers(after.graph, after.shapes, before.graph, before.shapes, None):
         if not (layer.macs.after or layer.parameters.after):  # here: of the first
             sizes = (SizeReport(s.after, s.before) for s in (layer.parameters, layer.macs))
             yield LayerReport(layer.node, layer.weight, layer.after, layer.before, *sizes)

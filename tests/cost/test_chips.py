@@ -14,8 +14,7 @@ from onnxprune.cost.chips.cycles import Around
 from onnxprune.errors import OptionError
 from onnxprune.labels.ops import Kernel
 from onnxprune.model.onnx_model import Model, from_proto
-from onnxprune.running import tensor_shapes as shaping
-from onnxprune.running import tried_input_shapes
+from onnxprune.running import tensor_shapes, tried_input_shapes
 from tests.commands import Run, assert_one_line
 
 DENSE, ADDED = Around(), Around(added=True)
@@ -118,10 +117,12 @@ def test_pooling_into_one_position_goes_by_sevens() -> None:
     assert [(row.ddr, row.npu) for row in found] == [(53532, 14112), (1616, 1568), (90, 128)]
 
 
-def analysed(proto: ModelProto) -> tuple[Model, shaping.Shapes]:
+def analysed(proto: ModelProto) -> tuple[Model, tensor_shapes.Shapes]:
     model = from_proto(proto)
     inputs = tried_input_shapes.choose_shapes(model, {})
-    return model, shaping.resolve(model, inputs, lambda n: tried_input_shapes.probe_shapes(model, n, inputs, 0), model)
+    return model, tensor_shapes.resolve(
+        model, inputs, lambda n: tried_input_shapes.probe_shapes(model, n, inputs, 0), model
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from onnxprune.model.onnx_model import from_proto
 from onnxprune.options import Options
 from onnxprune.pipeline import Result, prune
 from onnxprune.plans.applied import plan_of
-from onnxprune.proof import exact as verify
+from onnxprune.proof import exact
 from tests.models import build, flat, mlp, pair, sandwich
 from tests.property import all_lossless, assert_exact, assert_lossless, remove, some
 
@@ -420,7 +420,7 @@ def test_a_wrong_fold_is_found() -> None:
     (bias,) = [t for t in removal.pruned.graph.initializer if "input2" in t.name]
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) * 1.01, bias.name))
     forms = (removal.analysis.severed, removal.analysis.flat)
-    proof = verify.prove(
+    proof = exact.prove(
         removal.trace, *forms, removal.dead, from_proto(removal.pruned), samples=1, seed=0, rtol=None, atol=0.0
     )
     assert proof.failures()

@@ -10,7 +10,7 @@ from onnxprune.calibration.gram_matrices import spilling
 from onnxprune.labels.outputs.parts import Compared, compared, ends
 from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import from_proto
-from onnxprune.proof import distance_over_outputs as heldout
+from onnxprune.proof import distance_over_outputs
 from tests.models import build
 from tests.passes.test_compensate import Case, samples
 
@@ -104,8 +104,8 @@ def test_small_numbers_count_as_much_as_large_ones_beside_them() -> None:
     with spilling() as spill:
         case = Case(build(f"{text} y = Concat<axis=1>(b, p) }}"), [], samples(20, 0), spill)
         scores_off = case.model.apply(Edits(constants={"w1": np.zeros((2, 4, 1, 1), np.float32)}))
-        measured = heldout.measure(scores_off, case.seen, "test")
-        alone = heldout.distance(scores_off, case.seen, "test")
+        measured = distance_over_outputs.measure(scores_off, case.seen, "test")
+        alone = distance_over_outputs.distance(scores_off, case.seen, "test")
     assert measured.errors[0].snr_db > 40  # as one tensor, next to nothing happened
     assert measured.distance > 0.01
     assert alone == pytest.approx(measured.distance)

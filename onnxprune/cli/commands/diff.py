@@ -51,11 +51,11 @@ def diff(
     from onnxprune.cli.printing import diff as render_diff
     from onnxprune.cli.printing import table_style
     from onnxprune.model import files
-    from onnxprune.proof import side_by_side as sidebyside
+    from onnxprune.proof import side_by_side
     from onnxprune.report import diff as compare
     from onnxprune.report.gates import Measured, failure
 
-    on = sidebyside.On(count=check_n, **given)
+    on = side_by_side.On(count=check_n, **given)
     first, second = files.load(before), files.load(after)
     for path in (before, after):
         files.ensure_writable([p for p in (json_path, page_path, ci.junit) if p is not None], keep=path)

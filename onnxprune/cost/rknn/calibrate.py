@@ -25,8 +25,7 @@ from onnxprune.file_system import scratch
 from onnxprune.model import files
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
-from onnxprune.running import seeded_inputs, tried_input_shapes
-from onnxprune.running import tensor_shapes as shaping
+from onnxprune.running import seeded_inputs, tensor_shapes, tried_input_shapes
 
 #: What a key may be. Keys that are not here stay as they are.
 CANDIDATES: Mapping[str, tuple[Any, ...]] = {
@@ -93,7 +92,7 @@ def measure(
         swept = []
         for model, job, done in zip(models, jobs, built, strict=True):
             inputs = {n: tuple(a.shape) for n, a in job.feeds.items()}
-            shapes = shaping.resolve(model, inputs, lambda _: {}, model).shape
+            shapes = tensor_shapes.resolve(model, inputs, lambda _: {}, model).shape
             swept.append(Swept(model, shapes, charged(model.graph, done.layers, costs, shapes)))
         return tuple(swept), built[0].version
 
