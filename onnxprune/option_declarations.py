@@ -54,6 +54,14 @@ def flags(described: type[Any]) -> Mapping[str, tuple[Flag, Any]]:
     return found
 
 
+def numbers_of(text: str | None) -> tuple[float, ...]:
+    """Parse numbers separated by commas. Raises ValueError."""
+    try:
+        return tuple(float(v) for v in text.split(",")) if text else ()
+    except ValueError:
+        raise ValueError(f"'{text}' is not numbers separated by commas") from None
+
+
 def shapes_of(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Parse NAME:1,3,224,224 into {name: shape}. Raises ValueError."""
     found = {}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.option_declarations import option
+from onnxprune.option_declarations import numbers_of, option
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,14 +16,6 @@ DEFAULT_SAMPLES = 512
 
 #: What sources that are no place are called, and what stands for no source at all.
 IN_MEMORY, DRAWN, NO_DATA = "arrays in memory", "drawn inputs", "none"
-
-
-def numbers(text: str | None) -> tuple[float, ...]:
-    """Numbers separated by commas. Raises ValueError."""
-    try:
-        return tuple(float(v) for v in text.split(",")) if text else ()
-    except ValueError:
-        raise ValueError(f"'{text}' is not numbers separated by commas") from None
 
 
 @dataclass(frozen=True)
@@ -51,14 +43,14 @@ class Data:
     mean: tuple[float, ...] = option(
         (),
         "--mean",
-        read=numbers,
+        read=numbers_of,
         metavar="R,G,B",
         help="Mean of the pixels in 0..255 units, as in an RKNN config. [default: 0]",
     )
     std: tuple[float, ...] = option(
         (),
         "--std",
-        read=numbers,
+        read=numbers_of,
         metavar="R,G,B",
         help="Standard deviation of the pixels in 0..255 units, as in an RKNN config. [default: 1]",
     )

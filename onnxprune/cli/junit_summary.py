@@ -55,7 +55,7 @@ class Checking:
             _append(Path(self.summary), summary_text(model.name, sizes, checks, notes))
 
 
-def junit_text(model: str, checks: Sequence[Check], seconds: float = 0.0) -> str:
+def junit_text(model: str, checks: Sequence[Check], seconds: float) -> str:
     """A test suite with a case for each check of ``model``."""
     failed = str(sum(not c.passed for c in checks))
     suite = ET.Element("testsuite", name="onnxprune", tests=str(len(checks)), failures=failed, time=f"{seconds:.3f}")

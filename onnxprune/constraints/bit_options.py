@@ -136,9 +136,7 @@ class BitOptions:
         help="Use powers of two as scales, which hardware applies by shifting.",
     )
 
-    def bits_asked(
-        self, *, limit: float | None = None, levels: tuple[int, ...] = LEVELS, seen: bool = True
-    ) -> BitsRequest | None:
+    def bits_asked(self, *, limit: float | None, levels: tuple[int, ...], seen: bool) -> BitsRequest | None:
         """What is asked of bits, None for nothing. Raises OptionError.
 
         ``limit``: of the bytes, where these are for `AUTO` to spend; ``levels``: what the format has; ``seen``: whether

@@ -17,7 +17,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, version
 from onnxprune.constraints.grids import Grids
 from onnxprune.errors import ModelError
 from onnxprune.formats.carried import Bias, biases
-from onnxprune.model.edits import captured
+from onnxprune.model.edits import captured, names_read
 from onnxprune.model.graph import Shape
 from onnxprune.model.mapped_weights import constants_of
 from onnxprune.model.onnx_model import Model
@@ -83,7 +83,7 @@ def insert(
         graph.node.append(copy)
         for _, name in made:
             _put(graph, tensors[name])
-    _drop_constants(graph, {*weights, *(_read(source) - _read(graph))})
+    _drop_constants(graph, {*weights, *(names_read(source) - names_read(graph))})
     known = {o.domain for o in out.opset_import}
     out.opset_import.extend(helper.make_opsetid(d, v) for d, v in (domains or {}).items() if d not in known)
     references = {reference(t) for _, t in constants_of(graph)}
@@ -93,10 +93,6 @@ def insert(
 def _put(graph: GraphProto, parts: Parts) -> None:
     graph.initializer.extend(parts.constants)
     graph.node.extend(parts.nodes)
-
-
-def _read(graph: GraphProto) -> set[str]:
-    return {n for node in graph.node for n in (*node.input, *captured(node))}
 
 
 def _drop_constants(graph: GraphProto, names: set[str]) -> None:

@@ -192,6 +192,11 @@ def captured(node: NodeProto) -> tuple[str, ...]:
     return tuple(found)
 
 
+def names_read(graph: GraphProto) -> set[str]:
+    """Names that nodes of ``graph`` read, themselves or inside of their subgraphs."""
+    return {n for node in graph.node for n in (*node.input, *captured(node))}
+
+
 def free_names(graph: GraphProto) -> Iterator[str]:
     """Names that ``graph`` reads from outside of itself."""
     bound = {i.name for i in graph.input} | {t.name for t in graph.initializer}

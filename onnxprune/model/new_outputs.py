@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
 
 from onnxprune.errors import OptionError
-from onnxprune.model.edits import IR_INITIALIZERS, captured
+from onnxprune.model.edits import IR_INITIALIZERS, captured, names_read
 from onnxprune.model.mapped_weights import constants_of
 from onnxprune.model.onnx_model import Model
 from onnxprune.model.protobuf import reference
@@ -40,11 +40,11 @@ def part(model: Model, stay: Collection[int], outputs: Iterable[ValueInfoProto])
     out = ModelProto()
     out.CopyFrom(model.proto)
     graph, source = out.graph, model.proto.graph
-    read_before, nodes = _read(source), [n for i, n in enumerate(source.node) if i in stay]
+    read_before, nodes = names_read(source), [n for i, n in enumerate(source.node) if i in stay]
     del graph.node[:], graph.output[:]
     graph.node.extend(nodes)
     graph.output.extend(outputs)
-    unread = read_before - _read(graph)
+    unread = read_before - names_read(graph)
     there = {o for n in nodes for o in n.output} | {i.name for i in source.input}
     _retain(graph.input, lambda i: i.name not in unread)
     _retain(graph.initializer, lambda t: t.name not in unread)
@@ -59,10 +59,6 @@ def _retain(messages: Any, stays: Callable[[Any], bool]) -> None:
     """Drop what does not stay of a repeated field."""
     for index in reversed([i for i, m in enumerate(messages) if not stays(m)]):
         del messages[index]
-
-
-def _read(graph: GraphProto) -> set[str]:
-    return {n for node in graph.node for n in (*node.input, *captured(node))}
 
 
 def whole_of(output: str) -> str:

@@ -25,7 +25,7 @@ from onnxprune.proof import side_by_side
 from onnxprune.proof.side_by_side import On, Sample
 from onnxprune.report import structure
 from onnxprune.report.run_report import Check, LayerReport, SizeReport, plain
-from onnxprune.running import tensor_shapes, tried_input_shapes
+from onnxprune.running import tried_input_shapes
 from onnxprune.running.snr_and_cosine import OutputError
 
 FORMAT, VERSION = "onnxprune-diff", 1
@@ -157,10 +157,7 @@ class _Sized:
 
 def _sized(model: Model, inputs: Mapping[str, Shape]) -> _Sized:
     written = inline(model).written
-    known = tensor_shapes.resolve(
-        written, inputs, lambda n: tried_input_shapes.probe_shapes(written, n, inputs, 0), written
-    )
-    return _Sized(written.graph, known.shape)
+    return _Sized(written.graph, tried_input_shapes.shapes_at(written, inputs).shape)
 
 
 def _layers(before: _Sized, after: _Sized) -> Iterator[LayerReport]:

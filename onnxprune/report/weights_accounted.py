@@ -23,6 +23,9 @@ State = Literal["prunable", "held", "not understood", "unknown shape", "unread"]
 #: Weights of fewer dimensions than this scale or shift, and need no products.
 _MATRIX = 2
 
+#: How many nodes or reasons are told by name.
+_TOLD = 3
+
 
 @dataclass(frozen=True)
 class Accounted:
@@ -92,17 +95,17 @@ def in_words(accounted: tuple[Accounted, ...], parameters: int) -> list[str]:
     missing = [f"'{a.node}' ({a.op})" for a in accounted if a.macs is None]
     said = [f"parameters by the node that reads them: {shares}"] if shares else []
     if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        said.append(f"MACs of these are not counted: {', '.join(missing[:3])}{more}")
+        more = f" and {len(missing) - _TOLD} more" if len(missing) > _TOLD else ""
+        said.append(f"MACs of these are not counted: {', '.join(missing[:_TOLD])}{more}")
     return said
 
 
-def first_reasons(accounted: tuple[Accounted, ...], count: int = 3) -> list[str]:
+def first_reasons(accounted: tuple[Accounted, ...]) -> list[str]:
     """Of what cannot be pruned, the reasons that hold most parameters, each once."""
     size: dict[str, int] = {}
     for one in accounted:
         if one.state not in ("prunable", "unread") and one.because:
             size[one.because] = size.get(one.because, 0) + one.parameters
     first = {a.because: a.node for a in reversed(accounted)}
-    ranked = sorted(size, key=lambda why: -size[why])[:count]
+    ranked = sorted(size, key=lambda why: -size[why])[:_TOLD]
     return [f"'{first[why]}' stays: {why}" for why in ranked]

@@ -22,6 +22,7 @@ from onnxprune.model.onnx_model import Model
 from onnxprune.running.id_ranges import compared_with, depends_on, id_rows
 from onnxprune.running.seeded_inputs import PLAIN, Draws, seeded_feeds
 from onnxprune.running.session import run, session
+from onnxprune.running.tensor_shapes import Shapes, resolve
 
 #: What open dimensions are tried as, by what they seem to be, in this order. Height and width: divisible by 32, as most
 #: networks ask; samples of audio: a second at 16 kHz, and windows; steps: of texts, and of features over time.
@@ -52,9 +53,9 @@ class Chosen:
     draws: Draws
 
 
-def choose_shapes(model: Model, given: Mapping[str, Shape], part: Model | None = None) -> dict[str, Shape]:
+def choose_shapes(model: Model, given: Mapping[str, Shape]) -> dict[str, Shape]:
     """The shapes of `choose_inputs`."""
-    return choose_inputs(model, given, part=part).shapes
+    return choose_inputs(model, given).shapes
 
 
 def choose_inputs(
@@ -282,6 +283,14 @@ def _blamed(model: Model, error: ModelError, chosen: Chosen, given: Mapping[str,
         return error
     hint = f"it depends on what was guessed of {', '.join(guesses[:4])}: say what the model takes"
     return ModelError(error.what, where=error.where, hint=hint)
+
+
+def shapes_at(model: Model, inputs: Mapping[str, Shape], draws: Draws = PLAIN) -> Shapes:
+    """Shapes of all tensors of ``model`` at these ``inputs``; it is run once where inference does not tell them.
+
+    Raises ModelError where the shapes contradict the graph.
+    """
+    return resolve(model, inputs, lambda names: probe_shapes(model, names, inputs, 0, draws), model)
 
 
 def probe_shapes(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from onnxprune.errors import OptionError
-from onnxprune.option_declarations import option
+from onnxprune.option_declarations import numbers_of, option
 
 #: One that is ready (``top1@val.npz``), ``module:function``, or the function.
 MetricSource: TypeAlias = "str | Callable[..., Any]"
@@ -211,21 +211,13 @@ class MetricOptions:
         return {"metric": name_of(self.metric), **told, "metric_lower_is_better": self.metric_lower_is_better}
 
 
-def ratios(text: str | None) -> tuple[float, ...]:
-    """Ratios separated by commas. Raises ValueError."""
-    try:
-        return tuple(float(v) for v in text.split(",")) if text else ()
-    except ValueError:
-        raise ValueError(f"'{text}' is not ratios separated by commas") from None
-
-
 def _ratios_for(texts: Sequence[str]) -> tuple[tuple[str, tuple[float, ...]], ...]:
     found = []
     for text in texts:
         glob, equals, numbers = text.rpartition("=")
         if not equals:
             raise ValueError(f"'{text}' is not GLOB=RATIOS")
-        found.append((glob, ratios(numbers)))
+        found.append((glob, numbers_of(numbers)))
     return tuple(found)
 
 
@@ -245,7 +237,7 @@ class SensitivityOptions:
         (),
         "--ratios",
         metavar="R,R,...",
-        read=ratios,
+        read=numbers_of,
         help="Ratios to cut each group at. [default: 0.1,0.2,0.3,0.4,0.5]",
     )
     ratios_for: Sequence[tuple[str, tuple[float, ...]]] = option(

@@ -37,7 +37,7 @@ class Way:
 AUTO = (Way("output", "cost"), Way("reconstruction", "cost"))
 
 
-def ways(importance: str | None, scope: str | None, *, judged: bool, priced: bool = False) -> tuple[Way, ...]:
+def ways(importance: str | None, scope: str | None, *, judged: bool, priced: bool) -> tuple[Way, ...]:
     """Those of `AUTO` that fit what is said, where they can be judged; else one way, by default l2 in each group.
 
     ``priced``: a target says what widths are worth: then l2 for each unit of cost.

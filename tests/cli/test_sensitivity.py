@@ -115,7 +115,7 @@ def test_in_python(here: Path) -> None:
     ("options", "says"),
     [
         (["--ratios", "1.5"], "--ratios: must be between 0 and 1"),
-        (["--ratios", "a"], "is not ratios separated by commas"),
+        (["--ratios", "a"], "is not numbers separated by commas"),
         (["--ratios-for", "Conv:a"], "is not GLOB=RATIOS"),
         (["--ratios-for", "Conv:z=0.5"], "no node or tensor matches"),
         (["--threshold", "1"], "give --early-stop"),

@@ -120,9 +120,7 @@ def test_pooling_into_one_position_goes_by_sevens() -> None:
 def analysed(proto: ModelProto) -> tuple[Model, tensor_shapes.Shapes]:
     model = from_proto(proto)
     inputs = tried_input_shapes.choose_shapes(model, {})
-    return model, tensor_shapes.resolve(
-        model, inputs, lambda n: tried_input_shapes.probe_shapes(model, n, inputs, 0), model
-    )
+    return model, tried_input_shapes.shapes_at(model, inputs)
 
 
 @pytest.mark.parametrize(

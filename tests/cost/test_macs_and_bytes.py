@@ -10,14 +10,12 @@ from onnxprune.cost import macs_and_bytes as cost
 from onnxprune.cost.macs_and_bytes import COSTS, Bytes, Macs, Params
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model, from_proto
-from onnxprune.running import tensor_shapes as shapes
 from onnxprune.running import tried_input_shapes
 
 
 def analysed(model: Model) -> dict[str, Shape]:
     inputs = tried_input_shapes.choose_shapes(model, {})
-    found = shapes.resolve(model, inputs, lambda names: tried_input_shapes.probe_shapes(model, names, inputs, 0), model)
-    return dict(found.shape)
+    return dict(tried_input_shapes.shapes_at(model, inputs).shape)
 
 
 def test_a_model_costs_what_its_nodes_cost() -> None:

@@ -17,7 +17,7 @@ from onnxprune.cost.rknn.toolkit import Built, Job, Progress, build
 from onnxprune.labels import ops
 from onnxprune.model.graph import Graph, Shape
 from onnxprune.model.onnx_model import Model
-from onnxprune.running import seeded_inputs, tensor_shapes, tried_input_shapes
+from onnxprune.running import seeded_inputs, tried_input_shapes
 from onnxprune.running import session as runtime
 from onnxprune.running.snr_and_cosine import Differences, OutputError
 
@@ -100,9 +100,7 @@ def _path(model: Model) -> Path:
 
 def _compiled(model: Model, job: Job, built: Built, costs: Cycles) -> Compiled:
     inputs = {n: tuple(a.shape) for n, a in job.feeds.items()}
-    shapes = tensor_shapes.resolve(
-        model, inputs, lambda n: tried_input_shapes.probe_shapes(model, n, inputs, 0), model
-    ).shape
+    shapes = tried_input_shapes.shapes_at(model, inputs).shape
     layers = charged(model.graph, built.layers, costs, shapes)
     wanted = runtime.results(model, dict(job.feeds))
     differences = Differences()

@@ -33,14 +33,12 @@ def parse(lines: Iterable[str]) -> tuple[Layer, ...]:
     return tuple(Layer(row[1], row[2], int(row[3]), int(row[4]), int(row[5]), row[6].strip()) for row in rows if row)
 
 
-def by_node(
-    layers: Iterable[Layer], nodes: Iterable[str], begins: Mapping[str, str] | None = None
-) -> dict[str, list[Layer]]:
+def by_node(layers: Iterable[Layer], nodes: Iterable[str], begins: Mapping[str, str]) -> dict[str, list[Layer]]:
     """The rows of each node, by its name; those that are no node's, which the compiler inserted, under ''.
 
     A node that was split has rows whose names begin with its own, as "conv_tile0", or as ``begins`` says.
     """
-    whose = {**{n: n for n in nodes if n}, **(begins or {})}
+    whose = {**{n: n for n in nodes if n}, **begins}
     longest = sorted(whose, key=len, reverse=True)
     found: dict[str, list[Layer]] = {}
     for layer in layers:

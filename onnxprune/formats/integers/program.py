@@ -14,9 +14,8 @@ from onnxprune.formats.integers.lowering import Lowering, code_of, same_grid
 from onnxprune.formats.integers.steps import Add, Code, Move, Program, Step
 from onnxprune.model.graph import Node, Shape
 from onnxprune.model.onnx_model import Model
-from onnxprune.running import tensor_shapes
 from onnxprune.running.tensor_shapes import Shapes
-from onnxprune.running.tried_input_shapes import choose_inputs, probe_shapes
+from onnxprune.running.tried_input_shapes import choose_inputs, shapes_at
 
 Rule = Callable[[Lowering, Node], Code]
 
@@ -129,6 +128,4 @@ def _renamed(step: Step, old: str, new: str) -> Step:
 
 def _shapes(model: Model, input_shapes: Mapping[str, Shape]) -> Shapes:
     run_at = choose_inputs(model, input_shapes)
-    return tensor_shapes.resolve(
-        model, run_at.shapes, lambda names: probe_shapes(model, names, run_at.shapes, 0, run_at.draws), model
-    )
+    return shapes_at(model, run_at.shapes, run_at.draws)

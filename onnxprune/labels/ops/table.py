@@ -211,21 +211,21 @@ def kernel(*ops: str, domain: str = "") -> Callable[[KernelFunction], KernelFunc
     return register
 
 
-def linear(*ops: str, domain: str = "") -> Callable[[LinearFunction], LinearFunction]:
+def linear(*ops: str) -> Callable[[LinearFunction], LinearFunction]:
     """Register that ``ops``, whose rules exist, are Y = W . X + B: (node, inputs) -> where; None where they are not."""
 
     def register(function: LinearFunction) -> LinearFunction:
         for op in ops:
-            _RULES[domain, op].linear = function
+            _RULES["", op].linear = function
         return function
 
     return register
 
 
-def gathers(what: Gathers, *ops: str, domain: str = "") -> None:
+def gathers(what: Gathers, *ops: str) -> None:
     """Say that ``ops``, whose rules exist, join inputs, take one apart, move its elements, add or multiply."""
     for op in ops:
-        _RULES[domain, op].gathers = what
+        _RULES["", op].gathers = what
 
 
 @contextmanager

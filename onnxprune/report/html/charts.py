@@ -198,8 +198,9 @@ class Dots:
     scale: tuple[tuple[float, float], ...]  # (y, value)
 
 
-def dots(first: Sequence[float], second: Sequence[float], width: float = 640, height: float = 150) -> Dots:
+def dots(first: Sequence[float], second: Sequence[float]) -> Dots:
     """Two series, finite, on one scale with round numbers."""
+    width, height = 640, 150
     both = [*first, *second]
     step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 1000) if (max(both) - min(both)) / s <= 5)
     low, high = np.floor(min(both) / step) * step, np.ceil(max(both) / step) * step
@@ -229,10 +230,9 @@ class Curves:
 def curves(
     series: Sequence[tuple[str, Sequence[tuple[float, float]]]],
     across: Sequence[float],
-    width: float = 640,
-    height: float = 220,
 ) -> Curves | None:
     """Lines from the corner (0, 0), where nothing is cut and nothing lost; None where nothing is lost anywhere."""
+    width, height = 640, 220
     top = max((y for _, points in series for _, y in points if np.isfinite(y)), default=0.0)
     if not top > 0:
         return None
