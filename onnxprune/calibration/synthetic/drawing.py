@@ -19,7 +19,7 @@ from onnxprune.calibration.images import Pixels
 from onnxprune.calibration.model_inputs import Inputs, Slot
 from onnxprune.calibration.original_observed import LEAST_SAMPLES
 from onnxprune.calibration.samples import CalibrationSet
-from onnxprune.calibration.synthetic import arrays, value_range
+from onnxprune.calibration.synthetic import answers, arrays, value_range
 from onnxprune.calibration.synthetic import pictures as scenes
 from onnxprune.calibration.synthetic.families import Kind, kind_of
 from onnxprune.calibration.synthetic.value_range import ValueRange
@@ -34,6 +34,10 @@ Array = NDArray[Any]
 #: What drawn samples may take, so that the plain command stays quick: bytes of inputs, and elements of all maps that
 #: the network makes of them. `FEWEST` are drawn all the same.
 FEWEST, MOST_BYTES, MOST_ELEMENTS = 24, 256 << 20, 10**9
+
+#: Of so many times as many samples those are taken that are of all classes alike, where a model classifies
+#: pictures; and where that would be more than the above.
+POOL, SMALL_POOL = 4, 2
 
 _WHITE = 255
 
@@ -66,8 +70,11 @@ def load(how: Data, model: Model, shapes: Shapes, seed: int, inputs: Inputs | No
     kinds = {s.name: _kind(s, model, known) for s in inputs.slots}
     count = calibration.checked_samples(how) or enough(inputs, model, known)
     count = max(1, -(-count // inputs.unit)) * inputs.unit
+    seen = inputs.stacked and any(k.family == "picture" for k in kinds.values())
+    scores = answers.scores_of(model, known, inputs.unit) if seen else None
+    pool = count * _pool(inputs, known, count) if scores else count
     drawn = {
-        s.name: np.full((count, *s.shape), fixed[s.name]) if s.name in fixed else _values(s, kinds[s.name], count, seed)
+        s.name: np.full((pool, *s.shape), fixed[s.name]) if s.name in fixed else _values(s, kinds[s.name], pool, seed)
         for s in inputs.slots
     }
     pictures = [s for s in inputs.slots if s.name not in fixed and _has_range(kinds[s.name], s)]
@@ -81,6 +88,9 @@ def load(how: Data, model: Model, shapes: Shapes, seed: int, inputs: Inputs | No
         elif kinds[slot.name].family == "picture" and slot.dtype == np.uint8:
             array = array * _WHITE
         drawn[slot.name] = array.astype(slot.dtype)
+    if scores:
+        chosen = answers.balanced(calibration.drawn(drawn, inputs, DRAWN, ()), count, model, scores, known)
+        drawn = {n: a[chosen] for n, a in drawn.items()}
     told = (
         f"no data was given: calibrated on {count} drawn inputs; --data with real samples keeps more of the accuracy, "
         "--data none leaves weights as they are"
@@ -97,11 +107,20 @@ def _kind(slot: Slot, model: Model, known: Mapping[str, Shape]) -> Kind:
 
 def enough(inputs: Inputs, model: Model, known: Mapping[str, Shape]) -> int:
     """As many samples as give every product rows enough, within what is used of real ones."""
+    wanted = max(LEAST_SAMPLES, samples_for(ENOUGH_ROWS, products(model, known), known))
+    return min(wanted, DEFAULT_SAMPLES, max(FEWEST, _room(inputs, known)))
+
+
+def _room(inputs: Inputs, known: Mapping[str, Shape]) -> int:
+    """How many samples are within what they may take."""
     size = sum(int(np.prod(s.shape)) * 4 for s in inputs.slots)
     made = sum(float(np.prod(shape)) for shape in known.values()) / inputs.unit
-    wanted = max(LEAST_SAMPLES, samples_for(ENOUGH_ROWS, products(model, known), known))
-    room = min(MOST_BYTES // max(1, size), int(MOST_ELEMENTS // max(1.0, made)))
-    return min(wanted, DEFAULT_SAMPLES, max(FEWEST, room))
+    return min(MOST_BYTES // max(1, size), int(MOST_ELEMENTS // max(1.0, made)))
+
+
+def _pool(inputs: Inputs, known: Mapping[str, Shape], count: int) -> int:
+    """Of how many times as many samples ``count`` are chosen."""
+    return POOL if POOL * count <= _room(inputs, known) else SMALL_POOL
 
 
 def _values(slot: Slot, kind: Kind, count: int, seed: int) -> Array:
