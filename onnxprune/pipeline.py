@@ -65,6 +65,9 @@ from onnxprune.widths.choose_channels import Choice
 from onnxprune.widths.plan_contest import Judged
 from onnxprune.widths.request import Request
 
+#: Said of models that were quantized, and of others whose weights are computed.
+NOTHING_TO_SOLVE = "no layer has weights of its own in floats to solve anew: if it was quantized, prune it before"
+
 
 @dataclass(frozen=True)
 class Result:
@@ -326,6 +329,8 @@ class _Run:
         """What is to be said of the outputs, of the data, and of what was not tried."""
         held = named_channels.still_there(self.analysis.trace, choice.groups, choice.dead, self.given.rows)
         taught = self.lesson.notes if self.lesson else ()
+        if self.lesson and not self.lesson.seen.products and len(self.analysis.groups):
+            taught = (*taught, NOTHING_TO_SOLVE)
         count, names = len(self.given.gone), ", ".join(f"'{n}'" for n in self.given.gone)
         gone = [f"{count} branch{'es' if count > 1 else ''} went whole, constant now: {names}"] if count else []
         weighed = self.lesson is not None or self.options.weighed

@@ -193,7 +193,7 @@ def felt_by_layer(trace: Trace, lesson: Lesson, seed: int, progress: Progress) -
     own = {label: lesson.seen.products[label] for label in found}
     fit, _ = lesson.data.split()
     try:
-        return felt_outputs(trace, own, On(fit, lesson.seen.compared.ends), seed, progress) if own else {}
+        return felt_outputs(trace, own, On(fit, lesson.seen.compared.ends), seed, progress)
     except OptionError:  # no gradients: relative to what the layer gives
         return {label: _relative(p, lesson) for label, p in own.items()}
 

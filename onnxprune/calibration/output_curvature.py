@@ -86,6 +86,8 @@ def _summed(
     progress: Progress,
 ) -> dict[str, Float]:
     """``squares`` of the gradients at every product, summed over rows, for a sample and an element of the outputs."""
+    if not products:
+        return {}
     made = sum(math.prod(shape) for shape in trace.shapes.shape.values())
     wanted = min(samples_for(ROWS, products.values(), trace.shapes.shape), ELEMENTS // max(1, made))
     data = on.data.head(min(MOST, max(FEWEST, wanted)))

@@ -243,6 +243,21 @@ def test_what_cannot_be_drawn_for_is_pruned_by_weights_alone() -> None:
 
 
 @pytest.mark.drawn
+@pytest.mark.parametrize("asked", [{}, {"align": 4}, {"sparsity": 0.5}], ids=str)
+def test_a_model_of_integers_has_nothing_to_solve_and_the_run_says_so(asked: dict[str, Any]) -> None:
+    proto = build(
+        """(float[N,3,8,8] x) => (float[N,4,8,8] y) <float s = {0.02}, uint8 z = {120}, int8 v = {0},
+        int8[16,3,1,1] w0, int8[16,16,1,1] w1, int8[4,16,1,1] w2>
+        { q = QuantizeLinear(x, s, z) a = QLinearConv(q, s, z, w0, s, v, s, z) b = QLinearConv(a, s, z, w1, s, v, s, z)
+          c = QLinearConv(b, s, z, w2, s, v, s, z) y = DequantizeLinear(c, s, z) }"""
+    )
+    result = onnxprune.prune(proto, **{"ratio": 0.3, **asked})
+    assert result.report.learnt is not None
+    assert result.report.learnt.solved == 0
+    assert any("prune it before" in note for note in result.report.notes)
+
+
+@pytest.mark.drawn
 def test_the_command_line_says_it_too(run: Run, tmp_path: Any) -> None:
     path = put(tmp_path / "chain.onnx", CHAIN)
     out = run(path, "--ratio", "0.3").out
