@@ -20,15 +20,15 @@ COMMANDS: Mapping[str, str] = {
     "advise": "Show where MODEL wastes the target, without changing it.",
     "diff": "Show what differs between two models: widths, nodes, metadata, and how far their outputs are apart.",
     "doctor": "Show what this installation has: versions, providers, rknn-toolkit2, targets, a file of options.",
-    "inspect": "Show what of MODEL could be pruned, and what could not, by which node and why.",
+    "inspect": "Show which channels of MODEL can be pruned, which cannot, and which node is why.",
     "prune": "Remove channels from MODEL and write the smaller model.",
-    "quantize": "Round weights of MODEL to few bits, and let no channel go: `onnxprune prune --ratio 0 --weights 8`.",
+    "quantize": "Round weights of MODEL to few bits; all channels stay: `onnxprune prune --ratio 0 --weights 8`.",
     "rknn": "Convert MODEL with rknn-toolkit2, and show what its compiler charges for each layer.",
     "sensitivity": "Show what each group of channels of MODEL costs a metric when it is cut alone, at several ratios.",
-    "sparsify": "Make weights of MODEL zero, and no channel go: `onnxprune prune --ratio 0 --sparsity 0.5`.",
+    "sparsify": "Make weights of MODEL zero; all channels stay: `onnxprune prune --ratio 0 --sparsity 0.5`.",
     "sparsity": "Show the zeros among the weights of MODEL, layer by layer, and what targets do with them.",
     "targets": "List the chips and engines that --target knows, or print the file of one.",
-    "trials": "Show the trials in TABLES, which --trials wrote, each once, with those that no other beats.",
+    "trials": "Show the trials that --trials wrote to TABLES, and which of them no other beats.",
 }
 
 

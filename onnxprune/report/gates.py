@@ -141,7 +141,7 @@ def _required(requirement: Requirement, size: SizeReport | None) -> Check:
         return Check(name, passed=False, found="not measured")
     value = size.ratio if requirement.limit <= 1 else size.after
     passed = value <= requirement.limit if requirement.sign == "<=" else value >= requirement.limit
-    return Check(name, passed, f"{thousands(size.before)} -> {thousands(size.after)}, {size.ratio:.4f} of it")
+    return Check(name, passed, f"{thousands(size.before)} -> {thousands(size.after)}, {size.ratio:.4f} of the original")
 
 
 def failure(checks: Sequence[Check], where: str) -> CheckError | None:

@@ -127,7 +127,7 @@ def attempt(make: Callable[[], Allocation]) -> Allocation | OptionError:
 def _check(cost: float, target: float) -> None:
     if cost > target * _ROUNDING:
         raise OptionError(
-            f"cannot be met: {_amount(target)} is asked for, and {_amount(cost)} the least that can be left",
+            f"cannot be met: asked for {_amount(target)}, the least that can be left is {_amount(cost)}",
             where="--budget",
             hint="a larger budget, a larger --max-ratio, or fewer layers excluded",
         )

@@ -104,7 +104,7 @@ def test_a_pipe_is_told_of_each_stage_that_took_long(run: Run, chain: Path, monk
 def test_what_was_typed_is_told_beside_what_it_came_to(run: Run, chain: Path) -> None:
     told = run(chain, "--ratio", 0.3, "--importance", "l2", "--scope", "cost", "--dry-run").out
     assert re.search(
-        r"removed: \d+\.\d\d % \(asked for: the MACs that 30\.00 % of each group would save, taken where", told
+        r"removed: \d+\.\d\d % \(asked for: as many MACs as 30\.00 % of every group would save, from where", told
     )
     assert told.startswith("group   width  kept  removed")
     aligned = run(chain, "--ratio", 0.3, "--align", 8, "--dry-run").out

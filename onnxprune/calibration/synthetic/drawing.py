@@ -196,7 +196,7 @@ def _span(
     axes = {n: None if a is None else a + (1 if inputs.stacked else 0) for n, a in ranged.items()}
     found = value_range.find(model, known, runs, axes)
     names = ", ".join(f"'{n}'" for n in ranged)
-    note = f"input {names} was taken to be in {found.name}, as its first layers say: --input-range says another"
+    note = f"input {names} was taken to be in {found.name}, as its first layers suggest; --input-range sets another"
     return found, (note,)
 
 

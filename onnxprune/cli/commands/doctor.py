@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 #: What else may be installed, and what it is for.
-_OPTIONAL = {"pillow": "for images as calibration data", "torch": "to export and fine-tune; onnxprune needs none"}
+_OPTIONAL = {"pillow": "for images as calibration data", "torch": "to export and fine-tune; onnxprune does not need it"}
 
 
 @click.command()

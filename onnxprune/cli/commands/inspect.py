@@ -18,7 +18,7 @@ from onnxprune.cli.config_file import informed
 @click.option("-v", "--verbose", is_flag=True, help="Show the nodes of every group.")
 @shared.bounded
 def inspect(model: Path, json_path: Path | None, *, verbose: bool, **given: Any) -> None:
-    """Show what of MODEL could be pruned, and what could not, by which node and why."""
+    """Show which channels of MODEL can be pruned, which cannot, and which node is why."""
     from onnxprune.cli.printing import report_tables as render
     from onnxprune.cli.printing import table_style
     from onnxprune.model import files

@@ -23,7 +23,7 @@ DEFAULT = 8
 @shared.of_prune
 @shared.bounded
 def quantize(**given: Any) -> None:
-    """Round weights of MODEL to few bits, and let no channel go: `onnxprune prune --ratio 0 --weights 8`.
+    """Round weights of MODEL to few bits; all channels stay: `onnxprune prune --ratio 0 --weights 8`.
 
     They are solved anew on their grid, so that every layer gives what it gave. Without --weights and --activations,
     both have 8 bits; with --data none, weights have. --budget bytes=0.1 means --weights auto.

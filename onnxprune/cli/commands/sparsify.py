@@ -21,7 +21,7 @@ DEFAULT = 0.5
 @shared.of_prune
 @shared.bounded
 def sparsify(**given: Any) -> None:
-    """Make weights of MODEL zero, and no channel go: `onnxprune prune --ratio 0 --sparsity 0.5`.
+    """Make weights of MODEL zero; all channels stay: `onnxprune prune --ratio 0 --sparsity 0.5`.
 
     The other weights are solved anew, so that every layer gives what it gave. Without --sparsity, half become zero.
     """

@@ -16,7 +16,7 @@ from onnxprune.errors import OutputError
 @click.argument("tables", type=click.Path(path_type=Path), nargs=-1, required=True)
 @shared.page
 def trials(tables: tuple[Path, ...], page_path: Path | None, lang: str | None) -> None:
-    """Show the trials in TABLES, which --trials wrote, each once, with those that no other beats.
+    """Show the trials that --trials wrote to TABLES, and which of them no other beats.
 
     Tables of several machines may also be put one behind the other.
     """

@@ -71,7 +71,7 @@ def _verdict(report: Report) -> Iterator[str]:
     if _by_cost(report):
         saved = "cycles" if report.options.get("target") else "MACs"
         share = f"{100 * report.asked:.2f} %"
-        asked = f"asked for: the {saved} that {share} of each group would save, taken where least is lost"
+        asked = f"asked for: as many {saved} as {share} of every group would save, from where least is lost"
     yield f"channels removed: {100 * report.achieved:.2f} % ({asked})"
     if report.lossless or report.options.get("lossless"):
         gone = report.channels.before - report.channels.after
@@ -122,7 +122,7 @@ def _next(report: Report) -> str:
     if report.failed:
         return "other options, or another limit"
     if not report.output:
-        return "the same without --dry-run writes the model"
+        return "run it without --dry-run to write the model"
     if report.channels.after == report.channels.before and report.zeros is None and report.grids is None:
         if any(g.note for g in report.groups):
             return "a smaller --align, or another --target: no width can be narrower and a multiple as these ask for"
@@ -155,9 +155,10 @@ def _learnt(learnt: Learnt, *, asked: bool) -> Iterator[str]:
 
 
 def _revalued(found: Revalued, before: str) -> str:
-    which = f"{found.added} biases are" if found.added > 1 else "a bias is"
-    biases = f", {which} new ({found.parameters} parameters beside those above)" if found.added else ""
-    only = f"{found.changed} of {found.of} initializers hold other numbers{biases}"
+    which = f"{found.added} biases are" if found.added > 1 else "one bias is"
+    more = f"{found.parameters} parameter{'s' if found.parameters > 1 else ''}"
+    biases = f", {which} new ({more} beside those above)" if found.added else ""
+    only = f"{found.changed} of {found.of} initializers have new numbers{biases}"
     return f"since the {before} only weights changed: {only}; all else is the same bit for bit"
 
 
