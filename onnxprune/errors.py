@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 
 class ExitCode(IntEnum):
-    """Exit codes of the command line, as documented in README.md."""
+    """Exit codes of the command line, as documented in docs/command-line.md."""
 
     DONE = 0
     CHECK_FAILED = 1

@@ -26,7 +26,7 @@ def user_function(name: str, option: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        hint = "module:function, on PYTHONPATH"
+        hint = "module:function, in this folder or on PYTHONPATH"
         raise OptionError(f"cannot load '{name}': {error}", where=option, hint=hint) from None
     finally:
         sys.path.pop(0)

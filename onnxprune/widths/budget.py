@@ -51,6 +51,8 @@ class Budget:
                 hint = "give --target: onnxprune targets lists them"
                 raise OptionError(f"{name} are those of a target", where="--budget", hint=hint)
             return Budget(target if name == "cycles" else Milliseconds(target), limit)
+        if not name:
+            raise OptionError("names no cost", where="--budget", hint="COST=LIMIT, as macs=0.5")
         if name not in COSTS:
             raise OptionError(
                 f"no cost is called '{name}'", where="--budget", hint=nearest(name, [*COSTS, "cycles", "ms"])

@@ -17,7 +17,7 @@ def test_eight_bits_and_no_channel_goes(run: Run, chain: Path) -> None:
     assert outcome.code == 0
     assert "channels removed: 0.00 %" in outcome.out
     assert "bits: 688 weights of 3 layers, 8 bits each" in outcome.out
-    assert "0 of these weights are off their grid; 688 bytes at these bits" in outcome.out
+    assert "688 of these weights are on their grid; 688 bytes at these bits" in outcome.out
     assert "activations: 3 tensors, 8 bits each" in outcome.out
     told = json.loads(chain.with_name("r.json").read_text(encoding="utf-8"))["grids"]
     assert (told["weights"], told["missed"], told["bytes"]) == (688, 0, 688)

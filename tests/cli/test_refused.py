@@ -338,6 +338,7 @@ def test_a_plan_is_compensated_again_on_other_data(run: Run, chain: Path, sample
         ("macs", "'macs' is not COST=LIMIT"),
         ("macs=half", "'macs=half' is not COST=LIMIT"),
         ("time=0.5", "no cost is called 'time'"),
+        ("0.5", "--budget: names no cost (COST=LIMIT, as macs=0.5)"),
         ("macs=0", "must be positive"),
         ("macs=0.0001", "--budget: cannot be met"),
     ],

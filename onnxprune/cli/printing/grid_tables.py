@@ -17,8 +17,8 @@ def grids_said(report: Report) -> Iterator[str]:
     if found.layers:
         bits = _counted(bits for bits, _ in found.layers.values())
         yield f"bits: {thousands(found.weights)} weights of {len(found.layers)} layers, {bits}"
-        missed = thousands(found.missed)
-        yield f"      {missed} of these weights are off their grid; {thousands(found.bytes)} bytes at these bits"
+        fitting = thousands(found.weights - found.missed)
+        yield f"      {fitting} of these weights are on their grid; {thousands(found.bytes)} bytes at these bits"
     if found.activations:
         yield f"activations: {len(found.activations)} tensors, {_counted(found.activations.values())}"
         if report.learnt is not None:

@@ -129,7 +129,7 @@ def _next(report: Report) -> str:
         return "a larger --ratio or a --budget, or onnxprune inspect, which says what cannot be pruned and why"
     if report.learnt is not None:
         return "measure its accuracy on your own test set, then onnxprune rknn --target NAME compiles it"
-    return "fine-tune it by its plan (--save-plan), or prune with --data, which makes up for what went without training"
+    return "fine-tune it by its plan (--save-plan), or prune with --data, which brings accuracy back without training"
 
 
 def _learnt(learnt: Learnt, *, asked: bool) -> Iterator[str]:
@@ -219,7 +219,7 @@ def inspection_text(found: Inspection, *, verbose: bool) -> list[str]:
         if n.state not in ("prunable", "unread") and n.node not in listed and (n.parameters > 1 or n.macs != 0)
     ]
     if others:
-        columns = ("node", "parameters", "", "because")
+        columns = ("node", "parameters", "state", "because")
         parts.append(table(columns, others, right=frozenset({1}), title="also stay, with all their weights:"))
     shapes = ", ".join(f"{n}:{','.join(map(str, s))}" for n, s in found.input_shapes.items())
     total = sum(h.held for h in found.held)

@@ -38,8 +38,8 @@ def zeros_said(report: Report) -> Iterator[str]:
     found = report.sparsity
     how = report.options.get("pattern", "unstructured")
     yield f"zeros: {100 * found.share:.2f} % of {thousands(found.size)} weights, {how}"
-    masked, missed = thousands(report.zeros.masked), thousands(report.zeros.missed)
-    yield f"       {missed} of the {masked} weights that must be zero are not"
+    masked, zero = thousands(report.zeros.masked), thousands(report.zeros.masked - report.zeros.missed)
+    yield f"       of the {masked} weights that must be zero, {zero} are zero in what is written"
     for error in report.zeros.outputs:
         figures = f"cosine {error.cosine:.4f}, SNR {error.snr_db:.1f} dB, max abs {error.max_abs:.3g}"
-        yield f"output error: '{error.name}' {figures}, zeros and all, on random inputs"
+        yield f"output error: '{error.name}' {figures}, with these zeros, on random inputs"
