@@ -177,5 +177,30 @@ def test_every_module_says_what_it_is() -> None:
         assert ast.get_docstring(parsed(name)), name
 
 
+def named_in_prose() -> Iterator[tuple[str, str]]:
+    """(file, path) of each module, folder or dotted name of ours in docstrings, comments and CONTRIBUTING."""
+    for name, path in {**FILES, "CONTRIBUTING.md": ROOT / "CONTRIBUTING.md"}.items():
+        text = path.read_text(encoding="utf-8")
+        dotted = (found.replace(".", "/") for found in re.findall(r"(?<!`)`(onnxprune(?:\.\w+)+)`(?!`)", text))
+        slashed = re.findall(r"\b(?:onnxprune|tests)/[\w/]*\w(?:\.py)?\b", text)
+        yield from ((name, found.removesuffix(".py")) for found in (*dotted, *slashed))
+
+
+def test_prose_names_modules_that_are_there() -> None:
+    """Whoever renames a module renames it in what is said of it."""
+
+    def there(path: Path) -> bool:
+        modules = [ROOT / p.with_suffix(".py") for p in (path, *path.parents[:-1])]  # the name may be one in a module
+        package = ROOT / path.parent / "__init__.py"
+        offered = package.is_file() and re.search(rf"\b{path.name}\b", package.read_text(encoding="utf-8"))
+        return (ROOT / path).exists() or any(m.is_file() for m in modules) or bool(offered)
+
+    assert [(name, found) for name, found in named_in_prose() if not there(Path(found))] == []
+    files = {path.name for top in ("onnxprune", "passes", "tests") for path in (ROOT / top).rglob("*.py")}
+    for name, path in FILES.items():
+        bare = set(re.findall(r"(?<![\w/.])\w+\.py\b", path.read_text(encoding="utf-8")))
+        assert bare <= files, name
+
+
 def test_no_module_is_called_after_nothing() -> None:
     assert not {Path(n).stem for n in FILES} & {"utils", "helpers", "common", "manager", "types", "misc"}

@@ -1,4 +1,4 @@
-"""Channel labels: the value that the graph is run on, and what the operator rules say about it.
+"""Channel labels: the value that the graph is run on, and what operator rules say about it.
 
 A *label* is an integer that stands for one channel. A *layer* is an integer array that says, for every position along
 one or several axes of a tensor, which channel it belongs to; along all other axes it has size 1. A [N, C, H, W]
@@ -14,7 +14,8 @@ Rules see an `Op`: the inputs with their layers, and a recorder for what they ha
     together   a row of one layer goes as a whole, and then with that of another: an attention head in Q, K and V
     read       an operator sums over the channels: where they end
 
-The same rules run twice: over all labels, recording (`trace.py`), and over the kept ones, checking (`rewrite.py`).
+The same rules run twice: over all labels, to record what they say (`onnxprune.labels.label_propagation`), and over the
+kept labels, to check it (`onnxprune.labels.rewrite`).
 """
 
 from __future__ import annotations

@@ -25,8 +25,9 @@ _STAGE = ".onnxprune."
 def load(path: str | os.PathLike[str]) -> Model:
     """Read and check a model, external data included.
 
-    Raises ModelError where the file is missing, is not ONNX, claims what cannot be true (`claims`), fails onnx.checker,
-    or names external data that is missing, too short, or outside the model's folder.
+    Raises ModelError where the file is missing, is not ONNX, claims what cannot be true, fails onnx.checker, or names
+    external data that is missing, too short, or outside the model's folder. The claims that are checked are those of
+    `onnxprune.model.door.claims`.
     """
     path = Path(path)
     try:

@@ -162,10 +162,10 @@ def tensors_of(proto: ModelProto) -> Iterator[TensorProto]:
 
 
 def hold(proto: ModelProto, path: Path, own: NDArray[np.uint8]) -> dict[str, Weight]:
-    """Large constants of a message whose data is in files; the message is left with references to them.
+    """Take large constants whose data is in files out of ``proto``, and leave references to them there.
 
-    ``own``: the file at ``path``, where `wire.split` left data. Small constants, those of types that numpy has not, and
-    those of subgraphs are taken into the message.
+    ``own``: the file at ``path``, where `onnxprune.model.protobuf.split` left data. Small constants, constants of types
+    that numpy does not have, and those of subgraphs are loaded into the message.
 
     Raises ModelError for external data that is missing, too short, or not below the model's folder.
     """

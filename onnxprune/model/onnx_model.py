@@ -4,7 +4,7 @@ Reading goes through onnx-graphsurgeon: it gives nodes, tensors and attributes a
 onnx-graphsurgeon round trip loses metadata_props, the model's doc string and domain and quantization annotations, and
 breaks models with nested subgraphs. So a rewrite is a set of `Edits` that are applied to a copy of the ModelProto,
 and all that no edit names is byte for byte what it was. Large constants of a file are not in the ModelProto: see
-weights.py.
+`onnxprune.model.mapped_weights`.
 """
 
 from __future__ import annotations
