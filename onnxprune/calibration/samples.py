@@ -1,8 +1,8 @@
 """Calibration data: a few hundred samples of what the model will see, unlabelled, streamed.
 
-A `CalibrationSet` says which samples are in use and reads them again on each pass, one batch at a time, so memory is
-bounded by a batch. Where they come from is a matter of `sources`, what one input takes of them of `inputs`, and how
-pixels become numbers of `images`.
+A `CalibrationSet` says which samples are in use and reads them again on each pass, one batch at a time, so that memory
+is bounded by a batch. `onnxprune.calibration.sample_sources` finds and reads them, `onnxprune.calibration.model_inputs`
+says what each input of the model takes, and `onnxprune.calibration.images` turns pixels into numbers.
 """
 
 from __future__ import annotations
@@ -66,10 +66,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Samples in use: ``count`` of them, ``unit`` at a time where the model takes no other number.
-
-    Every pass gives the same values in the same order.
-    """
+    """The samples in use; the model takes ``unit`` at a time. Every pass gives the same values in the same order."""
 
     source: str  # as given, for messages
     inputs: Inputs = field(repr=False)
@@ -87,16 +84,16 @@ class CalibrationSet:
 
     @property
     def drawn_judge(self) -> bool:
-        """Whether what is held out was drawn."""
+        """Whether the held-out samples were drawn."""
         return self.drawn or (self.mixture is not None and not self.mixture.held_out)
 
     @property
     def given(self) -> int:
-        """Samples in use that are not drawn beside others, each once."""
+        """How many samples in use are not drawn, each counted once."""
         return self.count if self.mixture is None else self.mixture.given
 
     def places(self) -> NDArray[np.int64]:
-        """Where in the data each of them is."""
+        """The position in the data of each sample in use."""
         return self.chosen if self.mixture is None else self.mixture.places(self.chosen)
 
     def batches(self, size: int) -> Iterator[Feeds]:
@@ -116,7 +113,7 @@ class CalibrationSet:
         return min(size, self.count) if self.inputs.any_batch else self.inputs.unit
 
     def runs(self, size: int) -> int:
-        """How many batches there are."""
+        """How many batches of ``size`` there are."""
         return -(-self.count // self.run_size(size))
 
     def split(self, held_out: float = 0.2) -> tuple[CalibrationSet, CalibrationSet]:
@@ -129,13 +126,13 @@ class CalibrationSet:
         return replace(self, chosen=fit.reshape(-1)), replace(self, chosen=held.reshape(-1))
 
     def head(self, samples: int) -> CalibrationSet:
-        """At most so many samples, evenly spread, and never less than one run of the model takes."""
+        """At most ``samples`` samples, spread evenly, but never fewer than one run of the model takes."""
         units = self.chosen.reshape(-1, self.inputs.unit)
         wanted = min(max(samples // self.inputs.unit, 1), len(units))
         return replace(self, chosen=units[_spread(len(units), wanted)].reshape(-1))
 
     def samples(self) -> Iterator[Sample]:
-        """Those in use, one by one."""
+        """Read the samples in use, one by one."""
         start = 0
         for chunk in self.chunks():
             first, last = np.searchsorted(self.chosen, (start, start + chunk.size))
@@ -147,11 +144,11 @@ class CalibrationSet:
 
 
 def load(data: Data, model: Model, shapes: Mapping[str, Shape], progress: Progress = silent) -> CalibrationSet:
-    """Find the samples of ``data`` and read those in use once, so that what is wrong is said now.
+    """Find the samples of ``data``, and read those in use once, so that errors in them are reported at once.
 
-    Its source is a folder, a glob, a .npy, .npz, image or .txt file, module:function, or arrays; its samples in use are
-    evenly spread over what is there, or, of what a function yields, the first. ``shapes``: of the model's inputs, as
-    analysed. Raises DataError, and OptionError for options that do not fit.
+    The source is a folder, a glob, a .npy, .npz, image or .txt file, module:function, or arrays. The samples in use are
+    spread evenly over those that there are; of a function they are the first that it yields. ``shapes``: those of the
+    model's inputs. Raises DataError, and OptionError for options that do not fit.
     """
     wanted = checked_samples(data) or DEFAULT_SAMPLES
     pixels = Pixels(tuple(data.mean), tuple(data.std), data.layout, data.color)
@@ -165,24 +162,17 @@ def load(data: Data, model: Model, shapes: Mapping[str, Shape], progress: Progre
 
 
 def checked_samples(data: Data) -> int | None:
-    """How many samples were asked for. Raises OptionError."""
+    """The number of samples that was asked for, None for no number. Raises OptionError if it is less than 1."""
     if data.samples is not None and data.samples < 1:
         raise OptionError(f"must be at least 1, not {data.samples}", where="--samples")
     return data.samples
 
 
-def from_arrays(
-    data: Mapping[str, NDArray[Any]], model: Model, shapes: Mapping[str, Shape], *, labels: NDArray[Any] | None = None
-) -> CalibrationSet:
-    """All samples of arrays in memory, {input: [N, ...]}. Raises DataError where they do not fit the model."""
-    inputs = Inputs.of(model, shapes, Pixels())
-    held = {**data, **({} if labels is None else {LABELS: labels})}
-    chunk = arrays(held, inputs, "calibration data")
-    return _checked(IN_MEMORY, inputs, lambda: [chunk], chunk.size, chunk.size, silent)
-
-
 def drawn(data: Mapping[str, NDArray[Any]], inputs: Inputs, source: str, notes: tuple[str, ...]) -> CalibrationSet:
-    """All samples of arrays that were made for ``inputs``, {input: [N, *sample]}, with what is to be said of them."""
+    """A set of all samples of arrays that were drawn for ``inputs``, {input: [N, *sample]}.
+
+    ``source``: what errors call them. ``notes``: what the report says of them.
+    """
     chunk = arrays(data, inputs, source)
     found = _checked(source, inputs, lambda: [chunk], chunk.size, chunk.size, silent)
     return replace(found, notes=notes, drawn=True)

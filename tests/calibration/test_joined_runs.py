@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from onnxprune.calibration.joined_runs import joined
-from onnxprune.calibration.samples import from_arrays
 from onnxprune.labels.analysis import analyse
 from onnxprune.model.onnx_model import from_proto
 from tests.models import build
+from tests.samples import from_arrays
 
 BODIES = {
     "any batch": ("y = Relu(x)", True),

@@ -20,6 +20,7 @@ from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.progress import Progress, silent
 from onnxprune.running import session as runtime
 from tests.models import build
+from tests.samples import from_arrays
 
 Array = NDArray[Any]
 
@@ -238,7 +239,7 @@ def test_without_labels_there_are_none(tmp_path: Path) -> None:
 
 def test_arrays_in_memory_are_a_set_too() -> None:
     of = model(TWO)
-    found = calibration.from_arrays(samples_for(TWO), of, {"a": (1, 2), "b": (1, 3)}, labels=np.arange(12))
+    found = from_arrays(samples_for(TWO), of, {"a": (1, 2), "b": (1, 3)}, labels=np.arange(12))
     np.testing.assert_array_equal(whole(found)["b"], samples_for(TWO)["b"])
     assert found.labelled
 
@@ -318,8 +319,8 @@ def test_onnxruntime_takes_the_batches(text: str) -> None:
     shapes = {i.name: tuple(d or 1 for d in i.dims or ()) for i in of.graph.inputs}
     data = {name: np.ones((8, *shape), np.float32) for name, shape in shapes.items()}
     with runtime.session(of, "test") as active:
-        for batch in calibration.from_arrays(data, of, shapes).batches(3):
-            runtime.run(active, batch, "test")
+        given = [runtime.run(active, batch, "test")["y"] for batch in from_arrays(data, of, shapes).batches(3)]
+    assert sum(y.size for y in given) == data["x"].size
 
 
 @pytest.mark.parametrize(("text", "unit"), [(ONE, 1), (FIXED, 4)], ids=["any-batch", "fixed-batch"])
@@ -328,7 +329,7 @@ def test_onnxruntime_takes_the_batches(text: str) -> None:
 def test_split_is_disjoint_and_whole(text: str, unit: int, runs: int, share: float) -> None:
     shape = (3, 4, 5) if text == ONE else (2,)
     data = numbers(runs * unit, *shape)
-    found = calibration.from_arrays({"x": data}, model(text), {"x": (unit, *shape)})
+    found = from_arrays({"x": data}, model(text), {"x": (unit, *shape)})
     fit, held = (whole(part)["x"] for part in found.split(share))
     assert len(fit) % unit == len(held) % unit == 0
     assert abs(len(held) / unit - share * runs) <= 1
@@ -339,12 +340,12 @@ def test_split_is_disjoint_and_whole(text: str, unit: int, runs: int, share: flo
 
 
 def test_one_run_cannot_be_split() -> None:
-    found = calibration.from_arrays({"x": numbers(4, 2)}, model(FIXED), {"x": (4, 2)})
+    found = from_arrays({"x": numbers(4, 2)}, model(FIXED), {"x": (4, 2)})
     assert found.split() == (found, found)
 
 
 def test_head_is_spread_and_fills_a_run() -> None:
-    found = calibration.from_arrays({"x": numbers(20, 2)}, model(FIXED), {"x": (4, 2)})
+    found = from_arrays({"x": numbers(20, 2)}, model(FIXED), {"x": (4, 2)})
     assert found.head(1).count == 4
     assert found.head(100).count == 20
     np.testing.assert_array_equal(whole(found.head(8))["x"], numbers(20, 2)[[4, 5, 6, 7, 12, 13, 14, 15]])

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from fixtures.build import TAYLOR, labelled_unet
-from onnxprune.calibration import samples as calibration
 from onnxprune.errors import OptionError
 from onnxprune.importance import criteria as scores
 from onnxprune.importance.criterion import Subject
@@ -26,6 +25,7 @@ from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.running import batch_size as batching
 from onnxprune.running import session as runtime
 from tests.models import build
+from tests.samples import from_arrays
 
 Array = NDArray[Any]
 
@@ -93,7 +93,7 @@ ROWS = (
 def subject_of(model: Model, inputs: dict[str, Array], labels: Array | None = None, **more: Any) -> tuple[Subject, Any]:
     """The subject of ``inputs``, and the groups."""
     analysis = analyse(model)
-    data = calibration.from_arrays(inputs, model, analysis.trace.shapes.inputs, labels=labels)
+    data = from_arrays(inputs, model, analysis.trace.shapes.inputs, labels=labels)
     return Subject(analysis.trace, data, **more), analysis.groups
 
 

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from onnxprune.calibration.gram_matrices import spilling
 from onnxprune.calibration.original_observed import learn
-from onnxprune.calibration.samples import from_arrays
 from onnxprune.importance import criteria as scores
 from onnxprune.importance import reconstruction
 from onnxprune.importance.criterion import Subject
@@ -16,6 +15,7 @@ from onnxprune.labels.analysis import analyse
 from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.running import session as runtime
 from tests.models import build
+from tests.samples import from_arrays
 
 HEAD = "(float[N,3,8,8] x) => (float y) <float[8,3,3,3] w0, float[8] b0, "
 SAMPLES = np.random.default_rng(0).standard_normal((60, 3, 8, 8)).astype(np.float32)

@@ -12,7 +12,6 @@ from onnx import ModelProto, helper, numpy_helper
 
 from onnxprune import prune
 from onnxprune.calibration.gram_matrices import Observations, Spill, observe, products, spilling
-from onnxprune.calibration.samples import from_arrays
 from onnxprune.labels.analysis import Analysis, analyse
 from onnxprune.labels.rewrite import Rewrite, rewrite
 from onnxprune.model.onnx_model import Model, from_proto
@@ -21,6 +20,7 @@ from onnxprune.passes.compensate import RIDGES, Compensate
 from onnxprune.proof.distance_over_outputs import measure
 from onnxprune.running import session as runtime
 from tests.models import build
+from tests.samples import from_arrays
 
 #: Readers of h, whose last two channels say what the first two say.
 READERS = {
@@ -107,6 +107,7 @@ def test_held_out_error_of_no_layer_grows() -> None:
         case = Case(doubled("two layers"), [0, 2], noise, spill)
         fits, compensated = case.compensate.fit(case.pruned)
         before, after = (measure(m, case.seen, "test").errors for m in (case.pruned, compensated))
+    assert [f.weight for f in fits] == ["w0", "w1", "w2"]
     assert all(f.after <= f.before for f in fits)
     assert after[0].snr_db >= before[0].snr_db
 
