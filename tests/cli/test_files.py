@@ -21,6 +21,7 @@ def test_external_data_is_written_and_read_again(run: Run, tmp_path: Path) -> No
     assert sorted(files_in(tmp_path)) == ["m.onnx", "parts.onnx", "parts.onnx.data", "whole.onnx"]
     assert (tmp_path / "parts.onnx").stat().st_size < (tmp_path / "whole.onnx").stat().st_size / 4
     whole, parts = weights(tmp_path / "whole.onnx"), weights(tmp_path / "parts.onnx")
+    assert whole.keys() == parts.keys() != set()
     assert all(np.array_equal(whole[name], parts[name]) for name in whole)
     for name in ("whole", "parts"):
         assert run(tmp_path / f"{name}.onnx", "-q", "--check-n", 1, "-o", tmp_path / f"{name}.2.onnx").code == 0

@@ -61,7 +61,9 @@ def test_a_sparse_weight_is_three_matrices_too() -> None:
 def test_a_reader_of_its_own_gets_the_weights() -> None:
     model, grids, program = made()
     files = arrays.write(model, grids, program)
-    for one in json.loads(files["manifest.json"])["weights"]:
+    listed = json.loads(files["manifest.json"])["weights"]
+    assert {one["name"] for one in listed} == set(grids.weights)
+    for one in listed:
         codes = np.load(io.BytesIO(files[one["file"]])).astype(np.float32)
         told = one["scale"]
         scale = np.load(io.BytesIO(files[told["file"]])) if "file" in told else np.float32(told["array"])
