@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ def flags(described: type[Any]) -> Mapping[str, tuple[Flag, Any]]:
             empty = one.default is MISSING or one.default_factory is not MISSING
             found[one.name] = (one.metadata["flag"], None if empty else one.default)
     return found
+
+
+def in_pairs(given: Mapping[str, V] | Iterable[tuple[str, V]]) -> tuple[tuple[str, V], ...]:
+    """The value of an option by names as (name, value): the library takes a mapping too; a name may come twice."""
+    return tuple(given.items() if isinstance(given, Mapping) else given)
 
 
 def numbers_of(text: str | None) -> tuple[float, ...]:

@@ -1,7 +1,7 @@
-"""The options of a run, described once.
+"""The options of a run, each described once.
 
-The command line, the file of options and the arguments of `onnxprune.prune` are made of the fields here. Nothing heavy
-is imported before a value is made: help must not wait for it.
+The command line, the file of options and the keyword arguments of `onnxprune.prune` are all made from the fields of
+these dataclasses. This module imports nothing heavy before an object is made, so that --help does not have to wait.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from onnxprune.constraints.bit_options import AUTO, LEVELS, BitOptions, BitsRequ
 from onnxprune.constraints.zero_options import ZeroOptions
 from onnxprune.errors import OptionError
 from onnxprune.formats.format_options import STORED, FormatOptions
-from onnxprune.option_declarations import option, positions_of, ratios_of, shapes_of, values_of
+from onnxprune.option_declarations import in_pairs, option, positions_of, ratios_of, shapes_of, values_of
 from onnxprune.progress import Progress, silent
 from onnxprune.widths.metric_options import MetricOptions
 
@@ -39,7 +39,7 @@ _NAMED = ("remove", "keep", "keep_outputs")
 
 @dataclass(frozen=True, kw_only=True)
 class ApplyOptions(FormatOptions):
-    """What a run needs once it is known which channels go: inputs, data, and how the result is proven."""
+    """The options that do not choose channels: inputs, data, how weights are solved, and how the result is proven."""
 
     input_shapes: Mapping[str, Sequence[int]] = option(
         {},
@@ -127,9 +127,12 @@ class ApplyOptions(FormatOptions):
 def _pairs(
     given: Mapping[str, Sequence[int]] | Sequence[tuple[str, Sequence[int]]], where: str
 ) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Positions by name, each once and in order; of a name that is given twice, all of them. Raises OptionError."""
+    """Positions by name, ascending and each once; a name that is given twice has the positions of both.
+
+    Raises OptionError where a name has no positions, or a negative one.
+    """
     found: dict[str, set[int]] = {}
-    for name, positions in given.items() if isinstance(given, Mapping) else given:
+    for name, positions in in_pairs(given):
         found.setdefault(name, set()).update(int(p) for p in positions)
     if any(not positions or min(positions) < 0 for positions in found.values()):
         raise OptionError("takes positions from 0 on, and one at least", where=where, hint="NAME=0,3,17-21")
@@ -137,7 +140,7 @@ def _pairs(
 
 
 def reading_of(given: DataSource | None) -> Data | None:
-    """How calibration data is read: drawn where none is given; None where there is to be none."""
+    """Turn ``data`` as a user gave it into a `Data`: of drawn inputs for None, and None for "none"."""
     if isinstance(given, Data):
         return given
     if given is None:
@@ -149,7 +152,7 @@ def reading_of(given: DataSource | None) -> Data | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(BitOptions, ZeroOptions, MetricOptions, ApplyOptions):
-    """How to prune. README.md describes the options; `Request` is what they ask of widths and channels."""
+    """All options of `onnxprune.prune`. README.md describes them; `request` holds those about widths, checked."""
 
     ratio: float | None = option(
         None,
@@ -290,8 +293,6 @@ class Options(BitOptions, ZeroOptions, MetricOptions, ApplyOptions):
         if self.limit is not None and (self.ratio is not None or self.budget is not None or self.lossless):
             what = "says how far to go, and so do --ratio, --budget and --lossless"
             raise OptionError(what, where="--metric", hint="give one of them")
-        own = self.ratio_for
-        pairs = tuple(own.items() if isinstance(own, Mapping) else own)
         for name in _NAMED:
             object.__setattr__(self, name, _pairs(getattr(self, name), f"--{name.replace('_', '-')}"))
         object.__setattr__(self, "outputs", tuple(self.outputs))
@@ -299,14 +300,7 @@ class Options(BitOptions, ZeroOptions, MetricOptions, ApplyOptions):
         judged = reading_of(self.data) is not None
         zeros = self.zeros_asked(solved=judged and self.compensate, seed=self.seed)
         bits = self.bits_asked(limit=spent, levels=STORED.get(self.format, LEVELS), seen=judged)
-        if (zeros or bits) and self.finetune is not None:
-            what = "trains weights, and zeros and bits would be lost"
-            raise OptionError(what, where="--finetune", hint="ask for them of what it writes")
-        if bits is not None and self.recover:
-            raise OptionError("trains weights off their grids", where="--recover", hint="leave it or --weights out")
-        if bits is not None and bits.activations and not judged:
-            hint = "--data, or none at all: inputs are drawn then"
-            raise OptionError("takes ranges from samples", where="--activations", hint=hint)
+        self._check_constraints(zeros, bits, judged=judged)
         request = asked(
             ratio=0.0 if self.ratio is None and named else self.ratio,
             lossless=self.lossless,
@@ -316,7 +310,7 @@ class Options(BitOptions, ZeroOptions, MetricOptions, ApplyOptions):
             budget=budget,
             importance=self.importance,
             scope=self.scope,
-            ratio_for=pairs,
+            ratio_for=in_pairs(self.ratio_for),
             max_ratio=self.max_ratio,
             remove=self.remove,
             keep=self.keep,
@@ -329,13 +323,24 @@ class Options(BitOptions, ZeroOptions, MetricOptions, ApplyOptions):
         object.__setattr__(self, "bits", bits)
         super().__post_init__()
 
+    def _check_constraints(self, zeros: ZerosRequest | None, bits: BitsRequest | None, *, judged: bool) -> None:
+        """Raise OptionError where zeros or bits contradict other options. ``judged``: whether there is data."""
+        if (zeros or bits) and self.finetune is not None:
+            what = "trains weights, and zeros and bits would be lost"
+            raise OptionError(what, where="--finetune", hint="ask for them of what it writes")
+        if bits is not None and self.recover:
+            raise OptionError("trains weights off their grids", where="--recover", hint="leave it or --weights out")
+        if bits is not None and bits.activations and not judged:
+            hint = "--data, or none at all: inputs are drawn then"
+            raise OptionError("takes ranges from samples", where="--activations", hint=hint)
+
     @property
     def weighed(self) -> bool:
-        """Whether anything is asked of the weights that stay."""
+        """Whether the remaining weights are to get zeros or grids."""
         return self.zeros is not None or self.bits is not None
 
     def to_json(self) -> dict[str, Any]:
-        """As plan and report write them."""
+        """The options as plans and reports write them; those that change nothing are left out."""
         return {
             **self.request.to_json(),
             **(self.zeros.to_json() if self.zeros else {}),

@@ -1,6 +1,6 @@
-"""The stages of a run, in order: analyse, choose, rewrite, prove, and with calibration data observe and compensate.
+"""The stages of a run, in order: analyse, observe the calibration data, choose, rewrite, prove, compensate, report.
 
-Every stage hands on a plain value. Nothing here knows an operator, a file format or a terminal.
+Every stage hands on a plain value. Nothing here knows operators, file formats or terminals.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ NOTHING_TO_SOLVE = "no layer has weights of its own in floats to solve anew: if 
 
 @dataclass(frozen=True)
 class Result:
-    """The pruned model, the plan that made it, and the report on it; ``exported``: what is written instead, if any."""
+    """The pruned ``model``, its ``plan`` and ``report``; ``exported``: what is written instead of ``model``, if any."""
 
     model: Model
     plan: Plan
@@ -82,7 +82,7 @@ class Result:
 def prune(
     model: Model, options: Options, plan: Plan | None = None, progress: Progress = silent, where: str = "plan"
 ) -> Result:
-    """Prune ``model`` and prove it. Raises OnnxPruneError; CheckError where the result is not what it must be."""
+    """Prune ``model``, or apply ``plan`` (from ``where``). Raises OnnxPruneError; CheckError if the proof fails."""
     result = attempt(model, options, plan, progress, where)
     if (failed := unproven(result.report)) is not None:
         raise failed
@@ -92,9 +92,9 @@ def prune(
 def attempt(
     model: Model, options: Options, plan: Plan | None = None, progress: Progress = silent, where: str = "plan"
 ) -> Result:
-    """As `prune`, but a rewrite error over the limit is no exception: `unproven` says so. Raises OnnxPruneError.
+    """Prune as `prune` does, but return a result whose check failed, for reports; `unproven` gives the error.
 
-    Where a check fails, or other shapes come out, of a model that is refused itself, that is a ModelError.
+    Raises OnnxPruneError. Where a check fails because the original itself is not valid, that is a ModelError.
     """
     watch = Stopwatch(progress)
     with custom.declared([custom.read(text) for text in options.custom]):
@@ -110,7 +110,7 @@ def attempt(
 
 
 def _exported(result: Result, options: Options, watch: Stopwatch) -> Result:
-    """``result`` with what is written in the format asked for. What is not proven is not written."""
+    """Add the model in the format that was asked for to ``result``; a result that is not proven stays as it is."""
     if options.format == "float" or unproven(result.report) is not None:
         return result
     with watch.stage("export"):
@@ -122,7 +122,7 @@ def _exported(result: Result, options: Options, watch: Stopwatch) -> Result:
 
 
 def _check(options: Options, plan: Plan | None) -> None:
-    """Raise OptionError for what does not go together, before any work."""
+    """Raise OptionError for options that contradict each other or ``plan``, before any work is done."""
     if plan is not None and options.metric is not None:
         raise OptionError("says how far to go, and so does the plan", where="--metric", hint="leave one of them out")
     bits = options.bits
@@ -167,7 +167,7 @@ def _attempted(workers: Workers, plan: Plan | None, watch: Stopwatch, where: str
 
 
 def sensitivity(model: Model, options: Options, asked: SensitivityRequest, progress: Progress = silent) -> Sensitivity:
-    """What each group of channels costs a metric, alone. Raises OnnxPruneError."""
+    """Measure what cutting each group of channels alone does to a metric. Raises OnnxPruneError."""
     told = replace(options, progress=progress)
     with gathered(model, told, planning) as workers, planning(model, workers.options) as planner:
         return measure(planner, asked, progress, workers)
@@ -175,7 +175,7 @@ def sensitivity(model: Model, options: Options, asked: SensitivityRequest, progr
 
 @contextmanager
 def planning(model: Model, options: Options) -> Iterator[Planner]:
-    """A planner of ``model``, while what was seen of it is there; `Options.progress` is told. Raises OnnxPruneError."""
+    """Open a planner for ``model``, with its observations on disk until the block ends. Raises OnnxPruneError."""
     watch = Stopwatch(options.progress)
     with custom.declared([custom.read(text) for text in options.custom]):
         analysis, given = analysed(model, options, options.to_json(), watch)
@@ -188,7 +188,7 @@ def planning(model: Model, options: Options) -> Iterator[Planner]:
 def _taught(
     analysis: Analysis, workers: Workers, watch: Stopwatch, plan: Plan | None, where: str, given: Given, *notes: str
 ) -> Result:
-    """Prune with what calibration data teaches, where there is some. ``notes``: how it came to this."""
+    """Observe the calibration data, if there is any, and run the other stages. ``notes``: added to the report."""
     searched = plan is not None and "metric" in plan.options  # samples are split as they were then
     with learning(given.whole or analysis, workers.options, watch, judged=searched) as taught:
         lesson = whole_branches.lesson_of(analysis, workers.options, taught) if taught and given.whole else taught
@@ -196,15 +196,13 @@ def _taught(
 
 
 def unproven(report: Report) -> CheckError | None:
-    """What is raised where a tensor differs by more than rounding; None where none does."""
-    proof, zeros = report.proof, report.zeros
-    if zeros is not None and zeros.missed:
-        what = f"{zeros.missed} weights that must be zero are not; no model was written"
-        return CheckError(what, where=f"tensor '{zeros.where}'", hint="please report this as a bug")
-    if (grids := report.grids) is not None and grids.missed:
-        what = f"{grids.missed} weights are not on their grids; no model was written"
-        return CheckError(what, where=f"tensor '{grids.where}'", hint="please report this as a bug")
-    if proof is None or not (failures := proof.failures()):
+    """The error for a result that failed a check: zeros, grids or the rewrite error; None for one that passed."""
+    asked = ((report.zeros, "weights that must be zero are not"), (report.grids, "weights are not on their grids"))
+    for found, what in asked:
+        if found is not None and found.missed:
+            text = f"{found.missed} {what}; no model was written"
+            return CheckError(text, where=f"tensor '{found.where}'", hint="please report this as a bug")
+    if (proof := report.proof) is None or not (failures := proof.failures()):
         return None
     error = f"rewrite error {failures[0].relative:.2e} of its range (limit {proof.rtol:.0e}); no model was written"
     hint = "a wider limit is --rtol; if it is not rounding, please report this as a bug"
@@ -215,9 +213,10 @@ def unproven(report: Report) -> CheckError | None:
 def learning(
     analysis: Analysis, options: Options, watch: Stopwatch, *, judged: bool = False
 ) -> Iterator[Lesson | None]:
-    """What calibration data teaches, while what was seen lies on disk and BLAS has one thread; None without data.
+    """Observe the original on the calibration data; None without data.
 
-    ``judged``: models are to be judged on what is held out of it.
+    Inside the block the observations lie on disk, and BLAS has one thread. ``judged``: whether models will be compared
+    on samples that are held out of the data.
     """
     if options.reading is None:
         yield None
@@ -245,7 +244,7 @@ def learning(
 
 @dataclass(frozen=True)
 class _Run:
-    """One run, from its analysis on. ``lesson``: what calibration data taught, where there is any."""
+    """One run, from its analysis on. ``lesson``: the original as observed on calibration data, if there is any."""
 
     analysis: Analysis
     workers: Workers
@@ -257,11 +256,11 @@ class _Run:
 
     @property
     def options(self) -> Options:
-        """Those of the run."""
+        """The options of the run."""
         return self.workers.options
 
     def result(self, plan: Plan | None, where: str) -> Result:
-        """Choose, or apply ``plan`` (``where`` it is from), rewrite, prove, and solve weights anew."""
+        """Choose channels, or apply ``plan`` (from ``where``); then rewrite, prove, and solve the weights anew."""
         analysis, watch, options = self.analysis, self.watch, self.options
         planner = Planner(analysis, options, self.lesson, watch.announce, [*self.given.rows.values()])
         found, request = None, options.request
@@ -319,14 +318,14 @@ class _Run:
         return Result(written, made, report_of(outcome))
 
     def _written(self, cut: Model, solved: Solved, choice: Choice) -> tuple[Model, Revalued]:
-        """What is written of a model whose weights were solved anew, and what these changed. Raises CheckError."""
+        """The model to write after weights were solved, and proof that only weights changed. Raises CheckError."""
         revalued = prove_revalued(cut, solved.model)
         written = run_passes(solved.model, self._last(choice)).model
         check_valid((self.given.whole or self.analysis).inlined.model, written)
         return written, revalued
 
     def _notes(self, choice: Choice) -> tuple[str, ...]:
-        """What is to be said of the outputs, of the data, and of what was not tried."""
+        """What the report says about outputs, data, and branches that are gone."""
         held = named_channels.still_there(self.analysis.trace, choice.groups, choice.dead, self.given.rows)
         taught = self.lesson.notes if self.lesson else ()
         if self.lesson and not self.lesson.seen.products and len(self.analysis.groups):
@@ -338,7 +337,7 @@ class _Run:
         return (*self.given.notes, *gone, *held, *left, *taught, *self.notes)
 
     def _last(self, choice: Choice) -> list[Pass]:
-        """What is done once weights are solved: calls are put back, and outputs are made at once that were cut."""
+        """The passes after weights are solved: calls are put back, and outputs that were cut lose their Gather."""
         shapes, whole = choice.rewrite.shapes, self.given.rows.items()
         joined = [n for n, r in whole if shapes.get(r.whole, {r.axis: 0})[r.axis] == len(r.positions)]
         return [RestoreCalls(self.analysis.inlined), *([JoinRows(joined)] if joined else [])]
@@ -346,7 +345,7 @@ class _Run:
     def _judged(
         self, planner: Planner, request: Request, found: Found | None, plan: Plan | None, where: str
     ) -> tuple[Judged[Choice], _Run | None]:
-        """What is chosen; or the run on the model without branches that are better gone whole."""
+        """What is chosen; or a run on the model without some branches, where it is better that these go whole."""
         if found is not None:
             return found.made.judged, None
         if plan is not None:
@@ -365,7 +364,7 @@ class _Run:
     def _constrained(
         self, written: Model, holds: Constrained, asked: Asked, *, judged: bool
     ) -> tuple[ZerosProof | None, GridsProof | None]:
-        """That weights are what they must be; and what that costs, unless it was ``judged`` on samples."""
+        """Prove zeros and grids; measure what they cost on seeded inputs, unless samples ``judged`` it already."""
         zeros = prove_zeros(written, holds.masks) if asked.fixed or asked.solved else None
         grids = prove_grids(written, holds.grids) if asked.bits else None
         if not asked or judged or not self.options.check_n or self.analysis.severed.foreign:

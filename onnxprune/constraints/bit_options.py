@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxprune.errors import OptionError
-from onnxprune.option_declarations import bits_of, option
+from onnxprune.option_declarations import bits_of, in_pairs, option
 
 #: Fewer bits than these are no grid around 0, and more need none.
 FEWEST, MOST = 2, 16
@@ -142,8 +142,7 @@ class BitOptions:
         ``limit``: of the bytes, where these are for `AUTO` to spend; ``levels``: what the format has; ``seen``: whether
         there are samples to choose by.
         """
-        given = self.bits_for
-        own = tuple(given.items() if isinstance(given, Mapping) else given)
+        own = in_pairs(self.bits_for)
         if self.weights is None and self.activations is None and not own:
             others = {
                 "--symmetric/--asymmetric": self.symmetric is not None,

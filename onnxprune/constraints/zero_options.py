@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from onnxprune.option_declarations import option, shares_of
+from onnxprune.option_declarations import in_pairs, option, shares_of
 
 if TYPE_CHECKING:
     from onnxprune.constraints.request import ZerosRequest
@@ -64,11 +64,10 @@ class ZeroOptions:
         """The request, None where there is none. ``solved``: whether weights are solved anew. Raises OptionError."""
         from onnxprune.constraints.request import zeros_asked  # noqa: PLC0415 (--help must not wait for it)
 
-        own = self.sparsity_for
         return zeros_asked(
             sparsity=self.sparsity,
             pattern=self.pattern,
-            sparsity_for=tuple(own.items() if isinstance(own, Mapping) else own),
+            sparsity_for=in_pairs(self.sparsity_for),
             scope=self.sparsity_scope,
             criterion=self.sparsity_criterion,
             mask=None if self.mask is None else os.fspath(self.mask),

@@ -69,8 +69,13 @@ class Measured:
     def of_report(report: Report) -> Measured:
         """Of a run: on held-out samples where there are any, else on the inputs of the proof."""
         proof, learnt = report.proof, report.learnt
-        sizes = (report.channels, report.parameters, report.macs, report.file_bytes)
-        named = {**dict(zip(SIZES, sizes, strict=False)), **report.costs}
+        named = {
+            "channels": report.channels,
+            "params": report.parameters,
+            "macs": report.macs,
+            "bytes": report.file_bytes,
+            **report.costs,
+        }
         if report.sparsity is not None:
             named["sparsity"] = SizeReport(report.sparsity.size, report.sparsity.zeros)
         if report.grids is not None:
