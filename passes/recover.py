@@ -1,4 +1,4 @@
-"""What is made up for of a pruned model, judged on calibration samples that nothing was learnt from."""
+"""Making up for removed channels: weights are solved or trained, and the result is judged on held-out samples."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ ROWS, FEWEST, MOST, PER_COLUMN, TRIAL_RIDGES = 4096, 16, 96, 8, (1e-5, 1e-2)
 
 @dataclass(frozen=True)
 class SampleError:
-    """How far the outputs are from the original's on one held-out sample: noise over signal, the mean over outputs.
+    """The distance of the outputs from the original's on one held-out sample: noise over signal, averaged over outputs.
 
-    ``sample``: its position in the calibration data. ``pruned`` and ``final`` as in `Learnt`.
+    ``sample``: its position in the calibration data. ``pruned`` and ``final`` are as in `Learnt`.
     """
 
     sample: int
@@ -44,12 +44,12 @@ class SampleError:
 
 @dataclass(frozen=True)
 class Learnt:
-    """What calibration data did, and how far the outputs are from the original's on held-out samples.
+    """What calibration data did for a pruned model, and its errors against the original on held-out samples.
 
-    ``pruned``: with the channels gone; ``final``: as written. They are the same where compensation did not help.
-    ``solved``: layers with new weights, of ``layers`` that could have them. ``steps``: of training, of which
-    ``best_step`` was the best held out, 0 where none was better than before. ``beside``: how many inputs were drawn
-    beside the samples; ``drawn``: whether those that were held out were.
+    ``pruned``: the errors after the cut; ``final``: those of the model that is written, the same where compensation did
+    not help. ``solved``: how many layers have new weights, of ``layers`` that could. ``steps``: how long it was
+    trained; ``best_step``: the step that was best on held-out samples, 0 if none was. ``beside``: how many inputs were
+    drawn in addition to the samples; ``drawn``: whether the held-out ones were drawn.
     """
 
     samples: int
@@ -67,7 +67,7 @@ class Learnt:
 
     @property
     def held_out_of(self) -> int:
-        """How many there are of what is held out."""
+        """How many samples, or drawn inputs, the held-out ones were taken from."""
         return self.beside if self.drawn and self.beside else self.samples
 
     @property
@@ -81,7 +81,7 @@ class Learnt:
 
 @dataclass(frozen=True)
 class Constrained:
-    """What holds of a model's weights: ``masks`` by weight, false where it is 0, and ``grids``."""
+    """Constraints that a model's weights satisfy: ``masks`` by weight, false where it is 0, and ``grids``."""
 
     masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict, repr=False)
     grids: Grids = field(default_factory=Grids, repr=False)
@@ -89,9 +89,10 @@ class Constrained:
 
 @dataclass(frozen=True)
 class Solved:
-    """A model with its weights solved anew where that helps: what was ``asked`` of them, and ``holds`` of them since.
+    """A model whose weights were solved anew where that helps.
 
-    ``learnt``: what data did, where there was any.
+    ``asked``: the zeros and grids that were asked of its weights; ``holds``: those that hold. ``learnt``: what
+    calibration data did, if there was any.
     """
 
     model: Model = field(repr=False)
@@ -102,9 +103,9 @@ class Solved:
 
 @dataclass(frozen=True)
 class Recovery:
-    """Compensates pruned forms of the model that ``lesson`` is of, or, without ``compensate``, measures them only.
+    """Compensates pruned forms of the model that ``lesson`` is of; without ``compensate`` it only measures them.
 
-    ``steps``: for how long what is written is then trained on the original's outputs.
+    ``steps``: how many steps the model that is written is then trained on the original's outputs.
     """
 
     trace: Trace = field(repr=False)

@@ -1,4 +1,4 @@
-"""Where calibration data is, and how it is read: what the options say of it."""
+"""The options about calibration data: where it is, and how it is read."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ IN_MEMORY, DRAWN, NO_DATA = "arrays in memory", "drawn inputs", "none"
 
 @dataclass(frozen=True)
 class Data:
-    """Where calibration data is and how to read it: the command line's options; README.md describes them.
+    """Where calibration data is and how it is read; the fields are options of the command line (see README.md).
 
-    ``source``: also arrays in memory, {input: [N, ...]}; None: inputs are drawn (`onnxprune.calibration.synthetic`).
-    ``samples``: None: 512, or, of what is drawn, as many as help.
+    ``source`` may also be arrays in memory, {input: [N, ...]}; None means that inputs are drawn
+    (`onnxprune.calibration.synthetic`). ``samples``: None means 512, or, of drawn inputs, as many as help.
     """
 
     source: str | Mapping[str, NDArray[Any]] | None = option(
@@ -70,11 +70,11 @@ class Data:
 
     @property
     def drawn(self) -> bool:
-        """Whether nothing was given."""
+        """Whether inputs are drawn because no source was given."""
         return self.source is None
 
     def to_json(self) -> dict[str, Any]:
-        """As plan and report write them."""
+        """The options as plans and reports write them."""
         source = DRAWN if self.source is None else self.source if isinstance(self.source, str) else IN_MEMORY
         samples = self.samples if self.drawn else self.samples or DEFAULT_SAMPLES
         given = {**vars(self), "source": source, "samples": samples}

@@ -49,10 +49,10 @@ MOST_FINE = 1152
 
 @dataclass(frozen=True)
 class Product:
-    """A node that multiplies with a constant weight [groups, outputs, channels, taps].
+    """A matrix product: a node that multiplies with a constant weight [groups, outputs, channels, taps].
 
-    ``total``: the sum that its output is a part of, if it is one, and ``partner``: the other part; ``beside``: that, if
-    nobody else reads the output, and the other part is there by then.
+    Where its output is one of two terms of a sum, ``total`` is the sum's tensor and ``partner`` the other term.
+    ``beside`` is the partner too, where nothing else reads the output and the partner is computed before it.
     """
 
     node: Node
@@ -72,21 +72,21 @@ class Product:
 
     @property
     def fine(self) -> bool:
-        """Whether moments are kept of each tap."""
+        """Whether moments are kept of single taps, not only of channels."""
         return self.columns <= MOST_FINE
 
     @property
     def source(self) -> str:
-        """The tensor that it multiplies."""
+        """The name of its input tensor."""
         return self.node.inputs[0]
 
     @property
     def target(self) -> str:
-        """The tensor that it makes."""
+        """The name of its output tensor."""
         return self.node.outputs[0]
 
     def targets_of(self, y: Array, rows: Rows) -> Array:
-        """Y at ``rows``: [rows, groups, outputs]."""
+        """The entries of the output ``y`` at ``rows``: [rows, groups, outputs]."""
         last = np.moveaxis(y, self.form.made, -1)
         return np.asarray(last[np.unravel_index(rows, last.shape[:-1])].reshape(len(rows), self.groups, -1))
 
@@ -97,7 +97,7 @@ class Product:
         return as_float(self.targets_of(np.broadcast_to(other, whole), rows))
 
     def rows_of(self, y: Array, batch: int, samples: int) -> Rows:
-        """Rows to draw of the output ``y`` of batch number ``batch``, of all that together have ``samples`` samples."""
+        """Draw row numbers of the output ``y`` in batch number ``batch``; all batches together hold ``samples``."""
         there = y.size // y.shape[self.form.made]
         wanted = min(MOST_ROWS, max(LEAST_ROWS, ROWS_PER_COLUMN * self.columns))
         count = min(there, math.ceil(wanted * y.shape[0] / samples))
@@ -106,9 +106,9 @@ class Product:
 
 
 def products(model: Model, shapes: Mapping[str, Shape], *, every: bool = False) -> list[Product]:
-    """The matrix products of ``model`` whose weight is a constant in float, in order.
+    """The matrix products of ``model`` whose weight is a constant of floats, in the order of the graph.
 
-    ``shapes``: of its tensors; constants have their own. ``every``: those too whose weights cannot be solved anew.
+    ``shapes``: those of all tensors that are not constants. ``every``: include products whose weights cannot be solved.
     """
     shapes = {**shapes, **{n: s for n, (_, s) in model.graph.constants.items()}}
     found = []
@@ -131,7 +131,7 @@ def products(model: Model, shapes: Mapping[str, Shape], *, every: bool = False) 
 
 
 def samples_for(rows: int, found: Iterable[Product], shapes: Mapping[str, Shape]) -> int:
-    """How many samples give every product so many rows; ``shapes`` are those of one sample."""
+    """How many samples it takes to give every product ``rows`` rows; ``shapes`` are those of one sample."""
     own = [math.prod(shapes[p.target]) / shapes[p.target][p.form.made] / shapes[p.target][0] for p in found]
     return max([1, *(math.ceil(rows / max(r, 1.0)) for r in own)])
 
@@ -161,43 +161,43 @@ Batch = tuple[int, str, Shape]
 
 @dataclass
 class Spill:
-    """Arrays in a folder, by name and batch: a file for each name, as thousands take long to make and to delete."""
+    """Arrays on disk by name and batch, with one file for each name: thousands of files would be slow."""
 
     folder: Path
     _files: dict[str, _Rows] = field(default_factory=dict)
     _count: int = 0
 
     def put(self, name: str, batch: int, array: Array) -> None:
-        """Keep one batch of a tensor."""
+        """Store one batch of a tensor."""
         if name not in self._files:
             self._count += 1
             self._files[name] = _Rows(self.folder / str(self._count))
         self._files[name].append(batch, array)
 
     def get(self, name: str, batch: int) -> Array:
-        """What was kept."""
+        """Read one batch of a tensor."""
         return self._files[name].read(batch)
 
     def size(self, name: str, batch: int) -> int:
-        """How many entries that has along its first axis."""
+        """The length of a stored batch along its first axis."""
         return self._files[name].places[batch][2][0]
 
     def names(self, prefix: str, batch: int) -> list[str]:
-        """The tensors of a batch whose names start so, without the start."""
+        """The stored tensors of ``batch`` whose names start with ``prefix``, without it."""
         return [n.removeprefix(prefix) for n, f in self._files.items() if batch in f.places and n.startswith(prefix)]
 
     def drop(self, name: str) -> None:
-        """Forget all batches of a tensor."""
+        """Delete all batches of a tensor."""
         if name in self._files:
             self._files.pop(name).path.unlink(missing_ok=True)
 
     def file(self, name: str) -> tuple[Path, list[Batch]]:
-        """Where a tensor lies, and its batches in their order there."""
+        """The file of a tensor, and its batches in the order in which they lie there."""
         rows = self._files[name]
         return rows.path, [(batch, dtype.str, shape) for batch, (_, dtype, shape) in rows.places.items()]
 
     def adopt(self, name: str, batches: Iterable[Batch]) -> tuple[Path, int]:
-        """A tensor whose file another writes: where it is to lie, and how many bytes it has."""
+        """Register a tensor whose file the caller will write; returns the file's path and its size in bytes."""
         self._count += 1
         rows, size = _Rows(self.folder / str(self._count)), 0
         for batch, code, shape in batches:
@@ -227,14 +227,14 @@ class _Rows:
 
 @contextmanager
 def spilling() -> Iterator[Spill]:
-    """A temporary folder for arrays."""
+    """Give a `Spill` in a temporary folder, which is deleted when the block ends."""
     with tempfile.TemporaryDirectory(prefix=scratch.prefix()) as folder:
         yield Spill(Path(folder))
 
 
 @dataclass(frozen=True)
 class Part:
-    """A batch of calibration samples by its number, and whether it is held out to judge by."""
+    """The number of a batch of calibration samples, and whether it is held out to judge models by."""
 
     number: int
     samples: int
@@ -243,11 +243,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Observations:
-    """What was seen of a model on calibration data: for each product by node label, moments of its columns.
+    """What was observed of a model on calibration data.
 
-    ``moments`` are of the samples to learn from, of columns or channels (`Product.fine`), without targets. ``spill``
-    holds for each part its feeds, rows of every product's output, every graph output and all `ends` of them, of which
-    ``compared`` says what tells. ``any_batch``: parts may hold more samples than the model declares.
+    ``products`` and ``moments`` are by node label. Moments are sums over the samples that are not held out, of columns
+    or of channels (`Product.fine`), without targets. For each part ``spill`` holds its feeds, sampled rows of every
+    product's output, every graph output, and all tensors of `ends`; ``compared`` tells which of those are compared.
+    ``any_batch``: parts may hold more samples than the model declares.
     """
 
     products: Mapping[str, Product] = field(repr=False)
@@ -258,7 +259,7 @@ class Observations:
     any_batch: bool = False
 
     def head(self, samples: int) -> Observations:
-        """The same with about so many samples of either kind, at least a part of each; moments as they are."""
+        """The same with about ``samples`` samples, at least one part of each kind; moments stay as they are."""
         kept: list[Part] = []
         for held in (False, True):
             own = [p for p in self.parts if p.held_out == held]
@@ -268,37 +269,37 @@ class Observations:
         return replace(self, parts=tuple(kept))
 
     def feeds(self, part: Part) -> Feeds:
-        """What the model was fed."""
+        """The inputs of the model in ``part``."""
         return {n: self.spill.get(f"feed {n}", part.number) for n in self.spill.names("feed ", part.number)}
 
     def rows_of(self, node: str, part: Part) -> tuple[Array, Rows]:
-        """What was drawn of a product's output [rows, groups, outputs], and where."""
+        """Sampled rows of a product's output [rows, groups, outputs], and their row numbers."""
         return self.spill.get(f"target {node}", part.number), self.spill.get(f"rows {node}", part.number)
 
     def held_out_rows(self, node: str) -> int:
-        """How many rows of a product's output there are to judge by."""
+        """How many sampled rows of a product's output are held out."""
         return sum(self.spill.size(f"rows {node}", p.number) for p in self.parts if p.held_out)
 
     def beside(self, node: str, part: Part) -> Array:
-        """The same rows of what is added to that output, its `Product.partner`."""
+        """The sampled rows of the product's `Product.partner`."""
         return self.spill.get(f"beside {node}", part.number)
 
     def shape_of(self, node: str, part: Part) -> Shape:
-        """The shape of that output."""
+        """The shape of the product's output in ``part``."""
         return tuple(self.spill.get(f"shape {node}", part.number))
 
     def output(self, name: str, part: Part) -> Array:
-        """A graph output, or one of the `ends`."""
+        """A graph output, or one of its `ends`, in ``part``."""
         return self.spill.get(f"output {name}", part.number)
 
     def with_compared(self, model: Model) -> Observations:
-        """The same, once it is found what of ``model`` tells on what is held out."""
+        """The same, with ``compared`` found from the held-out parts."""
         held = [p for p in self.parts if p.held_out]
         return replace(self, compared=compared(model.graph, lambda n: (self.output(n, p) for p in held)))
 
 
 def seen_of(model: Model, found: Iterable[Product]) -> list[str]:
-    """The tensors inside ``model`` that `observe` looks at."""
+    """The tensors inside ``model`` that `observe` needs."""
     given = {*(o.name for o in model.graph.outputs), *(i.name for i in model.graph.inputs)}
     names = (*ends(model.graph), *(n for p in found for n in (p.source, p.target, p.partner)))
     return [n for n in dict.fromkeys(names) if n and n not in given]
@@ -345,7 +346,7 @@ def observe(
 
 
 def fed(data: CalibrationSet, size: int, spill: Spill) -> Iterator[tuple[Part, Feeds]]:
-    """What a model is fed, in batches of ``size`` samples, those to judge by last; all of it goes to ``spill``."""
+    """Read the samples in batches of ``size``, those that are held out last, and store every batch in ``spill``."""
     number = 0
     for held, own in zip((False, True), data.split(), strict=True):
         for feeds in own.batches(size):
@@ -380,16 +381,16 @@ def _take(
 
 
 def empty_moments(product: Product) -> Moments:
-    """What is kept of a product's columns, of no rows yet."""
+    """Moments of a product's columns, over no rows yet."""
     return Moments.empty(product.groups, product.columns if product.fine else product.channels, 0, bias=True)
 
 
 def as_float(array: Array) -> Array:
-    """In single precision, where it is a half."""
+    """The array in single precision if its type is narrower."""
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 
 
 def centred(moments: Moments) -> Array:
-    """The covariance of the columns [groups, n, n], of moments with a column of ones."""
+    """The covariance of the columns [groups, n, n]; the last column of ``moments`` must be ones."""
     mean = moments.xx[:, -1, :-1] / moments.rows
     return np.asarray(moments.xx[:, :-1, :-1] / moments.rows - mean[:, :, None] * mean[:, None, :])

@@ -37,7 +37,7 @@ Taking = Callable[[Array, Array], None]
 
 @dataclass
 class Moments:
-    """Sums over rows; ``add`` grows them."""
+    """Sums over rows of columns X and targets Y, from which least squares follow; `add` adds rows."""
 
     xx: Float = field(repr=False)  # [groups, n, n]
     xy: Float = field(repr=False)  # [groups, n, m]
@@ -48,7 +48,7 @@ class Moments:
 
     @staticmethod
     def empty(groups: int, columns: int, targets: int, *, bias: bool) -> Moments:
-        """No rows yet; ``columns`` without that of the bias."""
+        """Moments of no rows; ``columns`` does not count the column of ones that ``bias`` adds."""
         n = columns + bias
         xx, xy, yy, y = (np.zeros((groups, *s)) for s in ((n, n), (n, targets), (targets,), (targets,)))
         return Moments(xx, xy, yy, y, bias)

@@ -30,7 +30,7 @@ LABELS = "labels"
 
 @dataclass(frozen=True)
 class Slot:
-    """One input of the model. ``shape``: of one sample; ``batch``: how many of them a run takes at least."""
+    """One input of the model: the ``shape`` of one sample, and ``batch``, the fewest samples that a run takes."""
 
     name: str
     dtype: np.dtype[Any]
@@ -100,11 +100,11 @@ class Inputs:
         return cls(tuple(slots), unit, any_batch, stacked, pixels)
 
     def count(self, feeds: Mapping[str, NDArray[Any]]) -> int:
-        """How many samples one run reads."""
+        """How many samples one run of ``feeds`` holds."""
         return len(next(iter(feeds.values()))) if self.stacked else 1
 
     def joined(self, batch: Sequence[Sample]) -> dict[str, NDArray[Any]]:
-        """What one run reads: {input: array}."""
+        """Stack samples into what one run reads: {input: array}."""
         if not self.stacked:
             return {s.name: np.asarray(batch[0][s.name]) for s in self.slots}  # a scalar may be a number
         return {s.name: np.stack([sample[s.name] for sample in batch]) for s in self.slots}

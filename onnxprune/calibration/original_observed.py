@@ -1,4 +1,4 @@
-"""The original as it was seen on calibration data: what scores look at, and pruned models are compared with."""
+"""The original model as observed on calibration data: scores are made from it, and pruned models compared with it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from onnxprune.running.batch_size import batch_size
 
 @dataclass(frozen=True)
 class Lesson:
-    """``reference``: the original, its BatchNormalization folded if it will be; ``seen``: what it gives on ``data``.
+    """``reference``: the original, with BatchNormalization folded as in the run; ``seen``: observations on ``data``.
 
-    ``cache``: where what follows from that may be kept, and ``key``, which stands for all that it depends on.
+    ``cache``: where results that follow from these are kept, under ``key``, a hash of all that they depend on.
     """
 
     reference: Model = field(repr=False)
@@ -38,7 +38,7 @@ class Lesson:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader must not miss."""
+        """Notes for the report."""
         return (*self.data.notes, *self.seen.compared.notes, *(self.cache.notes if self.cache else ()))
 
 
@@ -54,9 +54,9 @@ def learn(
     progress: Progress,
     cache: CacheFolder | None = None,
 ) -> Lesson:
-    """Run ``reference`` on as much of ``data`` as helps, unless ``cache`` knows what comes of it.
+    """Run ``reference`` on as much of ``data`` as helps, or read what an earlier run left in ``cache``.
 
-    Raises ModelError where onnxruntime cannot.
+    Raises ModelError where onnxruntime cannot run it.
     """
     shapes = trace.shapes.shape
     found = products(reference, shapes)

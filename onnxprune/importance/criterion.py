@@ -1,4 +1,4 @@
-"""What a criterion is given: the model as it was run on labels, and calibration data where there is any."""
+"""What a criterion of importance is given: the model as run on labels, and calibration data where there is any."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Scorer = Callable[[Groups], list[Scores]]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is scored, and by what means. ``flops_reg``: how much the share of MACs counts, in `taylor`.
+    """The model to score and its calibration data. ``lesson``: the original as observed on ``data``.
 
-    ``lesson``: what was seen of the original on ``data``.
+    ``flops_reg``: how strongly a layer's share of the MACs lowers scores of `taylor`.
     """
 
     trace: Trace
@@ -40,12 +40,12 @@ class Subject:
 
     @property
     def model(self) -> Model:
-        """The original."""
+        """The original model."""
         return self.trace.model
 
     @property
     def samples(self) -> CalibrationSet:
-        """The calibration data, of a criterion that needs it."""
+        """The calibration data, for a criterion that needs it."""
         assert self.data is not None
         return self.data
 

@@ -21,10 +21,10 @@ FORMAT, VERSION = "onnxprune-report", 1
 
 @dataclass(frozen=True)
 class GroupReport:
-    """One group before and after. ``asked`` and ``achieved`` are shares of its channels removed.
+    """One group before and after; ``asked`` and ``achieved`` are the shares of its channels to be removed, and removed.
 
-    ``scores``: [width] the importance of each channel, to 4 digits; none where a saved plan was applied. ``removed``:
-    positions of those that went.
+    ``scores``: [width] the importance of each channel, to 4 digits; empty where a saved plan was applied. ``removed``:
+    positions of the removed channels.
     """
 
     name: str
@@ -39,14 +39,14 @@ class GroupReport:
 
 @dataclass(frozen=True)
 class SizeReport:
-    """Before and after, of the whole model."""
+    """One size of the whole model, before and after."""
 
     before: int
     after: int
 
     @property
     def ratio(self) -> float:
-        """What is left."""
+        """The share that is left."""
         return self.after / self.before if self.before else 1.0
 
     def to_json(self) -> dict[str, float]:
@@ -106,7 +106,7 @@ class SliceReport:
 
 @dataclass(frozen=True)
 class Check:
-    """One check of a result: its name, whether it passed, and what was found."""
+    """One check of a result: its name, whether it passed, and what was measured."""
 
     name: str
     passed: bool
@@ -115,12 +115,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """One run of `prune`. Shares are of prunable channels; ``lossless``: how many of those removed nobody misses.
+    """All that is reported of one run of `prune`. Shares are shares of the prunable channels.
 
-    ``costs``: by cost model, what a target or a budget makes interesting: cycles, activations. ``checks``: the proof
-    and what else the result had to hold. ``seconds`` by stage. ``revalued``: what weights
-    that were solved anew changed. ``zeros``: what was asked of weights, and
-    ``sparsity`` the zeros that there are, where something was asked; ``grids``: of few bits.
+    ``lossless``: how many of the removed channels no reader notices. ``costs``: sizes by cost model, those that a
+    target or budget makes interesting. ``checks``: the proof, and every limit that was set. ``seconds``: by stage.
+    ``revalued``: the constants that solving weights changed. ``zeros`` and ``grids``: proof that weights are 0, or on
+    their grids, where that was asked for; ``sparsity``: all zeros that there are then.
     """
 
     model: str
@@ -155,7 +155,7 @@ class Report:
 
     @property
     def failed(self) -> tuple[Check, ...]:
-        """The checks that failed: no model is written."""
+        """The checks that failed; if there are any, no model is written."""
         return tuple(c for c in self.checks if not c.passed)
 
     def to_json(self) -> str:
@@ -185,7 +185,7 @@ class Report:
 
 
 def plain(value: Any) -> Any:
-    """JSON has no infinity: it becomes a string."""
+    """Replace infinities, which JSON does not have, by strings."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -24,7 +24,7 @@ SCOPES = ("group", "global", "cost")
 
 @dataclass(frozen=True)
 class Way:
-    """A way to choose: a criterion, and how widths follow from its scores (one of `SCOPES`)."""
+    """A way to choose channels: a criterion, and how widths follow from its scores (one of `SCOPES`)."""
 
     importance: str
     scope: str
@@ -38,9 +38,9 @@ AUTO = (Way("output", "cost"), Way("reconstruction", "cost"))
 
 
 def ways(importance: str | None, scope: str | None, *, judged: bool, priced: bool) -> tuple[Way, ...]:
-    """Those of `AUTO` that fit what is said, where they can be judged; else one way, by default l2 in each group.
+    """The ways to try: those of `AUTO` where plans can be ``judged`` and no criterion was named, else one.
 
-    ``priced``: a target says what widths are worth: then l2 for each unit of cost.
+    That one defaults to l2 with scope "group", or "cost" where a budget is ``priced``, in units of a target.
     """
     if judged and importance in (None, "auto"):
         return tuple(Way(way.importance, scope or way.scope) for way in AUTO)
@@ -49,7 +49,7 @@ def ways(importance: str | None, scope: str | None, *, judged: bool, priced: boo
 
 @dataclass(frozen=True)
 class Tried:
-    """A way, and how far its outputs were from the original's: noise over signal, on held-out samples."""
+    """A way that was tried, and its distance: noise over signal of the outputs on held-out samples."""
 
     way: str
     distance: float

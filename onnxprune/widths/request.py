@@ -1,4 +1,4 @@
-"""What a run asks of widths and channels: how much goes, by which cost, in which multiples, chosen in which ways."""
+"""What a run asks of widths and channels: how much goes, at which cost, in which multiples, chosen in which ways."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnxprune.widths.plan_contest import Way
 
 @dataclass(frozen=True)
 class Request:
-    """The options about widths, checked. ``ways``: those to try, several where there is data to judge them by."""
+    """The checked options about widths. ``ways``: the ways to choose, several where data can judge between them."""
 
     ratio: float
     lossless: bool
@@ -44,16 +44,16 @@ class Request:
 
     @property
     def exact(self) -> bool:
-        """Whether only channels go that nobody misses, so that there is nothing to make up for."""
+        """Whether only lossless channels go, so that there is nothing to compensate for."""
         return self.ratio == 0 and self.budget is None and not self.ratio_for and not self.remove
 
     @property
     def only_named(self) -> bool:
-        """Whether nothing is asked for but what is named: no width is rounded then."""
+        """Whether only channels that the user named go; widths are not rounded then."""
         return self.ratio == 0 and self.budget is None and not self.ratio_for and not self.lossless
 
     def to_json(self) -> dict[str, Any]:
-        """As plan and report write them."""
+        """The request as plans and reports write it."""
         alone = self.ways[0] if len(self.ways) == 1 else None
         return {
             "ratio": None if self.budget else self.ratio,
@@ -77,9 +77,10 @@ def asked(
     weights: bool = False,
     **given: Any,
 ) -> Request:
-    """The request of these options. ``judged``: whether there is data to judge plans by. Raises OptionError.
+    """Make the request from the options. Raises OptionError where these contradict each other.
 
-    ``weights``: whether something is asked of weights, so that channels go only where that is asked too.
+    ``judged``: whether there is data to judge plans by. ``weights``: whether zeros or grids are asked for, in which
+    case no channels go unless an option asks for it.
     """
     if ratio is not None and budget is not None:
         raise OptionError("is instead of --ratio", where="--budget", hint="give one of them")
@@ -93,7 +94,7 @@ def asked(
 
 
 def bytes_left(budget: str | Budget | None) -> float | None:
-    """The limit of a budget of bytes; None for another, or none. Raises OptionError."""
+    """The limit of a budget of bytes; None for other budgets, and for none. Raises OptionError."""
     given = budget if isinstance(budget, Budget) or budget is None or "bytes" not in budget else Budget.parse(budget)
     return given.limit if isinstance(given, Budget) and given.cost.name == "bytes" else None
 
