@@ -1,4 +1,4 @@
-"""The pass contract: a frozen dataclass whose fields are its options; valid in, valid out, the input untouched."""
+"""The contract of a pass: a frozen dataclass whose fields are its options; valid model in, valid model out."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from onnxprune.proof.validity import check_valid
 
 @dataclass(frozen=True)
 class PassResult:
-    """The new model, and what was changed, a line each. No changes: the same model object."""
+    """The new model, and one line for each change. Without changes it is the same model object."""
 
     model: Model = field(repr=False)
     changes: tuple[str, ...] = ()
 
 
 class Pass(Protocol):
-    """Something that turns a valid model into a valid model."""
+    """Turns a valid model into another valid model."""
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """The name of the pass in messages."""
 
     def run(self, model: Model) -> PassResult:
-        """Apply it. The model given stays as it is."""
+        """Apply the pass. ``model`` itself is not changed."""
 
 
 def run(model: Model, passes: Sequence[Pass]) -> PassResult:

@@ -44,13 +44,13 @@ class CostModel(Protocol):
 
     @property
     def stepped(self) -> bool:
-        """Whether a channel less may save nothing, and several together the cost of a block."""
+        """Whether narrowing by one channel may save nothing, and by several the cost of a whole block."""
 
     def node(self, graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> float:
-        """Cost of ``node`` at these shapes of tensors and constants, of which some may be missing: not known.
+        """The cost of ``node`` at these shapes of tensors and constants; a tensor whose shape is unknown is missing.
 
-        It may depend on the shapes of the node's own tensors, and of those of the nodes that write its inputs
-        (the parts of a Concat) and read its outputs (an Add that is fused into it).
+        It may depend on the shapes of the node's own tensors, and on those of the nodes that write its inputs (the
+        parts of a Concat) and read its outputs (an Add that is fused into it).
         """
 
 

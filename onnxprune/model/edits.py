@@ -1,4 +1,4 @@
-"""Changes to a ModelProto: what no edit names is byte for byte what it was."""
+"""Changes to a ModelProto: everything that no edit names stays byte for byte as it was."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IR_INITIALIZERS = 4
 
 @dataclass(frozen=True)
 class NodeCopy:
-    """A copy of the node at position ``node`` that reads and writes other tensors; its name is that of its output."""
+    """A copy of the node at index ``node`` that reads and writes other tensors; it is named after its output."""
 
     node: int
     inputs: tuple[str, ...]
@@ -52,9 +52,10 @@ class Edits:
 
 
 def apply(source: ModelProto, weights: Mapping[str, Weight], edits: Edits) -> tuple[ModelProto, dict[str, Weight]]:
-    """A copy of ``source`` with ``edits``, and what it has references to, as ``weights`` is of ``source``.
+    """Apply ``edits`` to a copy of ``source``; returns it, and the constants that it only has references to.
 
-    What replaces a reference, or is added to a model that has some, is kept out of the message too, if it is large.
+    ``weights``: those of ``source``. Large constants that replace a reference, or that are added to a model with
+    references, are kept out of the message too.
     """
     out = ModelProto()
     held = dict(weights)

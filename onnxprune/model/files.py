@@ -1,4 +1,4 @@
-"""Models and texts in files: read and checked, written whole or not at all."""
+"""Reading and checking models, and writing models and texts: each set of files is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of files, by their names in it (with ``/``); ``mark``: the file by which such a folder is known."""
+    """A folder of files by their names in it (with ``/``); ``mark``: the file that identifies such a folder."""
 
     files: Mapping[str, bytes] = field(repr=False)
     mark: str = "manifest.json"
 
     @property
     def byte_size(self) -> int:
-        """Of all files."""
+        """Bytes of all files."""
         return sum(map(len, self.files.values()))
 
 
 def write(files: Mapping[Path, Model | Folder | str], *, external: bool = False) -> None:
-    """Write models, folders and texts, all of them or none: beside their places first, then renamed.
+    """Write models, folders and texts: either all of them or none. They are written beside their places, then renamed.
 
-    A folder takes the place of one that is there. With ``external``, or over protobuf's limit, the weights of
+    A folder replaces the one that is there. With ``external``, or over protobuf's limit of 2 GB, the weights of
     ``<name>`` go to ``<name>.data`` beside it. Raises OutputError.
     """
     with contextlib.ExitStack() as folders:
@@ -122,9 +122,9 @@ def _poured(model: Model, path: Path) -> Model:
 
 
 def ensure_writable(paths: Sequence[Path], *, keep: Path | None, folders: Mapping[Path, str] | None = None) -> None:
-    """Raise OutputError now, not after minutes of work, where a path cannot be written, or is ``keep`` or another.
+    """Raise OutputError before any work where a path cannot be written, is ``keep``, or is given twice.
 
-    ``folders``: those that are to be folders, and the mark by which one that is there may be written over.
+    ``folders``: the paths that will be folders, each with the mark by which an existing one may be replaced.
     """
     for index, path in enumerate(paths):
         if keep is not None and path.resolve() == keep.resolve():

@@ -1,4 +1,4 @@
-"""The graph that every stage reads: nodes, tensors and their wiring, as plain values, with a networkx view."""
+"""The graph that every stage reads: nodes, tensors and their connections as plain values, with a networkx view."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Node:
 
 
 class Naming:
-    """A block of code that looks at one node: whatever it raises is an error of the model that names the node.
+    """A block that handles one node: any exception in it becomes a ModelError that names the node.
 
-    Rules take a node for what its operator asks for. What the door and onnx.checker let through may still be none, and
-    is told in one line.
+    Rules trust that a node is what its operator asks for. A node that passes the checks on reading and onnx.checker may
+    still not be, and the user is told of that in one line.
     """
 
     __slots__ = ("node", "where")
@@ -113,9 +113,9 @@ class Graph:
         return network
 
     def unread(self, candidates: set[int], rewired: set[tuple[int, int]], read: Collection[str] = ()) -> set[int]:
-        """Of ``candidates`` and what is upstream of them, the nodes whose results nobody reads any more.
+        """The nodes, among ``candidates`` and upstream of them, whose results nothing reads any more.
 
-        ``rewired``: (node, input position) pairs that now read something else; ``read``: what new nodes read.
+        ``rewired``: (node, input position) pairs that read something else now; ``read``: what new nodes read.
         """
         outputs = {o.name for o in self.outputs} | set(read)
         dead: set[int] = set()

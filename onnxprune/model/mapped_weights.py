@@ -1,7 +1,7 @@
-"""Large constants, kept out of the ModelProto: where they lie in a file, mapped, or not computed before they are read.
+"""Large constants, kept out of the ModelProto: they stay in a mapped file, or are computed when they are read.
 
-A file's pages come into memory when they are looked at and may leave it again; what is `Later` is in memory while
-it is used. So neither reading a model nor cutting it makes a copy of its weights.
+Pages of a mapped file enter memory when they are read, and may leave it again. A `Later` is in memory only while it is
+used. So neither reading a model nor cutting it copies its weights.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Later:
-    """A constant that ``make`` computes, whenever it is read: an array of ``shape`` and ``dtype``."""
+    """A constant that ``make`` computes each time it is read: an array of ``shape`` and ``dtype``."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -103,13 +103,13 @@ def is_held(tensor: TensorProto, nbytes: int) -> bool:
 
 
 def raw(array: NDArray[Any]) -> memoryview:
-    """The bytes of ``array`` as raw_data has them, little-endian; of a contiguous one without a copy."""
+    """The bytes of ``array`` as raw_data holds them, little-endian; a contiguous array is not copied."""
     little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     return little.reshape(-1).view(np.uint8).data
 
 
 def map_file(path: Path) -> NDArray[np.uint8]:
-    """The bytes of a file, which come into memory when they are looked at. Raises OSError."""
+    """Map a file into memory. Raises OSError."""
     ensure_regular(path)
     if path.stat().st_size == 0:
         path.read_bytes()
@@ -118,7 +118,7 @@ def map_file(path: Path) -> NDArray[np.uint8]:
 
 
 def release(weights: Iterable[Weight]) -> None:
-    """Let the pages of mapped files leave memory: they come back when they are looked at."""
+    """Let the pages of mapped files leave memory; they come back when they are read."""
     advice = getattr(mmap, "MADV_DONTNEED", None)
     for memory in {id(m): m for w in weights if isinstance(w, Stored) and (m := _mapping(w.array))}.values():
         if advice is not None:
@@ -244,7 +244,7 @@ class _Files:
 
 
 def pour(weights: Mapping[str, Weight], path: Path) -> dict[str, tuple[int, int]]:
-    """Write weights to a new file, one after another; where each lies, as (offset, length). Raises OSError."""
+    """Write weights to a new file, one after another; returns (offset, length) of each. Raises OSError."""
     places = {}
     with path.open("wb") as file:
         for name, weight in weights.items():
@@ -259,7 +259,7 @@ def _align(file: BinaryIO) -> None:
 
 
 def place(tensor: TensorProto, location: str, offset: int, length: int) -> None:
-    """Let ``tensor`` have its data at ``location``."""
+    """Let ``tensor`` refer to its data at ``location``."""
     tensor.ClearField("raw_data")
     tensor.ClearField("external_data")
     tensor.data_location = TensorProto.EXTERNAL
@@ -268,7 +268,7 @@ def place(tensor: TensorProto, location: str, offset: int, length: int) -> None:
 
 
 def emptied(proto: ModelProto) -> ModelProto:
-    """A copy in which constants that are kept elsewhere have no elements: for readers that would look for them."""
+    """A copy in which constants that are kept elsewhere have no elements, for readers that would look for them."""
     out = ModelProto()
     out.CopyFrom(proto)
     for _, tensor in constants_of(out.graph):

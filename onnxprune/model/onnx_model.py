@@ -60,7 +60,10 @@ _SMALL = 4096
 
 @dataclass(frozen=True)
 class Gate:
-    """What zeroes channels of ``elem_type`` where ``mask`` is false; ``zero``: its zero point, or the name of it."""
+    """Multiplies channels of a tensor with zero where ``mask`` is false.
+
+    ``elem_type``: that of the tensor; ``zero``: its zero point, or the name of the constant that holds it.
+    """
 
     mask: NDArray[np.bool_] = field(repr=False)
     elem_type: int
@@ -69,10 +72,10 @@ class Gate:
 
 @dataclass(frozen=True)
 class Model:
-    """An ONNX model; never changed in place.
+    """An ONNX model, which is never changed in place.
 
-    ``weights``: constants that ``proto`` has only references to. Of a model that was read from a file these are all
-    large ones; of one that was made in memory, none.
+    ``weights``: the constants to which ``proto`` has only references. In a model that was read from a file these are
+    all large constants; in one that was made in memory there are none.
     """
 
     proto: ModelProto = field(repr=False)
@@ -81,7 +84,7 @@ class Model:
 
     @cached_property
     def constant_protos(self) -> dict[str, TensorProto]:
-        """Initializers and tensors of Constant nodes, by the name that the graph reads; sparse ones as dense."""
+        """Initializers and tensors of Constant nodes by the names that the graph reads; sparse ones are made dense."""
         found = dict(constants_of(self.proto.graph))
         found.update((s.values.name, dense(s)) for s in self.proto.graph.sparse_initializer)
         for node in self.proto.graph.node:
@@ -98,13 +101,13 @@ class Model:
         return self.weights[name].array if name in self.weights else nph.to_array(self.constant_protos[name])
 
     def changed(self, name: str, shape: Shape, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Value:
-        """What ``change`` makes of constant ``name``, an array of ``shape``; of a large constant, when it is read."""
+        """Constant ``name``, an array of ``shape``, after ``change``; a large constant is changed when it is read."""
         if name in self.weights:
             return Later(shape, self.weights[name].dtype, lambda: change(self.array(name)))
         return change(self.array(name))
 
     def not_a_number(self) -> str | None:
-        """The first constant that holds a NaN. Infinity is no error: masks are made of it."""
+        """The name of the first constant that holds a NaN. Infinity is no error: masks are made of it."""
         floats = ((n, self.array(n)) for n, t in self.constant_protos.items() if t.data_type in _FLOATS)
         return next((n for n, a in floats if a.size and np.isnan(a.max())), None)
 
@@ -115,16 +118,19 @@ class Model:
 
     @cached_property
     def defaults(self) -> set[str]:
-        """Initializers that are inputs too."""
+        """The initializers that are graph inputs too."""
         return {i.name for i in self.proto.graph.input} & set(self.constant_protos)
 
     @property
     def overridable(self) -> set[str]:
-        """Those that callers may give others for. Before IR 4 every initializer had to be an input: none is meant."""
+        """The initializers that a caller may replace by feeding an input of that name.
+
+        None before IR 4, where every initializer had to be an input too.
+        """
         return self.defaults if self.proto.ir_version >= IR_INITIALIZERS else set()
 
     def at_free_initializers(self) -> Model:
-        """The model at an IR version in which new initializers are no inputs, and need no node in front of others."""
+        """The model at IR 4 or later, where a new initializer does not have to be an input."""
         if self.proto.ir_version >= IR_INITIALIZERS:
             return self
         out = ModelProto()
@@ -134,7 +140,7 @@ class Model:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the file, or of the serialized model where there is no file."""
+        """Hash of the file, or, where there is none, of the serialized model."""
         digest = hashlib.sha256()
         if self.path is None:
             for piece in self.pieces():
@@ -147,7 +153,7 @@ class Model:
 
     @property
     def opset(self) -> int:
-        """The version of ONNX's own operators, 1 where the file has none."""
+        """The opset version of the standard domain, 1 where the file does not name it."""
         return next((int(o.version) for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), 1)
 
     @cached_property
@@ -159,7 +165,7 @@ class Model:
         return sum(sizes[p] if isinstance(p, str) else len(p) for p in join(self._serialized(), sizes))
 
     def pieces(self) -> Iterator[bytes | memoryview]:
-        """The model with all its weights as one message, a piece at a time."""
+        """The serialized model with all its weights, one piece at a time."""
         for piece in join(self._serialized(), self._sizes):
             yield raw(self.weights[piece].array) if isinstance(piece, str) else piece
 
@@ -178,7 +184,10 @@ class Model:
         return Model(proto, None, weights)
 
     def gated(self, gates: Mapping[str, Gate], reads: Mapping[int, Sequence[int]]) -> Model:
-        """A copy in which tensors go through their gate where they are read, at {node: input positions}."""
+        """A copy in which tensors pass through their gate where the nodes in ``reads`` read them.
+
+        ``reads``: {node: input positions}.
+        """
         out = ModelProto()
         out.CopyFrom(self.proto)
         del out.graph.node[:]
@@ -207,7 +216,7 @@ class Model:
         return Model(out, self.path, self.weights)
 
     def placed(self, spool: Path, root: Path) -> ModelProto:
-        """A copy whose references are external data: where it lies, or in ``spool`` what is not computed before.
+        """A copy in which references are external data: in the files where they lie, or, if computed, in ``spool``.
 
         Locations are relative to ``root``. Raises OSError.
         """

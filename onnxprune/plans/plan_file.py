@@ -43,14 +43,14 @@ FORMAT, VERSION, WITH_MASKS, WITH_GRIDS = "onnxprune-plan", 1, 2, 3
 
 @dataclass(frozen=True)
 class AxisKept:
-    """What stays along one axis of ``size``: [n], or [blocks, n] where each block of axis 0 keeps its own."""
+    """The positions that stay along an axis of ``size``: [n], or [blocks, n] where blocks of axis 0 keep others."""
 
     axis: int
     size: int
     keep: NDArray[np.int64] = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """As in the file."""
+        """As the plan's file has it."""
         blocks = {"blocks": len(self.keep)} if self.keep.ndim > 1 else {}
         return {"axis": self.axis, "size": self.size, **blocks, "keep": self.keep.tolist()}
 
@@ -82,7 +82,7 @@ class Plan:
 
     @property
     def weighed(self) -> bool:
-        """Whether it asks anything of the weights that stay."""
+        """Whether the plan has zeros or grids for the weights that stay."""
         return bool(self.masks or self.grids or self.activations)
 
     def to_json(self) -> str:

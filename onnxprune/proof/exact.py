@@ -88,11 +88,11 @@ class Proof:
         return replace(self, rewrite=tuple(rewrite), inside=tuple(inside))
 
     def failures(self) -> list[OutputError]:
-        """Tensors whose rewrite error is more than rounding."""
+        """The tensors whose rewrite error is larger than rounding explains."""
         return [e for e in (*self.rewrite, *self.inside) if not self._is_rounding(e)]
 
     def excused(self) -> list[OutputError]:
-        """Tensors over the limit that rounding alone moves by as much."""
+        """The tensors over the limit that rounding alone changes by as much."""
         return [e for e in (*self.rewrite, *self.inside) if e.noise and e.relative > self.rtol and self._is_rounding(e)]
 
     def _is_rounding(self, error: OutputError) -> bool:
@@ -101,7 +101,7 @@ class Proof:
 
 @dataclass(frozen=True)
 class Inside:
-    """A tensor inside the network that both models have, its shape, and what of each axis stays in the pruned one."""
+    """A tensor inside the network that both models compute, its shape, and the positions of each axis that stay."""
 
     name: str
     shape: tuple[int, ...]
@@ -159,7 +159,7 @@ def _kept_along(tensor: Tensor, axis: int, alive: Alive) -> NDArray[np.int64]:
 
 
 def masked(trace: Trace, dead: NDArray[np.int64]) -> Model:
-    """The original with the units ``dead`` multiplied with zero wherever an operator sums over channels and notices."""
+    """The original in which channels of the units ``dead`` are zero wherever an operator sums over them and notices."""
     alive = alive_of(trace, dead)
     gates: dict[str, Gate] = {}
     reads: dict[int, list[int]] = {}
@@ -191,7 +191,7 @@ def _type(trace: Trace, name: str) -> int:
 
 
 def default_rtol(trace: Trace, *, rounded: bool = True) -> float:
-    """The tolerance that fits the model's precision; ``rounded``: activations too, where they are quantized."""
+    """The tolerance for the model's precision; ``rounded``: for quantized models whose activations are rounded."""
     nodes = trace.model.graph.nodes
     if rounded and (codes_of(trace.model) or any(node.op in _ROUNDS for node in nodes)):
         return RTOL_QUANTIZED

@@ -1,4 +1,4 @@
-"""Two models on the same inputs, drawn from a seed or out of calibration data: how far apart their outputs are."""
+"""Running two models on the same inputs, from a seed or from calibration data, and comparing their outputs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from onnxprune.running.snr_and_cosine import Differences, OutputError, by_row
 
 @dataclass(frozen=True)
 class On:
-    """What both models are run on: ``data``, or ``count`` inputs from ``seed``, drawn as ``draws`` says.
+    """The inputs to run on: those of ``data``, or ``count`` inputs from ``seed``, drawn as ``draws`` says.
 
-    ``input_shapes``: of dynamic inputs.
+    ``input_shapes``: shapes of dynamic inputs.
     """
 
     input_shapes: Mapping[str, Shape] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class On:
 
 @dataclass(frozen=True)
 class Sample:
-    """How far the outputs are apart on one input, by its position in the data: noise over signal, their mean."""
+    """The distance of the outputs on one input, by its position in the data: mean noise over signal."""
 
     sample: int
     error: float
@@ -50,7 +50,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Apart:
-    """How far the outputs that both models have are apart, on ``inputs``; none where they were not run: ``notes``."""
+    """The errors of the outputs that both models have, on ``inputs``; empty where they were not run (see ``notes``)."""
 
     outputs: tuple[OutputError, ...] = ()
     samples: tuple[Sample, ...] = field(default=(), repr=False)
@@ -71,7 +71,10 @@ class _Inputs:
 def apart(
     before: Model, after: Model, inputs: Mapping[str, Shape], shapes: Mapping[str, Shape], on: On, progress: Progress
 ) -> Apart:
-    """Run both; ``inputs``, ``shapes``: those of the first model's inputs and of all its tensors. Raises DataError."""
+    """Run both models and compare. ``inputs``, ``shapes``: shapes of the first one's inputs and of all its tensors.
+
+    Raises DataError.
+    """
     if [(i.name, i.elem_type) for i in before.graph.inputs] != [(i.name, i.elem_type) for i in after.graph.inputs]:
         return Apart(notes=("the inputs differ: the models were not run",))
     if on.data is None and not on.count:

@@ -39,7 +39,7 @@ _MODEL_FIELDS = ("ir_version", "producer_name", "producer_version", "domain", "m
 
 @dataclass(frozen=True)
 class Changed:
-    """Something that both models say, or one of them does: '' where it does not."""
+    """A property that differs between the models; '' on the side that does not have it."""
 
     what: str
     before: str
@@ -48,7 +48,7 @@ class Changed:
 
 @dataclass(frozen=True)
 class Resized:
-    """An initializer of another shape, and the first node that reads it."""
+    """An initializer whose shape differs, and the first node that reads it."""
 
     node: str
     weight: str
@@ -58,10 +58,11 @@ class Resized:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models. ``removed`` and ``added``: nodes as 'operator name'; ``revalued``: other values in the same shape.
+    """What differs between two models.
 
-    ``outputs``: by name, how far the second model's are from the first's, on ``inputs``; empty where they were not run.
-    ``checks``: limits that were set.
+    ``removed`` and ``added``: nodes as 'operator name'; ``revalued``: initializers of the same shape with other values.
+    ``outputs``: by name, the errors of the second model against the first, on ``inputs``; empty where they were not
+    run. ``checks``: one for each limit that was set.
     """
 
     before: str
@@ -85,7 +86,7 @@ class Comparison:
 
     @property
     def same(self) -> tuple[str, ...]:
-        """What does not differ at all."""
+        """Which of structure, weights and declarations do not differ at all."""
         equal = {
             "structure": not (self.resized or self.removed or self.added or self.nodes),
             "weights": not (self.resized or self.revalued),
@@ -107,7 +108,10 @@ class Comparison:
 
 
 def compare(before: Model, after: Model, on: On, progress: Progress = silent) -> Comparison:
-    """What differs. Raises ModelError where a model's shapes cannot be told, DataError and OptionError."""
+    """Compare two models, running both ``on`` the same inputs.
+
+    Raises ModelError where a model's shapes cannot be told, DataError and OptionError.
+    """
     progress("compare structure")
     chosen = tried_input_shapes.choose_inputs(before, on.input_shapes, on.draws.values)
     given = chosen.shapes

@@ -1,6 +1,7 @@
-"""What a result must hold to be let through: limits that a pipeline sets, each a check that passes or fails.
+"""Gates: limits that a pipeline sets on a result, each a check that passes or fails.
 
-They come on top of the proof, which no option turns into a warning. A limit of what could not be measured fails.
+They come on top of the proof, whose failure no option turns into a warning. A limit on something that was not measured
+fails.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _REQUIREMENT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*")
 class Requirement:
     """A size that must be at most (``<=``) or at least (``>=``) ``limit``.
 
-    That is a share of the original's, or, above 1, a number; sparsity is zeros, as a share of the weights or a number;
-    packed are bytes of parameters, those on a grid at its bits, all others in single precision.
+    A limit up to 1 is a share of the original's size, above 1 it is a number. Of the sizes, sparsity counts zero
+    weights, and packed counts bytes of parameters, those on a grid at its bits and all others in single precision.
     """
 
     size: str
@@ -36,7 +37,7 @@ class Requirement:
 
     @staticmethod
     def parse(text: str) -> Requirement:
-        """From ``macs<=0.6``. Raises OptionError."""
+        """Parse ``macs<=0.6``. Raises OptionError."""
         found = _REQUIREMENT.fullmatch(text)
         try:
             limit = float(found[3]) if found else math.nan
@@ -54,9 +55,9 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Measured:
-    """What gates look at. ``outputs``: errors of what is written against the original, ``on`` these inputs.
+    """The figures that gates check. ``outputs``: errors of the written model against the original, ``on`` some inputs.
 
-    ``proof``: whether it succeeded, where there was one.
+    ``proof``: a check that says whether the proof succeeded, if there was one.
     """
 
     sizes: Mapping[str, SizeReport]
@@ -67,7 +68,7 @@ class Measured:
 
     @staticmethod
     def of_report(report: Report) -> Measured:
-        """Of a run: on held-out samples where there are any, else on the inputs of the proof."""
+        """The figures of a run: on held-out samples if there are any, else on the inputs of the proof."""
         proof, learnt = report.proof, report.learnt
         named = {
             "channels": report.channels,
@@ -94,7 +95,7 @@ class Measured:
 
     @staticmethod
     def of_comparison(found: Comparison) -> Measured:
-        """Of two models."""
+        """The figures of a comparison of two models."""
         sizes = {"params": found.parameters, "macs": found.macs, "bytes": found.file_bytes}
         return Measured(sizes, found.outputs, found.inputs)
 
@@ -108,7 +109,7 @@ def _proven(proof: Proof) -> Check:
 
 @dataclass(frozen=True)
 class Gates:
-    """The limits; None for none. ``min_snr`` is in dB."""
+    """The limits that are set, None for those that are not. ``min_snr`` is in dB."""
 
     max_rewrite_error: float | None = None
     min_cosine: float | None = None
@@ -116,7 +117,7 @@ class Gates:
     require: tuple[Requirement, ...] = field(default=())
 
     def checks(self, measured: Measured) -> tuple[Check, ...]:
-        """One for each limit that is set."""
+        """A check for each limit that is set."""
         return tuple(self._checks(measured))
 
     def _checks(self, measured: Measured) -> Iterator[Check]:
@@ -150,6 +151,6 @@ def _required(requirement: Requirement, size: SizeReport | None) -> Check:
 
 
 def failure(checks: Sequence[Check], where: str) -> CheckError | None:
-    """What is raised, one line, for those that failed; None where none did."""
+    """One CheckError that names all checks that failed; None where none did."""
     failed = [f"{c.name}: {c.found}" for c in checks if not c.passed]
     return CheckError("; ".join(failed), where=where, hint="choose other options, or another limit") if failed else None

@@ -1,1 +1,1 @@
-"""Running models: sessions, the shapes to run at, what cannot be run, and how far results are apart."""
+"""Running models: sessions, input shapes, operators that cannot be run, and differences between results."""

@@ -1,4 +1,4 @@
-"""How many samples to run at once: as many as the model takes, and as have activations that fit into memory."""
+"""How many samples to run at once: as many as the model takes, and as fit into memory with all activations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BYTES, SAMPLES = 256 << 20, 64
 
 
 def batch_size(graph: Graph, shapes: Mapping[str, Shape], copies: int = 1) -> int:
-    """Samples for a run that holds ``copies`` of every tensor; ``shapes`` are those of one sample."""
+    """The number of samples for a run that holds ``copies`` of every tensor; ``shapes`` are those of one sample."""
     elements = sum(math.prod(shapes[o]) for n in graph.nodes for o in n.outputs if o in shapes)
     return max(1, min(SAMPLES, BYTES // max(1, 4 * elements * copies)))
 

@@ -11,7 +11,7 @@ from onnxprune.model.onnx_model import Model
 
 
 def excerpt(model: Model, nodes: Iterable[int], inputs: Mapping[str, int], outputs: Sequence[str]) -> Model:
-    """These ``nodes`` of ``model``, in order: {input: element type} -> ``outputs``. Weights stay where they are."""
+    """A model of these ``nodes`` of ``model``, with ``inputs`` {name: element type}; weights are not copied."""
     source = model.proto
     out = ModelProto(ir_version=max(source.ir_version, IR_INITIALIZERS), functions=source.functions)
     out.opset_import.extend(source.opset_import)

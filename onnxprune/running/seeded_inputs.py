@@ -15,7 +15,7 @@ from onnxprune.running.session import Feeds
 
 @dataclass(frozen=True)
 class Draws:
-    """How inputs are drawn: integers below ``rows`` (2 where nothing is said); ``values``: all elements are this."""
+    """How inputs are drawn. ``rows``: integers are below these (or 2); ``values``: all elements are this number."""
 
     rows: Mapping[str, int] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)

@@ -1,6 +1,6 @@
-"""Running models: sessions, seeded inputs, and the shapes to run at.
+"""Running models with onnxruntime, or with onnx's reference evaluator.
 
-onnxruntime runs them, or, where its CPU kernels lack a type (Conv in float64, all of bfloat16), onnx's reference.
+The latter runs models whose types onnxruntime's CPU kernels lack (Conv in float64, all of bfloat16).
 """
 
 from __future__ import annotations
@@ -52,12 +52,10 @@ class _Reference:
 def session(
     model: Model, where: str, *, optimize: bool = False, outputs: Iterable[str] = (), any_batch: bool = False
 ) -> Iterator[Any]:
-    """A session that gives ``outputs`` too. Raises ModelError where nothing here runs the model.
+    """Open a session that gives ``outputs`` in addition to the model's own. Raises ModelError where it cannot be run.
 
-    ``any_batch``: it takes more samples than the model declares, along axis 0 of every input.
-
-    onnxruntime maps weights where they lie in files, and makes no copies of them, as graph optimizations and packed
-    layouts would.
+    ``any_batch``: it takes more samples than the model declares, along axis 0 of every input. onnxruntime maps weights
+    that lie in files; graph optimizations and packed layouts, which would copy them, are off unless ``optimize``.
     """
     outputs = list(outputs)
     with ExitStack() as opened:
@@ -129,9 +127,9 @@ def _free_batch(proto: ModelProto) -> None:
 
 
 def as_users_run(model: Model, feeds: Feeds) -> dict[str, NDArray[Any]]:
-    """Outputs by name, of a session that is told nothing of graphs, as most users open theirs. Raises ModelError.
+    """Run ``model`` with onnxruntime's default settings; returns outputs by name. Raises ModelError.
 
-    Only for models whose weights are in them.
+    Only for models that hold all their weights themselves.
     """
     import onnxruntime as ort  # noqa: PLC0415 (heavy: only where models run)
 
@@ -151,7 +149,7 @@ def _opened(source: bytes | str, options: Any, where: str) -> Any:
 
 
 def engine_of(active: Any) -> str:
-    """What a session runs models with."""
+    """The name of the engine that a session runs models with."""
     return "onnx's reference" if isinstance(active, _Reference) else "onnxruntime"
 
 
@@ -165,7 +163,7 @@ def _space(folder: str) -> Iterator[None]:
 
 
 def run(active: Any, feeds: Feeds, where: str) -> dict[str, NDArray[Any]]:
-    """Outputs by name. Raises ModelError where onnxruntime cannot run these inputs."""
+    """Run a session; returns outputs by name. Raises ModelError where onnxruntime cannot run these inputs."""
     try:
         results = active.run(None, feeds)
     except Exception as error:  # noqa: BLE001
@@ -178,7 +176,7 @@ def run(active: Any, feeds: Feeds, where: str) -> dict[str, NDArray[Any]]:
 
 
 def arrays(results: Mapping[str, object]) -> Feeds:
-    """Sequences as one output an element."""
+    """Results by name, with each element of a sequence as an output of its own."""
     flat: Feeds = {}
     for name, value in results.items():
         if isinstance(value, list):
@@ -189,7 +187,7 @@ def arrays(results: Mapping[str, object]) -> Feeds:
 
 
 def results(model: Model, feeds: Feeds) -> dict[str, NDArray[Any]]:
-    """Outputs of one run. Raises ModelError."""
+    """Run ``model`` once; returns outputs by name. Raises ModelError."""
     where = str(model.path or "model")
     with session(model, where) as active:
         return run(active, feeds, where)
@@ -204,21 +202,21 @@ def _operators() -> frozenset[tuple[str, str]]:
 
 
 def providers() -> list[str]:
-    """What onnxruntime could run models on here."""
+    """The execution providers that onnxruntime has here."""
     import onnxruntime as ort  # noqa: PLC0415 (heavy: only where models run)
 
     return list(ort.get_available_providers())
 
 
 def version() -> str:
-    """Of onnxruntime: another may add up in another order."""
+    """The version of onnxruntime: another one may round differently."""
     import onnxruntime as ort  # noqa: PLC0415 (heavy: only where models run)
 
     return str(ort.__version__)
 
 
 def has_operator(domain: str, op: str) -> bool:
-    """Whether onnxruntime knows the operator; that it has a kernel for its types is not said."""
+    """Whether onnxruntime knows the operator; it may still lack a kernel for some types."""
     return domain in ("", "ai.onnx") or (domain, op) in _operators()
 
 

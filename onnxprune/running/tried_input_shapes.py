@@ -1,7 +1,7 @@
-"""The shapes that a model is run at.
+"""Choosing the shapes that a model is run at.
 
-What a file leaves open is guessed, and tried: images of the size that the exporter noted, or of several, audio of a
-second or less, texts. One name is one size, whatever inputs it is in.
+Dimensions that the file leaves open are guessed and tried: images at the size that the exporter noted, or at several
+sizes, audio of up to a second, texts. Dimensions of one name have one size in all inputs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _VALUES = 4
 
 @dataclass(frozen=True)
 class Chosen:
-    """A shape for every input, and how they are drawn."""
+    """A shape for every input, and how inputs are drawn."""
 
     shapes: dict[str, Shape]
     draws: Draws
@@ -61,11 +61,11 @@ def choose_shapes(model: Model, given: Mapping[str, Shape]) -> dict[str, Shape]:
 def choose_inputs(
     model: Model, given: Mapping[str, Shape], values: Mapping[str, float] | None = None, part: Model | None = None
 ) -> Chosen:
-    """A shape for every input: as declared, as ``given``, or, where both are silent, one that the model takes.
+    """Choose a shape for every input: as declared, as ``given``, or else the first guess that the model runs at.
 
-    ``values``: of inputs that are one number; ``part``: what can be run of the model, where that is not all.
-
-    Raises OptionError for names and ranks that do not fit, ModelError where onnxruntime takes none of the shapes tried.
+    ``values``: the values of inputs of one number. ``part``: the part of the model that can be run, if not all of it
+    can. Raises OptionError for names and ranks that do not fit, ModelError where the model runs at no shape that was
+    tried.
     """
     inputs = {i.name: i for i in model.graph.inputs if i.elem_type}
     values = _fitting(inputs, given, values or {})
@@ -133,7 +133,7 @@ def guessed(
     draws: Draws = PLAIN,
     values: Mapping[str, Any] | None = None,
 ) -> Iterator[str]:
-    """A note for each input of which more than the batch is open, or that is one number, and that nobody gave."""
+    """A note for each input that was guessed: of which more than the batch is open, or that is one number."""
     exported = _exported_size(model)
     for info in model.graph.inputs:
         if info.name in draws.values and info.name not in (values or {}):
@@ -296,7 +296,7 @@ def shapes_at(model: Model, inputs: Mapping[str, Shape], draws: Draws = PLAIN) -
 def probe_shapes(
     model: Model, names: Iterable[str], shapes: Mapping[str, Shape], seed: int, draws: Draws = PLAIN
 ) -> dict[str, Shape]:
-    """Shapes of ``names``, by running the model once with them as outputs; of none where it cannot be run."""
+    """The shapes of ``names``, from one run of the model; empty where it cannot be run."""
     present = {o.name for o in model.graph.outputs}
     where = str(model.path or "model")
     more = [n for n in names if n not in present and n in model.graph.producer]
