@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from onnx import ModelProto
 
-from onnxprune.labels.ops import known_operators
+from onnxprune.labels.ops import known_operators, table
 from tests.models import build, too_new
 from tests.property import Removal, assert_exact, some
 from tests.rows import ROWS, Row
@@ -46,6 +48,12 @@ def test_every_operator_with_a_rule_has_a_row() -> None:
     covered = {operator for row in ROWS for operator in operators(row.model())}
     own = ("onnxprune", "Branches")  # stands for If
     assert not [o for o in known_operators() if o not in covered and o != own]
+
+
+@pytest.mark.parametrize("register", [table.rule("Conv"), table.macs("Conv"), table.kernel("Conv")])
+def test_what_is_known_of_an_operator_is_registered_once(register: Callable[[Any], Any]) -> None:
+    with pytest.raises(ValueError, match=r"two .*:Conv"):
+        register(lambda *_: None)
 
 
 def test_row_names_are_unique() -> None:

@@ -11,7 +11,7 @@ A rule is a pure function from an `Op` to the layers of its outputs. Beside it a
     gathers   for operators that put inputs one after the other, take one apart, move it, add or multiply
     positions  inputs that may hold positions in another tensor, which change with its channels
 
-An operator without a rule pins what reaches it: that costs coverage, never correctness.
+An operator without a rule pins the channels that reach it: that costs coverage, never correctness.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from onnxprune.labels.constant_channels import KnownFunction
 from onnxprune.labels.labels import Alive, Layer, Op, Tensor, cut_shape
 from onnxprune.model.graph import Naming, Node, Shape
 
+F = TypeVar("F", bound=Callable[..., Any])
 Layers = tuple[Layer, ...]
 Array = NDArray[Any]
 Rows = NDArray[np.int64]
@@ -156,74 +157,51 @@ def rule(*ops: str, domain: str = "", positions: tuple[int, ...] = ()) -> Callab
     return register
 
 
-def rewrite(*ops: str, domain: str = "") -> Callable[[RewriteFunction], RewriteFunction]:
-    """Register how ``ops``, whose rules exist, mention sizes."""
+def _facet(name: str, domain: str, ops: Sequence[str]) -> Callable[[F], F]:
+    """Register a function as field ``name`` of the rules of ``ops``, which exist. Raises ValueError for a second."""
 
-    def register(function: RewriteFunction) -> RewriteFunction:
+    def register(function: F) -> F:
         for op in ops:
-            _RULES[domain, op].rewrite = function
+            if getattr(_RULES[domain, op], name) is not None:
+                raise ValueError(f"two functions for {name} of {domain}:{op}")
+            setattr(_RULES[domain, op], name, function)
         return function
 
     return register
+
+
+def rewrite(*ops: str, domain: str = "") -> Callable[[RewriteFunction], RewriteFunction]:
+    """Register how ``ops`` mention sizes."""
+    return _facet("rewrite", domain, ops)
 
 
 def macs(*ops: str, domain: str = "") -> Callable[[MacsFunction], MacsFunction]:
-    """Register what ``ops``, whose rules exist, cost: (node, input shapes, output shapes) -> MACs."""
-
-    def register(function: MacsFunction) -> MacsFunction:
-        for op in ops:
-            _RULES[domain, op].macs = function
-        return function
-
-    return register
+    """Register what ``ops`` cost: (node, input shapes, output shapes) -> MACs."""
+    return _facet("macs", domain, ops)
 
 
 def blocks(*ops: str, domain: str = "") -> Callable[[BlocksFunction], BlocksFunction]:
-    """Register which inputs of ``ops``, whose rules exist, are cut differently in each block."""
-
-    def register(function: BlocksFunction) -> BlocksFunction:
-        for op in ops:
-            _RULES[domain, op].blocks = function
-        return function
-
-    return register
+    """Register which inputs of ``ops`` are cut differently in each block."""
+    return _facet("blocks", domain, ops)
 
 
 def known(*ops: str, domain: str = "") -> Callable[[KnownFunction], KnownFunction]:
-    """Register how ``ops``, whose rules exist, carry constants."""
-
-    def register(function: KnownFunction) -> KnownFunction:
-        for op in ops:
-            _RULES[domain, op].known = function
-        return function
-
-    return register
+    """Register how ``ops`` carry constants."""
+    return _facet("known", domain, ops)
 
 
 def kernel(*ops: str, domain: str = "") -> Callable[[KernelFunction], KernelFunction]:
-    """Register the sizes of ``ops``, whose rules exist: (node, input shapes, output shapes) -> Kernel."""
-
-    def register(function: KernelFunction) -> KernelFunction:
-        for op in ops:
-            _RULES[domain, op].kernel = function
-        return function
-
-    return register
+    """Register the sizes of ``ops``: (node, input shapes, output shapes) -> Kernel."""
+    return _facet("kernel", domain, ops)
 
 
-def linear(*ops: str) -> Callable[[LinearFunction], LinearFunction]:
-    """Register that ``ops``, whose rules exist, are Y = W . X + B: (node, inputs) -> where; None where they are not."""
-
-    def register(function: LinearFunction) -> LinearFunction:
-        for op in ops:
-            _RULES["", op].linear = function
-        return function
-
-    return register
+def linear(*ops: str, domain: str = "") -> Callable[[LinearFunction], LinearFunction]:
+    """Register that ``ops`` are Y = W . X + B: (node, inputs) -> how, or None where a node is not."""
+    return _facet("linear", domain, ops)
 
 
 def gathers(what: Gathers, *ops: str) -> None:
-    """Say that ``ops``, whose rules exist, join inputs, take one apart, move its elements, add or multiply."""
+    """Say that ``ops`` join inputs, take one apart, move its elements, add or multiply."""
     for op in ops:
         _RULES["", op].gathers = what
 
