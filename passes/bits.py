@@ -1,7 +1,7 @@
-"""Which weights go onto which grid, and which tensors: what the walk solves for, and what is rounded to the nearest.
+"""Which weights and tensors go onto which grid, and which weights are solved for it or rounded to the nearest code.
 
-What is solved anew is left to `Compensate`, as `Bits.solved`. What no walk reaches (weights that are shared, or not
-solved for; all of them without data) is rounded before it, as `Bits.fixed`, so that layers behind make up for it.
+Layers that are solved anew are left to `Compensate`, as `Bits.solved`. All others (shared weights, or no data) are
+rounded before that, as `Bits.fixed`, so that later layers can make up for it.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ NOTHING: Mapping[str, int] = {}
 
 @dataclass(frozen=True)
 class Bits:
-    """``fixed`` and ``solved``: what is asked of weights by node label; ``activations``: grids by tensor.
+    """``fixed`` and ``solved``: grids to be made, by node label; ``activations``: grids by tensor.
 
-    ``notes``: whose weights are rounded without being solved for, and what is left out.
+    ``notes``: which weights are rounded without being solved for, and which are left out.
     """
 
     fixed: Mapping[str, WeightGrid] = field(default_factory=dict, repr=False)
@@ -85,7 +85,7 @@ class DecidingBits:
         return replace(found, activations=activations, notes=(*_left(layers, asked), *found.notes, *notes))
 
     def again(self, model: Model, grids: Grids) -> Bits:
-        """What a plan has: these grids. Raises PlanError where one does not fit."""
+        """The grids of a plan. Raises PlanError where one does not fit."""
         layers = {p.node.inputs[1]: p for p in distinct(model, self.trace)}
         asked = {}
         for name, grid in grids.weights.items():
@@ -98,7 +98,7 @@ class DecidingBits:
         return replace(self._told(model, layers, asked), activations=dict(grids.activations))
 
     def own(self, layers: Mapping[str, Product], request: BitsRequest) -> dict[str, int]:
-        """Bits of the weights that ``request`` names. Raises OptionError for a name that nobody has."""
+        """The bits of the weights that ``request`` names. Raises OptionError for a name that matches nothing."""
         found: dict[str, int] = {}
         for glob, bits in request.own:
             names = matches(self.trace, glob, "--bits-for")
@@ -106,7 +106,7 @@ class DecidingBits:
         return found
 
     def grid(self, model: Model, product: Product, bits: int, request: BitsRequest) -> WeightGrid:
-        """What is asked of one layer. Raises OptionError where its type has too few digits."""
+        """The grid to make for one layer. Raises OptionError where its type has too few digits."""
         symmetric, per = bits > ZEROED if request.symmetric is None else request.symmetric, request.per
         digits = _DIGITS.get(model.graph.constants[product.node.inputs[1]][0], DIGITS)
         if digits < DIGITS and bits - symmetric >= digits:
@@ -173,12 +173,12 @@ class DecidingBits:
 
 
 def grids_of(plan: Plan) -> Grids:
-    """Those of a plan."""
+    """The grids of a plan."""
     return Grids(plan.grids, plan.activations)
 
 
 def planned(plan: Plan, grids: Grids) -> Plan:
-    """The plan with these."""
+    """The plan with ``grids``."""
     return replace(plan, grids=grids.weights, activations=grids.activations)
 
 
@@ -202,7 +202,7 @@ def left_to_callers(trace: Trace) -> tuple[str, ...]:
 
 
 def nearest(model: Model, trace: Trace, bits: Bits) -> tuple[Model, dict[str, Grid]]:
-    """``model`` with the weights that are ``fixed`` on their grids, and these by weight."""
+    """``model`` with the weights of ``bits.fixed`` rounded to the nearest code; and their grids by weight."""
     constants, grids = {}, {}
     for product in distinct(model, trace):
         if (asked := bits.fixed.get(product.node.label)) is not None:

@@ -52,7 +52,7 @@ _EXACT = 1e-6
 
 @dataclass(frozen=True)
 class Fit:
-    """One layer: its error on held-out samples relative to the energy of its output, before and after."""
+    """One layer's error on held-out samples, relative to the energy of its output, before and after."""
 
     node: str
     before: float
@@ -89,13 +89,13 @@ class Compensate:
     name: str = "compensate"
 
     def run(self, model: Model) -> PassResult:
-        """The model with new weights and biases. Raises ModelError where onnxruntime cannot run a part of it."""
+        """Solve the weights and biases. Raises ModelError where onnxruntime cannot run a part of the model."""
         fits, result = self.fit(model)
         changes = tuple(str(f) for f in fits if f.ridge is not None)
         return PassResult(result, changes)
 
     def fit(self, model: Model) -> tuple[list[Fit], Model]:
-        """Each layer's fit, and the model."""
+        """Solve as `run` does; returns the fit of each layer, and the model."""
         every = products(model, self.trace.shapes.shape)
         found = [p for p in every if p.node.label in self.seen.products and free(model, self.trace, p)]
         network = Replay(model, self.seen, self.trace.shapes.elem_type, {n: g.rounded for n, g in self.rounded.items()})
@@ -235,7 +235,7 @@ def kept_along(trace: Trace, alive: Alive, tensor: str, axis: int) -> NDArray[np
 
 
 def free(model: Model, trace: Trace, product: Product) -> bool:
-    """Whether weight and bias are this node's own, and its output has one label a channel."""
+    """Whether no other node reads the weight and bias, and the output has one label for each channel."""
     graph = model.graph
     outside = {o.name for o in graph.outputs} | model.overridable
     own = [n for n in product.node.inputs[1:3] if n]

@@ -59,7 +59,7 @@ class Distill:
         return PassResult(result, (f"trained for {best} of {self.steps} steps",) if best else ())
 
     def fit(self, model: Model) -> tuple[int, Model]:
-        """The step that was best on held-out samples, 0 where none is better than the model, and the model there."""
+        """Train; returns the step that was best on held-out samples, 0 where none was, and the model at that step."""
         parts = [p for p in self.seen.parts if not p.held_out]
         parts = [p for p in parts if p.samples == parts[0].samples]
         found = {n: self.seen.output(n, parts[0]).dtype for n in self.seen.compared.ends}

@@ -1,8 +1,8 @@
-"""Which weights become zero: how many in each layer, and, where the walk does not choose them, which.
+"""Which weights become zero: how many in each layer, and, for layers that are not solved anew, which ones.
 
-The shares of layers follow from curves, error against share of zeros, on what was seen of the original
-(`onnxprune.constraints.shares`); or from one ranking over the network; or they are the same everywhere. What is solved
-anew is left to `Compensate`, as `Asked.solved`; what cannot be (shared weights, no data) is `Asked.fixed`.
+The shares of the layers follow from curves of error against the share of zeros, as observed on the original
+(`onnxprune.constraints.shares`), or from one ranking over the network, or they are the same everywhere. Layers that are
+solved anew are left to `Compensate`, as `Asked.solved`; others (shared weights, no data) are `Asked.fixed`.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ Number = TypeVar("Number", bound=np.generic)
 
 @dataclass(frozen=True)
 class Asked:
-    """``fixed``: masks by weight; ``solved``: by node label, what the walk is asked; ``notes``: who is left out.
+    """What is asked of weights. ``fixed``: masks by weight; ``solved``: zeros by node label, for layers solved anew.
 
-    ``bits``: what is asked of the numbers that are not zero; ``felt``: as of `felt_by_layer`.
+    ``notes``: which layers are left out. ``bits``: grids for the weights that are not zero; ``felt``: as of
+    `felt_by_layer`.
     """
 
     fixed: Masks = field(default_factory=dict, repr=False)
@@ -89,7 +90,7 @@ class Deciding:
     progress: Progress = field(repr=False)
 
     def again(self, model: Model, masks: Masks) -> Asked:
-        """What a plan has: these masks."""
+        """The masks of a plan."""
         layers = {la.name: la for la in self.layers(model)}
         return self._asked(model, layers, {n: _matrix(layers[n], m) for n, m in masks.items() if n in layers}, {})
 
@@ -144,7 +145,7 @@ class Deciding:
         return Asked(fixed, solved)
 
     def layers(self, model: Model) -> Iterator[Layer]:
-        """Every weight once."""
+        """Every weight once, with the first node that multiplies with it."""
         for product in distinct(model, self.trace):
             name = product.node.inputs[1]
             yield Layer(product, name, product.form.matrix(model.array(name).astype(np.float64)))

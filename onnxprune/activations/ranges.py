@@ -1,4 +1,4 @@
-"""The grid of a tensor, from what it holds on samples: all of the range, a share of the values, or the least error."""
+"""The grid of a tensor, from its values on samples: over the whole range, a share of the values, or the least error."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ INPUT_BITS = 8
 
 @dataclass
 class Histogram:
-    """Of all values between the least and the largest, which always has 0 in it."""
+    """A histogram of all values between the least and the largest; its range always includes 0."""
 
     low: float = 0.0
     high: float = 0.0
     counts: NDArray[np.float64] = field(default_factory=lambda: np.zeros(BINS), repr=False)
 
     def add(self, values: NDArray[Any]) -> None:
-        """Take in values; what was counted before is counted again where the range grows."""
+        """Count ``values``; where the range grows, what was counted before is counted again in wider bins."""
         finite = values[np.isfinite(values)]
         if not finite.size:
             return
@@ -55,13 +55,13 @@ class Histogram:
         self.counts += np.bincount(at.reshape(-1), weights, BINS)
 
     def middles(self) -> NDArray[np.float64]:
-        """Of its bins."""
+        """The middle of each bin."""
         return np.asarray(self.low + (np.arange(BINS) + 0.5) * (self.high - self.low) / BINS)
 
     def grid(self, bits: int, *, symmetric: bool, ranges: str | float, power_of_two: bool = False) -> Grid:
-        """One scale for all; codes without a sign where there is nothing negative, or with a zero point.
+        """One scale for all values. Codes are unsigned where no value is negative, or where there is a zero point.
 
-        ``power_of_two``: so is the scale.
+        ``power_of_two``: the scale is a power of two.
         """
         signed = symmetric and self.low < 0
         values, weights = self.middles(), self.counts
@@ -102,9 +102,9 @@ def _nearest(grid: Grid, values: NDArray[np.float64]) -> NDArray[np.float64]:
 def histograms(
     model: Model, seen: Observations, sets: Sequence[Sequence[str]], kept: Mapping[str, Mapping[int, NDArray[np.int64]]]
 ) -> list[Histogram]:
-    """Of each set of tensors of ``model``, on samples that are not held out. ``kept``: by tensor and axis, what counts.
+    """A histogram for each set of tensors of ``model``, on samples that are not held out.
 
-    Raises ModelError where onnxruntime cannot run it.
+    ``kept``: by tensor and axis, the positions that count. Raises ModelError where onnxruntime cannot run the model.
     """
     names = [n for own in sets for n in own]
     given = {o.name for o in model.graph.outputs} | {i.name for i in model.graph.inputs}

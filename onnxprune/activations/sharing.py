@@ -1,4 +1,4 @@
-"""Which tensors are on one grid: what only moves, picks or joins values gives them on as they came."""
+"""Which tensors share a grid: an operator that only moves, picks or joins values gives them on the grid they had."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _AVERAGING = ("AveragePool", "GlobalAveragePool", "ReduceMean")
 
 
 def shared(graph: Graph, sources: Iterable[str]) -> list[tuple[str, ...]]:
-    """Sets of tensors, each to be on one grid: those of ``sources`` and what they are made of."""
+    """Sets of tensors that each need one grid: those of ``sources``, and the tensors that they are made of."""
     sets: dict[str, set[str]] = {}
     waiting, done = list(sources), set()
     while waiting:

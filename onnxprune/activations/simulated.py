@@ -1,7 +1,7 @@
-"""A network with its activations on grids, as nodes that every runtime has: x / scale, rounded, clipped, times scale.
+"""A network with its activations rounded to grids by nodes that every runtime has: divide, round, clip, multiply.
 
-What comes out is bit for bit `Grid.values` of `Grid.codes`. It stands in for the network where outputs are measured;
-it is no format, and is not written.
+Each result is bit for bit `Grid.values` of `Grid.codes`. Outputs are measured on this network in place of the original
+one; it is no format and is not written to a file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ROUND_SINCE = 11
 
 
 def simulated(model: Model, grids: Mapping[str, Grid]) -> Model:
-    """``model`` in which every node reads the tensors that ``grids`` names rounded to them."""
+    """``model`` in which the tensors that ``grids`` names are rounded before any node reads them."""
     grids = {n: g for n, g in grids.items() if n in model.graph.consumers}
     if not grids:
         return model

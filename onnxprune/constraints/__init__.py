@@ -1,1 +1,1 @@
-"""What may be asked of a layer's weights beside being near: zeros. They know moments, and no operator, file or data."""
+"""Constraints on the weights of a layer: zeros and grids. They know moments, but no operators, files or data."""

@@ -1,4 +1,4 @@
-"""The options about bits: how many for weights and activations, and what a grid of so many is like."""
+"""The options about bits: how many for weights and for activations, and which grids they have."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ RANGES, PERCENTILE = ("mse", "minmax", "percentile"), 99.9
 
 @dataclass(frozen=True)
 class ByLayer:
-    """Bits of each layer as it costs least: so many on average (``mean``), or what leaves ``limit`` bytes.
+    """Bits that are chosen layer by layer at the least cost: ``mean`` bits on average, or ``limit`` bytes.
 
-    ``limit``: of all parameters, as ``--require packed`` counts them, or, up to 1, a share of what they are in single
-    precision. ``levels``: what is chosen from.
+    ``limit``: bytes of all parameters, as ``--require packed`` counts them; up to 1, a share of their size in single
+    precision. ``levels``: the numbers of bits to choose from.
     """
 
     mean: float | None = None
@@ -37,7 +37,7 @@ class ByLayer:
 
     @property
     def where(self) -> str:
-        """The option that says how many."""
+        """The option that sets the amount."""
         return "--weights" if self.limit is None else "--budget"
 
     def to_json(self) -> dict[str, Any]:
@@ -49,10 +49,11 @@ class ByLayer:
 
 @dataclass(frozen=True)
 class BitsRequest:
-    """The options about bits, checked. ``weights`` and ``activations``: None where they stay as they are.
+    """The checked options about bits. ``weights`` and ``activations`` are None where they are not to be rounded.
 
-    ``own``: other bits for some layers, 0 for none. ``per``: "tensor", "channel", or as many input channels as share a
-    scale. ``ranges``: "mse", "minmax", or a percentile. ``symmetric``: None for weights of more than a few bits.
+    ``own``: other bits for some layers, 0 for none. ``per``: "tensor", "channel", or how many input channels share a
+    scale. ``ranges``: "mse", "minmax", or a percentile. ``symmetric``: None for symmetric where weights have enough
+    bits.
     """
 
     weights: int | ByLayer | None
@@ -65,7 +66,7 @@ class BitsRequest:
 
     @property
     def needs_samples(self) -> bool:
-        """Whether weights alone do not say what it asks for."""
+        """Whether samples are needed to decide what is asked for."""
         return bool(self.activations) or isinstance(self.weights, ByLayer)
 
     def to_json(self) -> dict[str, Any]:
@@ -83,7 +84,7 @@ class BitsRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class BitOptions:
-    """Numbers of few bits."""
+    """Options for weights and activations of few bits."""
 
     weights: int | str | None = option(
         None,
@@ -137,10 +138,10 @@ class BitOptions:
     )
 
     def bits_asked(self, *, limit: float | None, levels: tuple[int, ...], seen: bool) -> BitsRequest | None:
-        """What is asked of bits, None for nothing. Raises OptionError.
+        """The request, or None where nothing is asked of bits. Raises OptionError.
 
-        ``limit``: of the bytes, where these are for `AUTO` to spend; ``levels``: what the format has; ``seen``: whether
-        there are samples to choose by.
+        ``limit``: the budget of bytes that `AUTO` may spend. ``levels``: the bits that the format can store. ``seen``:
+        whether there are samples.
         """
         own = in_pairs(self.bits_for)
         if self.weights is None and self.activations is None and not own:

@@ -20,19 +20,19 @@ _UNITS = 20_000
 
 @dataclass(frozen=True)
 class Losses:
-    """Of a layer of ``size`` weights: its loss by bits."""
+    """The loss of a layer of ``size`` weights, by bits."""
 
     size: int
     by_bits: Mapping[int, float] = field(repr=False)
 
 
 def held(size: int, bits: int) -> int:
-    """Bytes of so many weights at so many bits."""
+    """The bytes that ``size`` weights take at ``bits`` bits."""
     return -(-bits * size // 8)
 
 
 def cheapest(layers: Mapping[str, Losses], most: float) -> dict[str, int]:
-    """Bits of each layer, together ``most`` bytes or less, or the fewest there are where these are more."""
+    """The bits of each layer at the least loss within ``most`` bytes; the fewest bits, if even these take more."""
     fewest = {n: min(layer.by_bits) for n, layer in layers.items()}
     free = most - sum(held(layer.size, fewest[n]) for n, layer in layers.items())
     if free <= 0:

@@ -22,7 +22,7 @@ STEPS, GROWING = 40, 0.75
 
 
 def alternating(quadratic: Quadratic, pattern: Pattern, share: float, taps: int) -> Mask:
-    """The mask [groups, m, n] of a share of zeros."""
+    """The mask [groups, m, n] that zeroes a ``share`` of the weights; true where a weight stays."""
     (found,) = _swept(quadratic, pattern, [share], taps, STEPS)
     return found
 

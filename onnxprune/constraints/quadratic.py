@@ -50,28 +50,31 @@ class Quadratic:
 
     @property
     def together(self) -> bool:
-        """Whether rows depend on each other."""
+        """Whether rows depend on each other, that is, G is not a diagonal."""
         return self.felt.ndim == 3
 
     @property
     def rows(self) -> Float:
-        """The diagonal of G [groups, m]: what an error of each output counts alone."""
+        """The diagonal of G [groups, m]: how much an error of each output alone counts."""
         return np.diagonal(self.felt, axis1=1, axis2=2) if self.together else self.felt
 
     def error(self, w: Float) -> float:
-        """Of W."""
+        """The error of the weights ``w``."""
         if not self.together:
             return float((self.by_row(w) * self.rows).sum())
         apart = w - self.best
         return float((self._times(apart) * apart).sum())
 
     def by_row(self, w: Float) -> Float:
-        """What each row [groups, m] of W misses, not weighed."""
+        """The unweighted error of each row [groups, m] of ``w``."""
         apart = w - self.best
         return np.asarray((np.matmul(apart, self.h) * apart).sum(axis=2))
 
     def on(self, mask: Mask, start: Float | None = None) -> Float:
-        """The W of the least error that is 0 where ``mask`` is false; from ``start`` on where it is not exact."""
+        """The weights of least error that are 0 where ``mask`` is false.
+
+        ``start``: where the search begins, if it is not solved exactly.
+        """
         if self.together:
             if mask.sum(axis=(1, 2)).max() <= _MOST_TOGETHER:
                 try:
@@ -118,7 +121,7 @@ class Quadratic:
         return np.asarray(np.matmul(self.felt, right) if self.together else right)
 
     def descended(self, mask: Mask, start: Float, steps: int) -> Float:
-        """``start`` after so many steps of conjugate gradients on the mask, each row by itself where it is."""
+        """``start`` after ``steps`` steps of conjugate gradients on the mask, row by row where rows are independent."""
         axes = (1, 2) if self.together else (2,)
         scale = 1 / np.maximum(np.diagonal(self.h, axis1=1, axis2=2), 1e-30)[:, None, :]
         if self.together:

@@ -17,7 +17,7 @@ SCOPES = ("layer", "global")
 
 @dataclass(frozen=True)
 class ZerosRequest:
-    """The options about zeros. ``share``: None where only ``masks`` (a file) or ``own`` say how many."""
+    """The checked options about zeros. ``share`` is None where only ``masks`` (a file) or ``own`` say how many."""
 
     share: float | None
     pattern: Pattern
@@ -50,7 +50,7 @@ def zeros_asked(
     solved: bool,
     seed: int,
 ) -> ZerosRequest | None:
-    """The request of these options, None where there is none. ``solved``: whether weights are solved anew.
+    """Make the request from the options; None where they ask for no zeros. ``solved``: whether weights are solved.
 
     Raises OptionError.
     """

@@ -65,7 +65,7 @@ class WeightGrid:
     given: Cells | None = field(default=None, repr=False)
 
     def nearest(self, w: Float, taps: int) -> tuple[Float, Cells]:
-        """The nearest to W [groups, m, n], where nothing is known of what comes in; and the grid."""
+        """Round ``w`` [groups, m, n] to the nearest codes, without knowing its inputs; returns weights and grid."""
         if self.given is not None:
             return self.given.values(w), self.given
         best, least = self._at(w, 1.0, taps), np.full(w.shape[:2], np.inf)
@@ -75,7 +75,10 @@ class WeightGrid:
         return best.values(w), best
 
     def solved(self, quadratic: Quadratic, start: Float, mask: Mask | None, taps: int) -> tuple[Float, Cells]:
-        """Weights near V in the sense of ``quadratic``, from ``start``, the best without a grid; and the grid."""
+        """Round near the optimum of ``quadratic``, from ``start``, the best weights without a grid.
+
+        Returns the weights and the grid.
+        """
         w, cells = self._by_row(quadratic, start, mask, taps)
         return _moved_together(quadratic, w, cells, mask), cells
 

@@ -16,7 +16,7 @@ SHARES = (0.0, 0.2, 0.35, 0.5, 0.6, 0.7, 0.78, 0.84, 0.88, 0.91, 0.94, 0.96, 0.9
 
 @dataclass(frozen=True)
 class Curve:
-    """Of a layer of ``size`` weights: the error at each of ``shares`` of zeros, which ascend from 0."""
+    """The error of a layer of ``size`` weights at each of ``shares`` of zeros, which ascend from 0."""
 
     size: int
     errors: Sequence[float] = field(repr=False)
@@ -33,7 +33,7 @@ class Curve:
 
 
 def spread(curves: Mapping[str, Curve], share: float) -> dict[str, float]:
-    """The share of each, together ``share`` of all weights, or as much as the curves reach."""
+    """The share of zeros of each layer, such that ``share`` of all weights are zero, or as many as the curves reach."""
     steps = []
     for name, curve in curves.items():
         hull = curve.hull()

@@ -1,4 +1,4 @@
-"""The options about zeros: how many weights, where they may be, and which."""
+"""The options about zeros: how many weights become zero, where, and how they are chosen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroOptions:
-    """Weights that become zero."""
+    """Options for weights that become zero."""
 
     sparsity: float | None = option(
         None,
@@ -61,7 +61,7 @@ class ZeroOptions:
     )
 
     def zeros_asked(self, *, solved: bool, seed: int) -> ZerosRequest | None:
-        """The request, None where there is none. ``solved``: whether weights are solved anew. Raises OptionError."""
+        """The request, or None for no zeros. ``solved``: whether weights are solved anew. Raises OptionError."""
         from onnxprune.constraints.request import zeros_asked  # noqa: PLC0415 (--help must not wait for it)
 
         return zeros_asked(

@@ -1,4 +1,4 @@
-"""Zeros as a constraint on a layer: which weights they are, and the least squares of the others."""
+"""Zeros as a constraint on a layer: which weights become zero, and least squares for the others."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ RIDGE = 1e-3
 
 @dataclass(frozen=True)
 class Zeros:
-    """A share of zeros in ``pattern``, or where ``mask`` [groups, m, n] is false, if it is given.
+    """A ``share`` of zeros in ``pattern``, or the zeros where ``mask`` [groups, m, n] is false, if it is given.
 
-    ``taps``: how many columns a channel has.
+    ``taps``: how many columns each channel has.
     """
 
     pattern: Pattern

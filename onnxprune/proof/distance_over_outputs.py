@@ -1,4 +1,4 @@
-"""How far a model's outputs are from the original's, on calibration samples that nothing was learnt from."""
+"""The distance of a model's outputs from the original's, on held-out calibration samples."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ Arrays = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Measured:
-    """The error of each output, the `distance`, and that of each held-out sample, in order.
+    """The error of each output, their `distance`, and the distance on each held-out sample, in order.
 
-    What stands for an output has its place in ``errors`` (`onnxprune.labels.outputs.parts.Compared`).
+    A tensor that is compared in place of an output (`onnxprune.labels.outputs.parts.Compared`) has its place in
+    ``errors``.
     """
 
     errors: tuple[OutputError, ...]
@@ -27,7 +28,7 @@ class Measured:
 
 
 def mean_over_outputs(differences: Differences) -> float:
-    """Noise over signal, the mean over the outputs; lower is nearer."""
+    """Noise over signal, averaged over the outputs; lower is nearer."""
     return fmean(10 ** (-e.snr_db / 10) for e in differences.errors())
 
 
@@ -50,7 +51,7 @@ def measure(model: Model, seen: Observations, where: str) -> Measured:
 
 
 def distance(model: Model, seen: Observations, where: str) -> float:
-    """Noise over signal of what ``model`` gives on the held-out part of ``seen``; lower is nearer. Raises ModelError.
+    """Noise over signal of ``model`` on the held-out part of ``seen``; lower is nearer. Raises ModelError.
 
     It is the mean over the ends of the outputs (`onnxprune.labels.outputs.parts`).
     """

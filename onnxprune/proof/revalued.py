@@ -1,4 +1,4 @@
-"""That solving weights anew changed numbers and nothing else: what was proven is, but for these, what is written."""
+"""Proof that solving weights changed only numbers: apart from these, the written model is the one that was proven."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from onnxprune.model.onnx_model import Model
 
 @dataclass(frozen=True)
 class Revalued:
-    """``changed``: how many constants of ``of`` hold other numbers; ``added``: how many biases are new.
+    """``changed``: how many constants, of ``of``, have other numbers; ``added``: how many biases are new.
 
-    ``parameters``: how many numbers these biases hold. All else is, bit for bit, as it was proven.
+    ``parameters``: how many numbers those biases hold. Everything else is bit for bit as it was proven.
     """
 
     changed: int
@@ -28,10 +28,10 @@ class Revalued:
 
 
 def prove_revalued(proven: Model, solved: Model) -> Revalued:
-    """Compare a model with the one that it was made of by giving its constants other numbers, and biases to its layers.
+    """Compare a model with the one that it was made from by changing constants and adding biases.
 
-    Constants keep their names, shapes and types; nodes all but a bias more; and the rest of the file all. Raises
-    CheckError, with the name of what else is different.
+    Constants must keep names, shapes and types, nodes all but an added bias, and the file everything else. Raises
+    CheckError that names what else differs.
     """
     before, after = proven.constant_protos, solved.constant_protos
     gone = next((n for n in before if n not in after), None)

@@ -1,7 +1,7 @@
-"""That what is written is valid where the original is, and whose fault it is where it is not.
+"""Checks that the written model is valid wherever the original is, and that the original is, where a check fails.
 
-A model may pass onnx.checker's plain check and still be one that nobody runs: types and shapes that contradict each
-other show where something is changed. Then it is the model that is refused, not what was made of it.
+A model may pass onnx.checker's plain check and still run nowhere: types and shapes that contradict each other show only
+when something changes. Then the original is refused, and not the result.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def check_valid(original: Model, pruned: Model) -> None:
 
 
 def check_original(model: Model) -> None:
-    """Raise ModelError where the full check or onnxruntime refuses ``model``, which was given."""
+    """Raise ModelError where onnx.checker's full check or onnxruntime refuses ``model``, the original."""
     where = str(model.path or "model")
     check(model.skeleton(), where, full=True)
     try:

@@ -1,4 +1,4 @@
-"""What was asked of weights, looked up in the model that is written: they are 0, or on their grids, bit for bit."""
+"""Proof that weights of the written model are 0, or on their grids, as was asked for, bit for bit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from onnxprune.running.snr_and_cosine import OutputError
 class ZerosProof:
     """``masked``: how many weights must be 0; ``missed``: how many are not, and ``where`` the first of these is.
 
-    ``outputs``: what they cost, on random inputs, where there are no samples that tell it better.
+    ``outputs``: the errors that the zeros cost on random inputs, where no samples told it.
     """
 
     masked: int
