@@ -1,4 +1,4 @@
-"""What a run may take of the machine, or of the container that it runs in: memory, and threads of BLAS."""
+"""The memory and BLAS threads that a run may use of the machine, or of the container that it runs in."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UNKNOWN = 1 << 40
 
 @cache
 def total_memory() -> int:
-    """Bytes of memory that the machine has, or that its container may use, if that is less."""
+    """Bytes of memory that the machine has, or the limit of its container, if that is less."""
     limits = [limit for path in _limits() if (limit := _limit(path)) is not None]
     return min([_machine(), *limits])
 
@@ -60,7 +60,7 @@ def _limit(path: Path) -> int | None:
 
 
 def size_text(count: float) -> str:
-    """A number of bytes as people write it."""
+    """A number of bytes as text, such as 1.5 GB."""
     for unit in ("bytes", "KB", "MB", "GB", "TB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
@@ -73,7 +73,7 @@ Doing = Callable[..., None]
 
 
 def at_once(function: Callable[..., None], *arguments: Any) -> None:
-    """Now."""
+    """Call the function now."""
     function(*arguments)
 
 
@@ -83,9 +83,9 @@ _WAITING = 4
 
 @contextmanager
 def another_thread() -> Iterator[Doing]:
-    """Inside, what does things in another thread, one by one and in order, so that nothing depends on the threads.
+    """Give a function that runs calls in a second thread, one by one and in order, so that results do not vary.
 
-    All is done when this ends; what a thing raises is raised by one of those that follow, or at the end.
+    All calls are finished when the block ends. An exception in a call is raised by a later call, or at the end.
     """
     with ThreadPoolExecutor(1) as worker:
         asked: deque[Future[None]] = deque()
@@ -102,7 +102,7 @@ def another_thread() -> Iterator[Doing]:
 
 @contextmanager
 def meanwhile(function: Callable[..., object], *arguments: Any) -> Iterator[None]:
-    """Inside, ``function`` runs in another thread. It is done when this ends, and what it raises is raised then."""
+    """Run ``function`` in another thread while the block runs; wait for it at the end, and raise what it raised."""
     with ThreadPoolExecutor(1) as worker:
         future = worker.submit(function, *arguments)
         yield
@@ -110,7 +110,7 @@ def meanwhile(function: Callable[..., object], *arguments: Any) -> Iterator[None
 
 
 def in_threads(function: Callable[[A], B], values: Iterable[A]) -> list[B]:
-    """``function`` of each value, in their order, two of them at a time where this process is alone on the machine."""
+    """``function`` of each value, in order, two at a time unless this process shares the machine with others."""
     with ThreadPoolExecutor(1 if _sharing else 2) as workers:
         return list(workers.map(function, values))
 
@@ -119,12 +119,12 @@ _sharing: list[bool] = []
 
 
 def share_the_machine() -> None:
-    """From now on this process is one of several: what it runs in onnxruntime has one thread."""
+    """Note that this process is one of several: its onnxruntime sessions have one thread from now on."""
     _sharing[:] = [True]
 
 
 def session_threads() -> int:
-    """Threads of a session; 0: as many as onnxruntime finds cores for."""
+    """Threads for a session; 0 lets onnxruntime use all cores."""
     return len(_sharing)
 
 
@@ -134,9 +134,9 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD, _ON_HEAP, _FREE = -3, -1, (128 << 20, 32 << 20
 
 
 def keep_what_is_freed() -> None:
-    """From now on memory of arrays goes from one to the next, where the C library is glibc.
+    """Let glibc, where that is the C library, reuse the memory of freed arrays from now on.
 
-    Else each page of each batch is fetched from the system anew, and zeroed: a tenth of the time of calibration.
+    Otherwise every page of every batch is fetched from the system and zeroed again, a tenth of the time of calibration.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -148,10 +148,10 @@ def keep_what_is_freed() -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread for BLAS inside: sums are then the same on any number of cores.
+    """Limit BLAS to one thread inside the block, so that sums are the same on any number of cores.
 
-    Products of calibration are small, and threads for them cost more than they earn: on two busy cores four times the
-    seconds, on two free ones the same.
+    Products in calibration are small, and threads cost more than they gain: on two busy cores four times the seconds,
+    on two free cores the same.
     """
     from threadpoolctl import threadpool_limits  # noqa: PLC0415 (only where there is calibration)
 

@@ -1,7 +1,7 @@
 """Tensor shapes, and with them costs, as functions of how many channels each block keeps, or of which units go.
 
-The size of an axis is the number of its positions that stay. Of a block, that is its positions there times the share
-that is kept. A node that costs nothing at the original's widths costs nothing at any.
+The size of an axis is the number of its positions that stay. For a block, it is the number of its positions times the
+share that is kept. A node that costs nothing at the original's widths costs nothing at any.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Axis:
 
 @dataclass
 class Sizes(Mapping[str, Shape]):
-    """``trace`` at ``kept[block]`` of ``width[block]`` units a row; ``blocks`` [rows, n]: their units."""
+    """Shapes and costs of ``trace`` when block b keeps ``kept[b]`` units a row; ``blocks``: their units [rows, n]."""
 
     trace: Trace = field(repr=False)
     blocks: Sequence[Units] = field(repr=False)
@@ -91,7 +91,7 @@ class Sizes(Mapping[str, Shape]):
         self._whole = dict(self._cost)
 
     def whole(self) -> Sizes:
-        """The same with everything kept; what nodes are known to cost is shared."""
+        """A copy with everything kept, which shares the known costs of nodes."""
         found = copy.copy(self)
         found.kept, found._cost = list(self._width), dict(self._whole)  # noqa: SLF001 (its own)
         found._count = [len(r.units) for r in self._rows]  # noqa: SLF001
@@ -166,7 +166,7 @@ class Sizes(Mapping[str, Shape]):
 
     @property
     def nodes(self) -> Sequence[int]:
-        """Nodes that cost anything."""
+        """The nodes that cost anything."""
         return list(self._cost)
 
     def reads(self, node: int) -> Sequence[int]:
@@ -174,7 +174,7 @@ class Sizes(Mapping[str, Shape]):
         return self._reads.get(node, [])
 
     def at(self, node: int, kept: Mapping[int, int]) -> float:
-        """What a node costs where some blocks keep so many; 0 where it costs nothing."""
+        """The cost of a node when some blocks keep these counts; 0 for a node that costs nothing."""
         if node not in self._cost:
             return 0.0
         before = {block: self.kept[block] for block in kept}
@@ -196,7 +196,7 @@ class Sizes(Mapping[str, Shape]):
         return sorted(found - {block})
 
     def change(self, kept: Mapping[int, int]) -> float:
-        """By how much the cost changes if some blocks keep so many."""
+        """The change of the cost when some blocks keep these counts."""
         before = {block: self.kept[block] for block in kept}
         counts = self._set(kept)
         nodes = dict.fromkeys(node for block in kept for node in self._touched.get(block, ()))
@@ -208,7 +208,7 @@ class Sizes(Mapping[str, Shape]):
         return found
 
     def keep(self, block: int, kept: int) -> None:
-        """Let ``block`` keep so many."""
+        """Set how many units of each row ``block`` keeps."""
         self._set({block: kept})
         self._cost.update((node, self._node(node)) for node in self._touched.get(block, ()))
 
@@ -235,5 +235,5 @@ class Sizes(Mapping[str, Shape]):
 
 
 def cost_of(trace: Trace, model: CostModel, dead: Units) -> float:
-    """What a traced model costs without the units ``dead``."""
+    """The cost of a traced model without the units ``dead``."""
     return Sizes(trace, (), model).without(dead)

@@ -1,1 +1,1 @@
-"""Files that are no models: those that do not stay, that have an end, and TOML."""
+"""Files other than models: temporary ones, regular ones, and TOML."""

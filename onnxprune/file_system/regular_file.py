@@ -1,4 +1,4 @@
-"""Files that have an end: what a name leads to may be a pipe nobody writes into, or a device that never stops."""
+"""Refusing what is no regular file: a name may lead to a pipe that nobody writes to, or to an endless device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def ensure_regular(path: Path) -> None:
-    """Raise OSError where ``path`` leads to no file, or to what is none."""
+    """Raise OSError unless ``path`` leads to a regular file."""
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "Is a directory", str(path))

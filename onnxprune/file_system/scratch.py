@@ -1,6 +1,6 @@
-"""Names of files and folders that do not stay: whoever supervises the run is told of them before they are made.
+"""Names of temporary files and folders. The process that supervises a run is told of them before they are made.
 
-A run that ends in any way but a kill removes them itself.
+A run removes them itself, unless it is killed; then the supervisor does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ watchers: list[Callable[[str, str], None]] = []
 
 
 def prefix(place: Path | None = None, stem: str = "onnxprune.") -> str:
-    """How the names of this process's files begin that do not stay; in ``place``, or else where temporary files go."""
+    """How names of this process's temporary files begin, in ``place`` or in the system's folder for such files."""
     start = f"{stem}{os.getpid()}."
     for tell in watchers:
         tell(str((place or Path(tempfile.gettempdir())).resolve()), start)

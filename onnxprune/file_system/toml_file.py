@@ -1,4 +1,4 @@
-"""TOML files: options and targets, which may come with what is pruned."""
+"""Reading TOML files of options and targets; these may come from strangers, together with a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DEEP_KEY = re.compile(r"""(?:[\w"'-]+[ \t]*\.[ \t]*){64}""")
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """The file at ``path``, that of ``what``. Raises OptionError where it cannot be read."""
+    """Read the TOML file at ``path``; errors call it ``what``. Raises OptionError where it cannot be read."""
     if sys.version_info >= (3, 11):
         import tomllib  # noqa: PLC0415 (--help must not wait for it)
     else:

@@ -26,7 +26,7 @@ _LEFT = 1e-3
 
 
 def comparable(groups: Groups, scores: Sequence[Scores]) -> list[Scores]:
-    """By group, [width]: in the order of ``scores``, which are of weights."""
+    """Scores that compare between groups, [width] each, in the order that ``scores``, of weights, gives within each."""
     return [_weight(group) * _logarithmic(score) for group, score in zip(groups, scores, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Scores that an earlier run has left in a folder (``--cache``), for criteria that look at calibration data long."""
+"""Scores that an earlier run left in a folder (``--cache``), for criteria that look long at calibration data."""
 
 from __future__ import annotations
 

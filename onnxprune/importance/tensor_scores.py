@@ -18,7 +18,7 @@ Norm = Callable[[Scores], float]
 
 @dataclass(frozen=True)
 class View:
-    """Figures at positions along the channels of one tensor, and the unit of each: both [n]."""
+    """Numbers along the channels of one tensor, and the unit at each position: both [n]."""
 
     values: Scores = field(repr=False)
     unit: NDArray[np.int64] = field(repr=False)

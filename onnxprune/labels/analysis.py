@@ -1,4 +1,4 @@
-"""From a model to its groups of channels: shapes, the run on labels, what cannot be run, what may go together."""
+"""From a model to its groups of channels: shapes, the run on labels, what cannot be run, and which channels may go."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from onnxprune.running.unknown_operators import Severed, sever
 
 @dataclass(frozen=True)
 class Analysis:
-    """A model that was run on labels, what of it can be run on numbers, and its groups; ``pins``: held by options.
+    """A model that was run on labels, the part of it that can be run on numbers, and its groups.
 
-    ``inlined``: the model as given, and with its functions written out; ``flat``: with its branches too, as it was run.
+    ``inlined``: the model as given, and with its functions written out; ``flat``: with branches of If written out too,
+    as it was run on labels. ``pins``: units that options hold.
     """
 
     inlined: Inlined
@@ -46,7 +47,7 @@ def analyse(
     input_values: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> Analysis:
-    """Run the model on labels and group its channels, without those that a glob of ``exclude`` names.
+    """Run the model on labels and group its channels; those that a glob of ``exclude`` names are left out.
 
     ``input_shapes``: of dynamic inputs; ``input_values``: what to feed inputs of one number; ``seed``: of the inputs
     that shapes are probed with. Raises ModelError and OptionError.
@@ -77,7 +78,7 @@ def analyse(
 
 
 def matches(trace: Trace, glob: str, where: str) -> set[str]:
-    """Names of nodes and tensors that ``glob`` matches. Raises OptionError where there are none."""
+    """The names of nodes and tensors that ``glob`` matches. Raises OptionError, at ``where``, if there are none."""
     graph = trace.model.graph
     names = [n.label for n in graph.nodes] + [*graph.constants, *trace.tensors]
     found = {n for n in names if n == glob or fnmatch.fnmatchcase(n, glob)}
@@ -88,7 +89,7 @@ def matches(trace: Trace, glob: str, where: str) -> set[str]:
 
 
 def units_of(trace: Trace, names: set[str]) -> NDArray[np.int64]:
-    """The units of named tensors and of the outputs of named nodes."""
+    """The units of the tensors, and of the outputs of the nodes, that have these names."""
     tensors = [t for n, t in trace.tensors.items() if n in names] + [
         t for use, t in trace.uses.items() if use[0] in names
     ]

@@ -1,7 +1,7 @@
-"""Heads that may go as a whole: which rows of which blocks, where nothing else asks for all of them.
+"""Attention heads that may be removed whole: which rows of which blocks they are, if nothing needs all of them.
 
-Not every head may: one of its channels may be pinned, or an operator may need every row (a group convolution), or the
-rows of two layers may not be the same heads. Such heads stay, and lose channels of each at most.
+A head may not be removed if one of its channels is pinned, if an operator needs every row (a group convolution), or if
+the rows of two layers are not the same heads. Such heads stay, and only lose some channels of each.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from onnxprune.labels.union import HeadUnits, Units, components
 
 @dataclass(frozen=True, eq=False)
 class Heads:
-    """Rows of blocks that may go as a whole, one head at a time, as long as one stays.
+    """Rows of blocks that may be removed whole, one head at a time, as long as one head stays.
 
-    ``blocks``: positions in a list of blocks; ``rows``: for each of them [heads, n], its rows of each head. ``places``:
-    for each head the units that are but its place, and go with it.
+    ``blocks``: positions in a list of blocks; ``rows``: for each of them [heads, n], the rows of each head. ``places``:
+    for each head the units that only mark its place, and that go with it.
     """
 
     blocks: tuple[int, ...]

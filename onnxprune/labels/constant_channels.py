@@ -35,11 +35,11 @@ class Known:
 
     @property
     def zero(self) -> Mask:
-        """Where every element is 0."""
+        """Where every element is known to be 0."""
         return np.asarray(self.mask & (self.value == 0))
 
     def where(self, mask: Mask) -> Known:
-        """What is known where ``mask`` holds too."""
+        """What is known, restricted to positions where ``mask`` holds."""
         return Known(self.value, self.mask & mask)
 
 

@@ -1,4 +1,4 @@
-"""What stays of each constant, as edits of the model: cut in place, or cloned where readers keep other positions."""
+"""What stays of each constant, as edits of the model: it is cut in place, or copied where readers keep other parts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Changes:
 
 
 def edits_of(found: Changes) -> tuple[Edits, Mapping[str, tuple[Kept, ...]]]:
-    """The edits that make these changes, and what is kept of each constant by its name afterwards."""
+    """The edits that make these changes, and by name what each constant keeps."""
     writer = _Writer(found)
     return writer.edits(), writer.report
 

@@ -45,7 +45,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Block:
-    """[rows, n] units: each row keeps the same number of its units, at least one."""
+    """Units [rows, n] of which each row keeps the same number, and at least one."""
 
     units: Units = field(repr=False)
 
@@ -62,7 +62,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Group:
-    """Units that share dimensions, by the name of the first node that makes them."""
+    """Units that share dimensions; the group has the name of the first node that makes them."""
 
     index: int
     name: str
@@ -85,7 +85,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Held:
-    """Output channels of a weight that cannot be pruned, and why; ``units``: what they are, each once."""
+    """Output channels of a weight that cannot be pruned, with the reasons; ``units``: these channels, each once."""
 
     node: str
     constant: str
@@ -115,13 +115,13 @@ class Groups:
         return sum(g.width for g in self.groups)
 
     def lost(self, scores: Sequence[NDArray[np.float64]], dead: Units) -> float:
-        """The score of ``dead``, but for what is lossless; ``scores``: by group, [width]."""
+        """The score that is lost with ``dead``, not counting lossless units; ``scores``: by group, [width]."""
         gone = np.setdiff1d(dead, self.lossless)
         return sum(float(s[np.isin(g.units, gone)].sum()) for g, s in zip(self.groups, scores, strict=True))
 
 
 def group(trace: Trace, extra: Mapping[int, Pinned] | None = None) -> Groups:
-    """Group the units of ``trace``; ``extra`` pins more units (by options, or by nodes that could not follow)."""
+    """Group the units of ``trace``; ``extra`` pins further units, for options or for nodes that could not follow."""
     pins: dict[int, tuple[Pinned, ...]] = dict(trace.pinned)
     for unit, reason in (extra or {}).items():
         pins[unit] = (*pins.get(unit, ()), reason)

@@ -1,7 +1,7 @@
-"""The first run: the graph on fresh labels, writing down what the rules say.
+"""The first run: the rules run on fresh labels, and what they say is recorded.
 
-What comes out is one plain value, the `Trace`: the layers of every tensor, which labels are one channel (a *unit*),
-which units stay and by whom they are pinned, and which rows must keep equal counts.
+The result is one plain value, the `Trace`: the layers of every tensor, which labels are one channel (a *unit*), which
+units are pinned and by which nodes, and which rows must keep equal counts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Use = tuple[str, int, int]
 class Pinned:
     """Why channels stay: the node that needs them, and what it does with them.
 
-    An empty ``why`` is a matter of course.
+    Where ``why`` is empty, the reason needs no words.
     """
 
     node: str
@@ -65,7 +65,7 @@ class Fold:
 class Read:
     """Where channels end: an input of a node that sums over them, and the input that holds its zero point, if any.
 
-    ``silent``: units, sorted, whose removal the node does not notice, given the ``fold`` (see `.lossless_removal`).
+    ``silent``: the units, sorted, whose removal the node does not notice, given the ``fold`` (see `.lossless_removal`).
     """
 
     node: int
@@ -77,9 +77,9 @@ class Read:
 
 @dataclass(frozen=True)
 class Rows:
-    """[*rows, n] labels or units: each row keeps the same number of its own.
+    """Labels or units [*rows, n] of which each row keeps the same number.
 
-    ``whole``: of rows of heads, whole ones may go too.
+    ``whole``: rows of heads may also go whole.
     """
 
     labels: Labels = field(repr=False)
@@ -94,7 +94,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Trace:
-    """What the first run found. ``unit[label]`` is the channel a label stands for; unit 0 is what always stays."""
+    """The result of the first run. ``unit[label]`` is the channel that a label stands for; unit 0 always stays."""
 
     model: Model = field(repr=False)
     shapes: Shapes = field(repr=False)
@@ -134,9 +134,10 @@ def trace(model: Model, shapes: Shapes) -> Trace:
 
 
 def use_of(model: Model, name: str, node: int, position: int) -> Use:
-    """A vector has labels for each of its uses, as exporters merge equal vectors; larger constants are one for all.
+    """The use of a constant that its labels belong to: vectors have labels for each use, larger constants one set.
 
-    So is a vector whose parts are taken apart, as the gates of a bias are: a copy of all for each would save nothing.
+    Exporters merge equal vectors, so the uses of one may have to be cut differently. A vector that is read in parts, as
+    the gates of a bias are, has one set too: a copy of all of it for each part would save nothing.
     """
     vector = sum(s > 1 for s in model.graph.constants.get(name, (0, ()))[1]) <= 1
     if vector and len(model.graph.consumers.get(name, [])) > 1 and is_taken_apart(model, (name, -1, -1)):
@@ -145,14 +146,14 @@ def use_of(model: Model, name: str, node: int, position: int) -> Use:
 
 
 def is_taken_apart(model: Model, use: Use) -> bool:
-    """Whether all that reads a constant there takes parts of it."""
+    """Whether every reader of the constant at this use takes only parts of it."""
     name, index, _ = use
     readers = [(r, at) for r, at in model.graph.consumers.get(name, []) if index in (-1, r.index)]
     return bool(readers) and all(at == 0 and ops.is_one_of(reader, _PARTS) for reader, at in readers)
 
 
 def is_data(shapes: Shapes, name: str) -> bool:
-    """Whether a computed value is a tensor like any constant (a bias made by Expand, say) and not a size."""
+    """Whether a computed value is a tensor like a constant (a bias made by Expand, say), and not a size."""
     value = shapes.value.get(name)
     return value is not None and value.array.dtype.kind == "f" and value.array.size > 1 and not value.dynamic.any()
 

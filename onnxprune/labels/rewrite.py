@@ -34,7 +34,7 @@ class _RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Refusal:
-    """A node that cannot follow, why, and the units that must stay for it."""
+    """A node that cannot follow the removal, the reason, and the units that must stay because of it."""
 
     reason: Pinned
     units: NDArray[np.int64] = field(repr=False)
@@ -42,7 +42,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """The edits that remove units, what is kept of each constant, and the shapes of tensors afterwards."""
+    """The edits that remove units, what each constant keeps, and the shapes of tensors afterwards."""
 
     edits: Edits
     kept: Mapping[str, tuple[Kept, ...]] = field(repr=False)
@@ -50,7 +50,7 @@ class Rewrite:
 
 
 def alive_of(trace: Trace, dead: NDArray[np.int64]) -> Alive:
-    """Which labels stay when the units ``dead`` go."""
+    """A function that tells which labels stay when the units ``dead`` are removed."""
     stays = np.ones(trace.units, np.bool_)
     stays[dead] = False
     by_label = stays[trace.unit]
@@ -58,7 +58,7 @@ def alive_of(trace: Trace, dead: NDArray[np.int64]) -> Alive:
 
 
 def rewrite(trace: Trace, dead: NDArray[np.int64]) -> Rewrite | Refusal:
-    """Remove the units ``dead``, or say which node cannot follow."""
+    """Remove the units ``dead``, or tell which node cannot follow."""
     if len(torn := trace.heads.torn(dead)):
         return Refusal(Pinned("", "would go without the rest of its head"), torn)
     run = _Run(trace, dead)

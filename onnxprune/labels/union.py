@@ -25,9 +25,9 @@ Pair = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class HeadUnits:
-    """Which units go together. ``of``: by unit, the number of its head, or -1; ``place``: whether it is but a place.
+    """Which units are heads. ``of``: by unit, the number of its head, or -1; ``place``: whether it is only a place.
 
-    Places go with their head, and never alone.
+    A place only marks where its head is; it goes with the head, and never alone.
     """
 
     of: NDArray[np.int64] = field(repr=False)
@@ -35,7 +35,7 @@ class HeadUnits:
     pairs: tuple[Pair, ...] = field(repr=False)
 
     def completed(self, dead: Units) -> Units:
-        """``dead``, with the places of heads of which nothing else is left."""
+        """``dead``, together with the places of heads that lose all other units."""
         gone = np.zeros(len(self.of), np.bool_)
         gone[dead] = True
         count = -1
@@ -46,7 +46,7 @@ class HeadUnits:
         return np.flatnonzero(gone)
 
     def torn(self, dead: Units) -> Units:
-        """The units of rows that would be gone while their partners are not, or the other way round."""
+        """The units of rows that would go while their partners stay, or stay while these go."""
         stays = np.ones(len(self.of), np.bool_)
         stays[dead] = False
         found = [np.zeros(0, np.int64)]
@@ -105,7 +105,7 @@ def heads_of(pairs: Sequence[Pair], units: int) -> HeadUnits:
 
 
 def components(pairs: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], count: int) -> NDArray[np.int64]:
-    """[count]: numbers of connected components, in the order of their first members."""
+    """[count] the number of each node's connected component, numbered in the order of their first members."""
     first, second = (
         np.concatenate([np.zeros(0, np.int64), *(pair[side].reshape(-1) for pair in pairs)]) for side in (0, 1)
     )

@@ -1,4 +1,4 @@
-"""Target files: what is known of a chip, by data type."""
+"""Target files: what is known of a chip, for each data type."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Precision:
 
 @dataclass(frozen=True)
 class Chip:
-    """A target file. ``measured``: with what its numbers were measured; empty where they are read in documents."""
+    """A target file. ``measured``: the tool that measured its numbers; empty where they come from documents."""
 
     name: str
     title: str
@@ -82,7 +82,7 @@ class Chip:
         return any(ops.is_one_of(node, [e["op"]], {k: v for k, v in e.items() if k != "op"}) for e in self.elsewhere)
 
     def precision(self, dtype: str | None) -> tuple[str, Precision]:
-        """The precision called ``dtype``, or the only or first one. Raises OptionError."""
+        """The precision called ``dtype``, or the first one. Raises OptionError."""
         name = dtype or next(iter(self.precisions))
         if name not in self.precisions:
             raise OptionError(
@@ -110,7 +110,7 @@ def find(name: str) -> Chip:
 
 
 def load(path: Path) -> Chip:
-    """Read a target file. Raises OptionError where it is missing or says what no target says."""
+    """Read a target file. Raises OptionError where it is missing or has keys that targets do not have."""
     given = read_toml(path, "the target")
     tables = {n: given.pop(n) for n in list(given) if n in _ITEM_BYTES and isinstance(given[n], dict)}
     if not tables:
@@ -121,7 +121,7 @@ def load(path: Path) -> Chip:
 
 
 def text(chip: Chip) -> str:
-    """The target file that `load` reads as ``chip``; keys that have their default are left out."""
+    """The target file that `load` reads back as ``chip``; keys at their default are left out."""
     lines = [f"{n} = {_value(getattr(chip, n))}" for n in ("name", "title", "measured", "source")]
     if chip.clock_mhz:
         lines.append(f"clock_mhz = {_value(chip.clock_mhz)}")

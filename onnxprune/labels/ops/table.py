@@ -37,7 +37,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Change:
-    """What to write into a node: attributes (None removes one) and values of inputs by position."""
+    """Changes to a node: its attributes (None removes one), and values of inputs by position."""
 
     attrs: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[int, NDArray[Any]] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Cut:
-    """What a rewrite sees: the node and its labelled outputs as they were, its inputs cut, and which labels live."""
+    """What a rewrite function sees: node and labelled outputs before the cut, inputs after it, and live labels."""
 
     op: Op
     inputs: tuple[Tensor | None, ...]
@@ -125,7 +125,7 @@ LinearFunction = Callable[[Node, Sequence[Tensor | None]], Linear | None]
 
 @dataclass
 class Rule:
-    """All that is known of one operator."""
+    """All that is known of one operator; the module describes the fields."""
 
     trace: RuleFunction
     rewrite: RewriteFunction | None = None
@@ -208,7 +208,7 @@ def gathers(what: Gathers, *ops: str) -> None:
 
 @contextmanager
 def replaced(rules: Mapping[tuple[str, str], Rule | None]) -> Iterator[None]:
-    """Have other rules for some (domain, operator), or none, and then those of before again."""
+    """Use other rules for some (domain, operator), or none, inside the block."""
     before = dict(_RULES)
     for key, own in rules.items():
         if own is None:
@@ -228,7 +228,7 @@ def find(node: Node) -> Rule | None:
 
 
 def kernel_of(node: Node, shapes: Mapping[str, Shape]) -> Kernel | None:
-    """The sizes of ``node`` at these shapes; None where it does not convolve, or shapes are not known."""
+    """The sizes of ``node`` at these shapes; None where it does not convolve or shapes are unknown."""
     known = find(node)
     names = (*node.inputs[:2], *node.outputs[:1])
     if known is None or known.kernel is None or not all(n in shapes for n in names):
@@ -244,7 +244,7 @@ def gathers_of(node: Node) -> Gathers:
 
 
 def is_one_of(node: Node, names: Collection[str], attrs: Mapping[str, Any] | None = None) -> bool:
-    """Whether ``node`` is a standard operator of one of these names, with these ``attrs``: for lists that are data."""
+    """Whether ``node`` is a standard operator of one of these names, with these ``attrs``: for lists in data files."""
     return node.op in names and not node.domain and all(node.attrs.get(k) == v for k, v in (attrs or {}).items())
 
 
