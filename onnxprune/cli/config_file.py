@@ -45,19 +45,19 @@ _FILE, _ARGS, _TRUST = "onnxprune.config", "onnxprune.args", "onnxprune.trust"
 
 @dataclass(frozen=True)
 class Config:
-    """What a file says: options by parameter name, and of each model its path and its own options."""
+    """The content of a file of options: options by parameter name, and the path and own options of each model."""
 
     path: Path | None = None
     options: Mapping[str, Any] | None = None
     models: tuple[tuple[str, Mapping[str, Any]], ...] = ()
 
     def of(self, own: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of a model with options of its ``own``."""
+        """The options of a model that has these ``own`` options."""
         general = {n: v for n, v in (self.options or {}).items() if not instead(n) & set(own)}
         return {**general, **own}
 
     def about(self, model: str | None) -> dict[str, Any]:
-        """The options of the model at this path, be it what is pruned or what comes of it."""
+        """The options of the model at this path, whether that is the original or the pruned one."""
         places = [] if model is None else [o for path, o in self.models if model in (path, o.get("output"))]
         return self.of(places[0] if places else {})
 
@@ -140,7 +140,7 @@ def _trust(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None
 
 
 def configured(callback: Callable[..., Any] | None, text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """``--config``, which is read by ``callback`` where there is one, and ``--trust-config``."""
+    """Add ``--config``, read by ``callback`` if there is one, and ``--trust-config``."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         place = click.Path(path_type=Path)
@@ -161,7 +161,7 @@ def configured(callback: Callable[..., Any] | None, text: str) -> Callable[[Call
 
 
 def overruled(ctx: click.Context, name: str) -> bool:
-    """Whether option ``name`` comes from the file, and one that is instead of it from the command line."""
+    """Whether option ``name`` comes from the file, while the command line gives one that excludes it."""
     given = ctx.get_parameter_source
     return given(name) is ParameterSource.DEFAULT_MAP and any(
         given(other) is ParameterSource.COMMANDLINE for other in instead(name)
@@ -169,7 +169,7 @@ def overruled(ctx: click.Context, name: str) -> bool:
 
 
 def instead(name: str) -> set[str]:
-    """The options that are given instead of ``name``."""
+    """The options that exclude ``name``."""
     own = next((names for names in AMOUNTS if name in names), None)
     limits = {"max_drop": {"min_metric"}, "min_metric": {"max_drop"}}.get(name, set())
     return limits | {n for names in AMOUNTS if own is not None and names != own for n in names}

@@ -1,4 +1,4 @@
-"""What a user reads of an error: one line, and the exit code that goes with it."""
+"""How errors are shown to a user: one line, and the exit code that belongs to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _INTERRUPTED = 130
 
 
 def error_message(error: BaseException) -> tuple[str, int]:
-    """The line for ``error``, and the exit code. Where usage is wrong, the help that says how it is right."""
+    """The line and the exit code for ``error``; for wrong usage the line names the command's help."""
     if isinstance(error, OnnxPruneError):
         return str(error), error.exit_code
     if isinstance(error, click.ClickException):

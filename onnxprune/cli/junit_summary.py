@@ -1,4 +1,4 @@
-"""What a pipeline reads: every check as a test case of JUnit, and a summary in Markdown."""
+"""Files for pipelines: every check as a JUnit test case, and a summary in Markdown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LABELS = {"channels": "prunable channels", "params": "parameters", "macs": "MAC
 
 @dataclass(frozen=True)
 class Checking:
-    """What a pipeline asks for: limits, and where to tell what became of them."""
+    """What a pipeline asks for: limits, and the files that report whether they hold."""
 
     gates: Gates
     junit: Path | None
@@ -70,7 +70,7 @@ def junit_text(model: str, checks: Sequence[Check], seconds: float) -> str:
 
 
 def summary_text(title: str, sizes: Mapping[str, SizeReport], checks: Sequence[Check], lines: Sequence[str]) -> str:
-    """Sizes as a table, checks as a list, and what else a reader must know."""
+    """The summary in Markdown: sizes as a table, checks as a list, and further lines."""
     parts = [f"### onnxprune: {title}", "", "| | before | after | left |", "|---|--:|--:|--:|"]
     for name, size in sizes.items():
         share = f"{100 * size.ratio:.1f} %"

@@ -57,7 +57,7 @@ def _reader(read: Callable[[Any], Any]) -> Callable[[click.Context, click.Parame
 
 
 def taken(*names: str, **other: Any) -> Callable[[F], F]:
-    """Options of these names, as `Options` has them; with ``other`` arguments of click."""
+    """Add the options of these names, as `Options` declares them; ``other``: further arguments for click."""
 
     def decorate(function: F) -> F:
         for name in reversed(names):
@@ -81,7 +81,10 @@ def without_channels(given: dict[str, Any], *allowed: str) -> dict[str, Any]:
 
 
 def calibration(*, drawn: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """``--data`` and how to read it, as one argument ``data``; ``drawn``: a `Data` even where there is no source."""
+    """Add ``--data`` and how to read it, as one argument ``data``.
+
+    ``drawn``: give a `Data` even if there is no source, so that inputs are drawn.
+    """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
@@ -124,7 +127,7 @@ def _bounds(ctx: click.Context, parameter: click.Parameter, value: str | float |
 
 
 def bounded(function: F) -> F:
-    """``--max-memory`` and ``--timeout``, which the wall enforces."""
+    """Add ``--max-memory`` and ``--timeout``, which `onnxprune.cli.wall` enforces."""
     memory = click.option(
         "--max-memory",
         metavar="SIZE",
@@ -146,7 +149,7 @@ def bounded(function: F) -> F:
 
 
 def page(function: F) -> F:
-    """``--report PATH`` and ``--lang``."""
+    """Add ``--report PATH`` and ``--lang``."""
     path = click.option(
         "--report", "page_path", type=click.Path(path_type=Path), help="Write the report as one HTML page."
     )
@@ -181,7 +184,7 @@ _FILES = (
 
 
 def checking(*, proven: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Limits and where they are told of, as one argument ``ci``: `Checking`. ``proven``: whether there is a proof."""
+    """Add limits, and files that report on them, as one argument ``ci``: `Checking`. ``proven``: with a proof."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
@@ -216,14 +219,14 @@ _WRITTEN = (
 
 
 def measured(function: F) -> F:
-    """The options of `sensitivity` that `prune` has not."""
+    """Add the options that only `sensitivity` has."""
     for name, (flag, default) in reversed([*flags(SensitivityOptions).items()]):
         function = _made(name, flag, default)(function)
     return function
 
 
 def of_prune(function: Callable[..., Any]) -> Callable[..., Any]:
-    """All options of `prune` but ``--config``."""
+    """Add all options of `prune` except ``--config``."""
     general = [name for name in flags(ApplyOptions) if name not in flags(FormatOptions)]
     apart = [name for part in (ZeroOptions, BitOptions, FormatOptions, MetricOptions) for name in flags(part)]
     own = taken(*(name for name in flags(Options) if name not in (*general, *apart)), *apart)
@@ -234,5 +237,5 @@ def of_prune(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def parameters_of_prune() -> list[click.Parameter]:
-    """What a file of options may set."""
+    """The parameters that a file of options may set."""
     return click.command()(of_prune(lambda **_: None)).params

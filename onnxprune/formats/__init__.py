@@ -1,1 +1,1 @@
-"""What a model whose numbers lie on grids is written as: one module a format, each of which knows values only."""
+"""The formats that a model is written in: one module for each, which knows values and grids but not how they came."""

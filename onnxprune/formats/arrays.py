@@ -54,7 +54,7 @@ Files = Mapping[str, bytes]
 
 
 def write(model: Model, grids: Grids, program: Program | None, because: str = "") -> dict[str, bytes]:
-    """The files by name. ``because``: why there is no ``program``."""
+    """The files of the folder by name. ``because``: why there is no ``program``, if there is none."""
     out = _Folder()
     weights = [_weight(out, i, n, model.array(n), g) for i, (n, g) in enumerate(grids.weights.items())]
     manifest: dict[str, Any] = {
@@ -81,7 +81,7 @@ _OF_PROGRAM = ("inputs", "outputs", "kinds", "rounding", "opset")
 
 
 def program_in(files: Files) -> Program | None:
-    """The steps that a folder tells; None where it has none."""
+    """The steps that a folder describes; None where it has none."""
     told = json.loads(files[MANIFEST])
     if told["steps"] is None:
         return None
@@ -96,9 +96,9 @@ def program_in(files: Files) -> Program | None:
 def verify(
     model: Model, grids: Grids, program: Program | None, files: Files, feeds: list[dict[str, NDArray[Any]]]
 ) -> None:
-    """That ``files``, read back, are the weights of ``model``, and give what ``program`` does for ``feeds``.
+    """Read ``files`` back and check that they hold the weights of ``model``, and give what ``program`` gives.
 
-    Raises CheckError.
+    ``feeds``: the inputs that are tried. Raises CheckError.
     """
     told = json.loads(files[MANIFEST])
     for one in told["weights"]:

@@ -1,4 +1,4 @@
-"""Which tensors are on which grid: those that have one, and those that only move or choose what is on one."""
+"""Which tensor is on which grid: those that have one of their own, and those that only move or choose such values."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _BIAS_LIMIT = 2**31 - 1
 
 
 def keeps_grid(node: Node) -> bool:
-    """Whether what ``node`` gives is on the grid of its input 0, as zero is on every grid."""
+    """Whether the output of ``node`` is on the grid of its input 0; zero is on every grid."""
     nearest = node.op in ("Resize", "Upsample") and node.attrs.get("mode", "nearest") == "nearest"
     return node.domain == "" and (node.op in _CHOOSES or nearest)
 
 
 def carried(graph: Graph, activations: Mapping[str, Grid]) -> dict[str, Grid]:
-    """``activations``, and what follows from them."""
+    """The grids ``activations``, and the grids of the tensors that follow from them."""
     found = dict(activations)
     for node in graph.nodes:
         if not node.inputs or not keeps_grid(node) or node.inputs[0] not in found:
@@ -58,12 +58,12 @@ class Bias:
 
     @property
     def values(self) -> NDArray[np.float32]:
-        """What codes stand for."""
+        """The numbers that the codes stand for."""
         return np.asarray(self.codes.astype(np.float32) * self.scale)
 
 
 def biases(model: Model, grids: Grids) -> Iterator[Bias]:
-    """Of layers whose input and weight are on grids, the weight's with one scale an output, or one for all."""
+    """The biases of layers whose input and weight are on grids, with one scale for each output or one for all."""
     on, graph = carried(model.graph, grids.activations), model.graph
     for node in graph.nodes:
         layer, position = _layer_of(graph, node)

@@ -1,4 +1,4 @@
-"""One door to all formats: written, read back, and compared, so that nothing is given out that is not what it was."""
+"""Exporting to any format: the result is written, read back and compared before it is handed out."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _TRIED = 3
 
 @dataclass(frozen=True)
 class Exported:
-    """What goes to the file, or the folder; and ``notes`` on it."""
+    """The content of the file or folder, and ``notes`` for the report."""
 
     content: Model | Folder = field(repr=False)
     notes: tuple[str, ...] = ()
 
 
 def check_asked(options: FormatOptions, *, weights: bool, activations: bool) -> None:
-    """Raise OptionError, before any work, where the format needs grids that nobody asks for."""
+    """Raise OptionError, before any work, if the format needs grids that no option asks for."""
     name = options.format
     for where, value, known in (("--format", name, FORMATS), ("--rounding", options.rounding, ROUNDINGS)):
         if value not in known:
@@ -43,9 +43,9 @@ def check_asked(options: FormatOptions, *, weights: bool, activations: bool) -> 
 def export(
     options: FormatOptions, model: Model, grids: Grids, input_shapes: Mapping[str, Sequence[int]], seed: int = 0
 ) -> Exported:
-    """``model``, whose weights lie on ``grids``, in the format asked for, which was read back and compared.
+    """Write ``model``, whose weights lie on ``grids``, in the format of ``options``, read it back and compare.
 
-    Raises ModelError where the format cannot hold the model, CheckError where what was written is something else.
+    Raises ModelError where the format cannot hold the model, CheckError where what was read back differs.
     """
     model, grids = _named(model, grids)
     shapes = {n: tuple(s) for n, s in input_shapes.items()}

@@ -1,4 +1,4 @@
-"""The options about what a model on grids is written as."""
+"""The options about the format of the written model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROUNDINGS = ("half-up", "gemmlowp")
 
 @dataclass(frozen=True, kw_only=True)
 class FormatOptions:
-    """What is written."""
+    """Options for the format that is written."""
 
     format: str = option(
         "float",

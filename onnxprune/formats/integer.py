@@ -38,12 +38,12 @@ _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorPro
 
 
 def program(model: Model, grids: Grids, input_shapes: Mapping[str, Shape], rounding: Rounding = "half-up") -> Program:
-    """The steps of ``model``. Raises ModelError that names the node that cannot be written in integers."""
+    """The steps of ``model`` in integers. Raises ModelError that names a node that cannot be computed in integers."""
     return program_of(at_opset(model, _OPSET, input_shapes), grids, input_shapes, rounding)
 
 
 def graph(model: Model, steps: Program) -> Model:
-    """The graph of the ``steps`` of ``model``, with its name and metadata."""
+    """The ONNX graph of ``steps``, with the name and metadata of ``model``."""
     return graph_of(steps, model)
 
 
@@ -53,9 +53,9 @@ def write(model: Model, grids: Grids, input_shapes: Mapping[str, Shape], roundin
 
 
 def verify(steps: Program, written: Model, count: int = 3, seed: int = 0) -> None:
-    """That ``written``, read back and run, gives what ``steps`` do on numpy, bit for bit, and has no float in it.
+    """Read ``written`` back and check that it gives what ``steps`` give on numpy, bit for bit, and holds no floats.
 
-    ``count``: inputs that are tried. Raises CheckError.
+    ``count``: how many inputs are tried. Raises CheckError.
     """
     again = read_back(written)
     if (name := _float_in(again)) is not None:
@@ -96,7 +96,7 @@ def _real(steps: Program, name: str, codes: NDArray[np.generic]) -> NDArray[np.f
 
 
 def drawn(steps: Program, seed: int, batch: int = 1) -> Feeds:
-    """Random integers for the inputs."""
+    """Random integers for the inputs of ``steps``."""
     rng = np.random.default_rng(seed)
     feeds: Feeds = {}
     for name, dims in steps.inputs.items():

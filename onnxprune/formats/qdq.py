@@ -61,7 +61,7 @@ def write(model: Model, grids: Grids, input_shapes: Mapping[str, Shape] | None =
 
 
 def verify(model: Model, grids: Grids, written: Model, input_shapes: Mapping[str, Shape], seed: int = 0) -> None:
-    """That ``written``, read back and run, has the weights of ``model`` and rounds as ``grids`` do, bit for bit.
+    """Read ``written`` back and check that it has the weights of ``model`` and rounds as ``grids`` do, bit for bit.
 
     Raises CheckError.
     """
@@ -154,7 +154,7 @@ def integers(codes: NDArray[np.int64], name: str, kind: int) -> TensorProto:
 
 
 def bits_of(name: str) -> int:
-    """Bits of a type of this name."""
+    """The number of bits of the element type called ``name``."""
     return int(name.removeprefix("INT"))
 
 

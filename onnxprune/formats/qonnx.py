@@ -35,7 +35,7 @@ _OPSET = 11
 
 
 def write(model: Model, grids: Grids, input_shapes: Mapping[str, Shape] | None = None) -> Model:
-    """``model``, whose weights lie on ``grids``, with a Quant for each grid."""
+    """``model``, whose weights lie on ``grids``, with a Quant node for each grid."""
     raised = at_opset(model, _OPSET, input_shapes)
     inputs = {i.name for i in raised.graph.inputs}
     weights = {}
@@ -48,7 +48,7 @@ def write(model: Model, grids: Grids, input_shapes: Mapping[str, Shape] | None =
 
 
 def verify(model: Model, grids: Grids, written: Model) -> None:
-    """That each Quant of ``written``, read back, gives the weights of ``model``, and rounds as ``grids`` do.
+    """Read ``written`` back and check that each Quant gives the weights of ``model`` and rounds as ``grids`` do.
 
     Raises CheckError.
     """
@@ -71,7 +71,7 @@ def verify(model: Model, grids: Grids, written: Model) -> None:
 def quantized(
     x: NDArray[np.float32], scale: NDArray[np.float32], zero: NDArray[np.float32], bits: int, *, signed: bool
 ) -> NDArray[np.float32]:
-    """What Quant gives, as QONNX's own reference computes it: in single precision."""
+    """The result of Quant as QONNX's own reference computes it, in single precision."""
     low = -(2.0 ** (bits - 1)) if signed else 0.0
     codes = np.rint(np.clip(x / scale + zero, np.float32(low), np.float32(low + 2.0**bits - 1)))
     return np.asarray((codes - zero) * scale, np.float32)

@@ -1,4 +1,4 @@
-"""What was written, read again and compared: a format that is not what it was made of is a bug, and is not written."""
+"""Reading a written model back and comparing it: a difference is a bug, and then nothing is written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HINT = "please report this as a bug"
 
 
 def read_back(written: Model) -> Model:
-    """The model as whoever reads its file gets it. Raises ModelError where onnx.checker refuses it."""
+    """The model as a reader of its file gets it. Raises ModelError where onnx.checker refuses it."""
     proto = ModelProto.FromString(b"".join(written.pieces()))
     check(proto, "what was written")
     return Model(proto)
@@ -30,7 +30,7 @@ def read_back(written: Model) -> Model:
 def run_on_seeded(
     model: Model, outputs: Iterable[str], input_shapes: Mapping[str, Shape], seed: int
 ) -> tuple[Feeds, Feeds]:
-    """What was fed, and all outputs and ``outputs`` for it."""
+    """Run ``model`` on seeded inputs; returns these, and all outputs together with the tensors ``outputs``."""
     feeds = seeded_feeds(model.graph.inputs, choose_shapes(model, input_shapes), seed)
     with runtime.session(model, "what was written", outputs=outputs) as active:
         return feeds, runtime.run(active, feeds, "what was written")

@@ -1,7 +1,7 @@
-"""Weights with zeros as sparse initializers: values and where they are, for readers that know what to do with them.
+"""Weights with zeros as sparse initializers, which hold the other values and their positions.
 
-onnxruntime makes them dense again when it loads them. An index takes 8 bytes, so a file gets smaller from two thirds of
-zeros on; what would not is left as it is.
+onnxruntime makes them dense again when it loads them. An index takes 8 bytes, so a file only gets smaller from two
+thirds of zeros on; a weight that would not get smaller is left as it is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _IR = 5
 
 
 def write(model: Model) -> Model:
-    """``model``, with each weight as sparse that takes fewer bytes so."""
+    """``model`` with every weight sparse that takes fewer bytes that way."""
     out = ModelProto()
     out.CopyFrom(model.proto)
     out.ir_version = max(out.ir_version, _IR)
@@ -50,7 +50,7 @@ def write(model: Model) -> Model:
 
 
 def verify(model: Model, written: Model) -> None:
-    """That ``written``, read back, has the constants of ``model``, bit for bit. Raises CheckError."""
+    """Read ``written`` back and check that it has the constants of ``model``, bit for bit. Raises CheckError."""
     again = read_back(written)
     for name in model.graph.constants:
         check_same(name, again.array(name), model.array(name))

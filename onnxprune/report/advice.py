@@ -42,7 +42,7 @@ class Padding:
 
 @dataclass(frozen=True)
 class Edge:
-    """What a group would save if it were ``width`` - ``drop`` wide. ``share``: of its channels in all prunable ones."""
+    """What a group would save at ``width`` - ``drop`` channels. ``share``: of its channels in all prunable ones."""
 
     group: str
     width: int
@@ -53,7 +53,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Copied:
-    """A Concat or Split whose parts, so many channels each, are no multiples of the target's block."""
+    """A Concat or Split whose parts have numbers of channels that are no multiples of the target's block."""
 
     node: str
     parts: tuple[int, ...]
@@ -61,7 +61,7 @@ class Copied:
 
 @dataclass(frozen=True)
 class Advice:
-    """All that was found; each list by what it costs, most first. ``align``: what widths should be multiples of."""
+    """All findings, each list in descending order of cost. ``align``: what widths should be multiples of."""
 
     model: str
     target: str
@@ -78,7 +78,7 @@ class Advice:
 
     @property
     def wasted(self) -> int:
-        """Cycles paid for channels that do not exist."""
+        """The cycles that go to channels which do not exist."""
         return sum(p.wasted for p in self.padding)
 
     def to_json(self) -> str:

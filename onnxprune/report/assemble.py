@@ -1,4 +1,4 @@
-"""A run's report, out of what its stages found."""
+"""Making the report of a run from the results of its stages."""
 
 from __future__ import annotations
 
@@ -40,14 +40,12 @@ from onnxprune.widths.request import Request
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to. ``whole``: with the branches that went whole before ``analysis``.
+    """The results of all stages of a run. ``whole``: the analysis before whole branches were removed.
 
-    ``pruned``: on the graph that was analysed; ``written``: as it goes to the file.
-
-    ``planned``: whether a saved plan was applied. ``request``, ``options``, ``input_shapes`` and
-    ``input_values``: what was asked for.
-    ``notes``: what is to be said of the data, and of what was not tried. ``revalued``: that new weights are all that
-    is new. ``zeros`` and ``grids``: that weights are 0, and on a grid, where asked for.
+    ``pruned``: the pruned model as analysed; ``written``: as it goes to the file. ``planned``: whether a saved plan was
+    applied. ``request``, ``options``, ``input_shapes`` and ``input_values``: what was asked for. ``notes``: on the
+    data, and on what was not tried. ``revalued``: proof that only weights changed when they were solved. ``zeros`` and
+    ``grids``: proof of what was asked of weights, if anything was.
     """
 
     analysis: Analysis
@@ -256,7 +254,7 @@ def _rounded(steps: Steps) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the result."""
+    """The versions of the packages that a result depends on."""
     names = ("onnxprune", "onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "scipy", "networkx")
     return {"python": platform.python_version(), **{n: metadata.version(n) for n in names}}
 

@@ -1,4 +1,4 @@
-"""What of a model could be pruned, and what could not and why: what `inspect` tells."""
+"""What `inspect` reports: which channels of a model could be pruned, and why the others could not."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class InspectHeld:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What could be pruned, and what could not and why."""
+    """The groups that could be pruned, and the channels that could not, with the reasons."""
 
     model: str
     input_shapes: Mapping[str, tuple[int, ...]]
@@ -82,7 +82,7 @@ def _group(group: Group, parameters: int, macs: int) -> InspectGroup:
 
 
 def inspection_of(trace: Trace, groups: Groups) -> Inspection:
-    """What of a traced model could be pruned: ``groups``, of which every one can follow."""
+    """The inspection of a traced model; every node can follow the removal of channels of ``groups``."""
     model, shapes = trace.model, trace.shapes.shape
     macs = macs_by_node(model.graph, shapes)
     return Inspection(

@@ -1,4 +1,4 @@
-"""Reports on a model as it is, before anything is pruned: what could go, what wastes a target, and its zeros."""
+"""Reports on a model that is not pruned: what could be removed, what wastes a target, and its zeros."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ def inspect(
     operators: Sequence[str] = (),
     outputs: Sequence[str] = (),
 ) -> Inspection:
-    """What could be pruned, and what could not and why; ``operators``: custom ones, declared; ``outputs``: to cut at.
+    """Find what could be pruned, and what could not and why. Raises OnnxPruneError.
 
-    Nodes that cannot follow are found by a trial at half the width. Raises OnnxPruneError.
+    ``operators``: declarations of custom ones; ``outputs``: where to cut the model first. Nodes that cannot follow are
+    found by a trial at half the width.
     """
     with custom.declared([custom.read(text) for text in operators]):
         model = cut_to(model, outputs, input_shapes or {}, input_values or {}).model
@@ -54,7 +55,7 @@ def advise(
     outputs: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Advice:
-    """Where the model wastes a target; the arguments are those of `inspect`. Raises OnnxPruneError."""
+    """Find where the model wastes a target; the arguments are those of `inspect`. Raises OnnxPruneError."""
     with custom.declared([custom.read(text) for text in operators]):
         progress("analyse")
         model = cut_to(model, outputs, input_shapes or {}, input_values or {}).model
@@ -66,6 +67,6 @@ def advise(
 def sparsity(
     model: Model, *, input_shapes: Shapes | None = None, input_values: Mapping[str, float] | None = None
 ) -> Sparsity:
-    """The zeros among the weights of ``model``, layer by layer. Raises OnnxPruneError."""
+    """Count the zeros among the weights of ``model``, layer by layer. Raises OnnxPruneError."""
     analysis = analyse(model, input_shapes=input_shapes, input_values=input_values)
     return sparsity_of(analysis.trace.model, analysis.trace.shapes.shape)

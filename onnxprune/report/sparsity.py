@@ -1,4 +1,4 @@
-"""Zeros among the weights of a model: how many, layer by layer, in which pattern, and what targets do with them."""
+"""The zeros among the weights of a model: how many, in which layers and patterns, and which targets use them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ TARGETS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class SparseLayer:
-    """A weight of ``size`` numbers, ``zeros`` of them 0; whole ``outputs`` of ``of``; ``patterns`` that hold.
+    """A weight of ``size`` numbers with ``zeros`` zeros, and the ``patterns`` that it has.
 
-    ``channels``: how many inputs an output reads.
+    ``outputs``: how many of its ``of`` outputs are all zeros. ``channels``: how many inputs each output reads.
     """
 
     node: str
@@ -94,7 +94,7 @@ class Sparsity:
 
 
 def sparsity_of(model: Model, shapes: Mapping[str, Shape]) -> Sparsity:
-    """Of ``model``; ``shapes``: of its tensors."""
+    """The zeros of ``model``; ``shapes``: those of its tensors."""
     return Sparsity(tuple(_layers(model, shapes)))
 
 

@@ -1,6 +1,6 @@
-"""Every weight and every multiplying node, once: prunable, held by whom, not understood, or of unknown shape.
+"""Every weight and every multiplying node, once: as prunable, held, not understood, or of unknown shape.
 
-A weight belongs to the node that reads it first, so that the parts add up to the model.
+A weight belongs to the first node that reads it, so that the parts add up to the model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TOLD = 3
 
 @dataclass(frozen=True)
 class Accounted:
-    """A node with weights of its own, or that multiplies. ``macs``: None where nothing here counts them."""
+    """A node with weights of its own, or that multiplies. ``macs``: None for operators whose MACs are not known."""
 
     node: str
     op: str
@@ -40,7 +40,7 @@ class Accounted:
 
 
 def account(trace: Trace, groups: Groups) -> tuple[Accounted, ...]:
-    """All of them in execution order, and, last, weights that no node reads."""
+    """All such nodes in execution order, and, last, the weights that no node reads."""
     graph, shapes = trace.model.graph, trace.shapes.shape
     free = np.zeros(trace.units, np.bool_)
     for group in groups:
@@ -87,7 +87,7 @@ def _state(trace: Trace, node: Node, free: NDArray[np.bool_], reasons: Mapping[s
 
 
 def in_words(accounted: tuple[Accounted, ...], parameters: int) -> list[str]:
-    """Shares of the parameters by state, and who is not counted."""
+    """The shares of the parameters by state, and the nodes whose MACs are not counted, as sentences."""
     by_state: dict[str, int] = {}
     for one in accounted:
         by_state[one.state] = by_state.get(one.state, 0) + one.parameters
@@ -101,7 +101,7 @@ def in_words(accounted: tuple[Accounted, ...], parameters: int) -> list[str]:
 
 
 def first_reasons(accounted: tuple[Accounted, ...]) -> list[str]:
-    """Of what cannot be pruned, the reasons that hold most parameters, each once."""
+    """The reasons that hold most of the parameters that cannot be pruned, each once."""
     size: dict[str, int] = {}
     for one in accounted:
         if one.state not in ("prunable", "unread") and one.because:

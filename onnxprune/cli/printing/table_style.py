@@ -1,6 +1,6 @@
-"""Where text goes: on a terminal tables with rules and colours, and what is being done; elsewhere plain, stable lines.
+"""Printing: on a terminal, tables with rules and colours and a progress bar; elsewhere plain, stable lines.
 
-Standard output and standard error are each looked at alone. NO_COLOR and TERM=dumb are respected.
+Standard output and standard error are each checked separately. NO_COLOR and TERM=dumb are respected.
 """
 
 from __future__ import annotations
@@ -128,9 +128,9 @@ class _Clock:
 
 @contextmanager
 def status() -> Iterator[Progress]:
-    """On a terminal, what is being done, with a bar where it is counted, and then the time of each stage.
+    """Show progress: on a terminal a bar for the current stage, and at the end the time of each stage.
 
-    Elsewhere a line for each stage that took `LONG`, when it has ended.
+    Elsewhere, print a line for each stage that took at least `LONG` seconds, when it has ended.
     """
     with _bars() if sys.stderr.isatty() else _lines() as tell:
         yield tell
@@ -180,5 +180,5 @@ def _bars() -> Iterator[Progress]:
 
 
 def shortened(text: str, most: int = 64) -> str:
-    """A name or a reason with its middle left out where it is long: tf2onnx's names have hundreds of letters."""
+    """``text`` with its middle left out if it is long: names made by tf2onnx have hundreds of letters."""
     return text if len(text) <= most else f"{text[: most // 3]}…{text[-(most - most // 3 - 1) :]}"
