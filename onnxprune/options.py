@@ -327,11 +327,13 @@ class Options(BitOptions, ZeroOptions, MetricOptions, ApplyOptions):
         """Raise OptionError where zeros or bits contradict other options. ``judged``: whether there is data."""
         if (zeros or bits) and self.finetune is not None:
             what = "trains weights, and zeros and bits would be lost"
-            raise OptionError(what, where="--finetune", hint="ask for them of what it writes")
+            raise OptionError(what, where="--finetune", hint="run sparsify or quantize on what it writes")
         if bits is not None and self.recover:
-            raise OptionError("trains weights off their grids", where="--recover", hint="leave it or --weights out")
+            raise OptionError(
+                "trains weights off their grids", where="--recover", hint="leave out --recover or --weights"
+            )
         if bits is not None and bits.activations and not judged:
-            hint = "--data, or none at all: inputs are drawn then"
+            hint = "give --data, or leave --data none out: inputs are drawn then"
             raise OptionError("takes ranges from samples", where="--activations", hint=hint)
 
     @property

@@ -205,7 +205,7 @@ def unproven(report: Report) -> CheckError | None:
     if (proof := report.proof) is None or not (failures := proof.failures()):
         return None
     error = f"rewrite error {failures[0].relative:.2e} of its range (limit {proof.rtol:.0e}); no model was written"
-    hint = "a wider limit is --rtol; if it is not rounding, please report this as a bug"
+    hint = "widen the limit with --rtol, or, if this is no rounding, please report it as a bug"
     return CheckError(error, where=f"tensor '{failures[0].name}'", hint=hint)
 
 

@@ -66,7 +66,7 @@ class CutToOutputs:
         for name in names:
             if name not in results:
                 raise ModelError(
-                    "is no tensor, and cannot be an output", where=f"{where}, '{name}'", hint="name another"
+                    "is no tensor, and cannot be an output", where=f"{where}, '{name}'", hint="name another tensor"
                 )
             kind, shape = helper.np_dtype_to_tensor_dtype(results[name].dtype), results[name].shape
             found[name] = helper.make_tensor_value_info(name, kind, shape if still else [None] * len(shape))

@@ -58,7 +58,7 @@ class Slot:
         raise DataError(
             f"has shape {given}, and a sample of input '{self.name}' has {one}",
             where=where,
-            hint="another size of a dynamic input is --input-shape's",
+            hint="set another size of a dynamic input with --input-shape",
         )
 
     def taken(self, sample: NDArray[Any], where: str) -> NDArray[Any]:

@@ -156,7 +156,7 @@ class BitOptions:
             return None
         weights = _weights(self.weights, limit, levels)
         if isinstance(weights, ByLayer) and not seen:
-            hint = "--data, or none at all: inputs are drawn then"
+            hint = "give --data, or leave --data none out: inputs are drawn then"
             raise OptionError("chooses bits by what they cost on samples", where="--weights", hint=hint)
         equal = None if isinstance(weights, ByLayer) else weights
         every = {"--weights": equal, "--activations": self.activations}

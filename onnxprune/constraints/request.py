@@ -90,5 +90,5 @@ def _criterion(name: str | None, *, solved: bool) -> str:
         hint = nearest(name, CRITERIA, f"{', '.join(CRITERIA)}, or module:function")
         raise OptionError(f"no criterion is called '{name}'", where=where, hint=hint)
     if name == "reconstruction" and not solved:
-        raise OptionError("solves weights anew", where=where, hint="not with --data none or --no-compensate")
+        raise OptionError("solves weights anew", where=where, hint="leave --data none and --no-compensate out")
     return name or ("reconstruction" if solved else "l1")

@@ -232,7 +232,7 @@ class _Files:
             except FileNotFoundError:
                 raise self._error(tensor, f"external data is missing: {location}", "copy it beside the model") from None
             except ValueError as reason:
-                hint = "copy the data itself beside the model; move the data where it is elsewhere"
+                hint = "move the data, and no link to it, into the folder of the model"
                 raise self._error(tensor, f"external data is {reason}: {location}", hint) from None
             except OSError as error:
                 what = f"cannot read external data: {location}: {error.strerror}"

@@ -68,7 +68,7 @@ def session(
                 active = _Reference(model, outputs)
             except Exception as error:  # noqa: BLE001 (it has no base class for its errors)
                 what = f"{refused.what}; nor does onnx's reference run it: {_first_line(error)}"
-                hint = "--input-shape for every dynamic input and --check-n 0 prune it without proof"
+                hint = "to prune it without proof, give --check-n 0, and --input-shape for every dynamic input"
                 raise ModelError(what, where=where, hint=hint) from None
         yield active
 

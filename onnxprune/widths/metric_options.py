@@ -195,7 +195,7 @@ class MetricOptions:
     def _check_rounds(self) -> None:
         if not 0 < self.step <= 0.5:
             raise OptionError(
-                f"must be in (0, 0.5], not {self.step:g}", where="--step", hint="more in one round is lost"
+                f"must be in (0, 0.5], not {self.step:g}", where="--step", hint="0.3 removes 30 % of what is left"
             )
         if self.minimise == "ms":
             raise OptionError("cannot be ms with --finetune", where="--minimise", hint="cycles")

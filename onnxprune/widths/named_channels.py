@@ -63,7 +63,9 @@ def named(trace: Trace, groups: Groups, remove: Positions, keep: Positions, rows
         for position, unit in zip(positions, _units(trace, name, positions, "--remove").tolist(), strict=True):
             channel = f"channel {position} of '{name}'"
             if unit in kept:
-                raise OptionError(f"{channel} is to stay by {kept[unit]}", where="--remove", hint="name it in one")
+                raise OptionError(
+                    f"{channel} is to stay by {kept[unit]}", where="--remove", hint="name it in only one of them"
+                )
             if not free[unit]:
                 hint = "onnxprune inspect lists what can go"
                 raise OptionError(f"{channel} must stay: {_reason(trace, groups, unit)}", where="--remove", hint=hint)
@@ -77,7 +79,7 @@ def refused(trace: Trace, request: Positions, refusal: Refusal) -> OptionError |
     for name, positions in request:
         units = _units(trace, name, positions, "--remove")
         if np.isin(units, refusal.units).any():
-            hint = "name as many of each block, or leave one"
+            hint = "name the same number of each block, and leave at least one"
             return OptionError(f"channels of '{name}' cannot go: {refusal.reason}", where="--remove", hint=hint)
     return None
 
@@ -129,7 +131,7 @@ def axis_of(trace: Trace, output: str) -> int:
         axes = [1]  # nothing of it can go, and its rows can still be taken
     if len(axes) != 1:
         what = f"channels along axes {' and '.join(map(str, axes))}" if axes else "no axis of channels of their own"
-        hint = "--outputs cuts the model where it has one"
+        hint = "cut the model with --outputs, where a tensor has one"
         raise OptionError(f"output '{output}' has {what}", where="--keep-outputs", hint=hint)
     return axes[0]
 

@@ -65,7 +65,7 @@ def test_all_blocks_of_a_group_convolution_lose_as_many() -> None:
     model = build(GROUPED)
     result = prune(model, remove={"Conv:a": [0, 5]})
     assert (weight(result.model, "w0") == weight(model, "w0")[[1, 2, 3, 4, 6, 7]]).all()
-    with pytest.raises(OptionError, match=r"cannot go: .*name as many of each block"):
+    with pytest.raises(OptionError, match=r"cannot go: .*name the same number of each block"):
         prune(model, remove={"Conv:a": [0]})
     assert len(weight(prune(model, remove={"Conv:a": [0]}, ratio=0.25).model, "w0")) == 6
 

@@ -157,7 +157,9 @@ def _dataset(job: Job, folder: Path) -> Path:
             raise ToolError(f"cannot read the data set: {reason}", where=str(job.dataset)) from None
         lines = [" ".join(str(home / part) for part in line.split()) for line in text.splitlines() if line.strip()]
     if not lines:
-        raise ToolError("names no sample", where=str(job.dataset), hint="a line of .npy or image paths per sample")
+        raise ToolError(
+            "names no sample", where=str(job.dataset), hint="write one line of .npy or image paths per sample"
+        )
     listed.write_text("\n".join([*lines, ""]), encoding="utf-8")
     return listed
 

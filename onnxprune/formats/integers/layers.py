@@ -42,7 +42,7 @@ def _weights(low: Lowering, node: Node, name: str) -> tuple[Ints, Float]:
 def _one_each(low: Lowering, node: Node, scale: Float) -> Float:
     """Of the scales [outputs, n] one an output."""
     if (scale != scale[:, :1]).any():
-        hint = "one scale an output, not one a group of inputs; or --format qdq"
+        hint = "give --weights-per channel, or --format qdq"
         low.refuse(node, "its weight has scales for blocks of inputs, whose sums are of unlike units", hint)
     return scale[:, 0]
 
