@@ -1,9 +1,9 @@
 """What zeros and few bits leave of models out of wheels: ``python -m bench.accuracy.released_bits [MODEL ...]``.
 
 The models, samples and metrics of ``released``, with fewer samples, as a walk is measured in every way. Each on real
-samples, on drawn inputs, and with ``--data none``: the smallest weights become zero, the others are rounded to the
-nearest. Where activations have few bits, the model is measured with them rounded. Beside 8 bits: onnxruntime's
-quantize_static.
+samples, on drawn inputs, and with ``--data none``: the smallest weights become zero, or weights alone are rounded to
+the nearest, as activations have no ranges then. Where activations have few bits, the model is measured with them
+rounded. Beside 8 bits: onnxruntime's quantize_static.
 """
 
 from __future__ import annotations
@@ -129,11 +129,10 @@ def pruned(subject: Subject, variant: str, way: str) -> Measured:
     data = {REAL: str(subject.calibration), DRAWN: None, NONE: "none"}[way]
     (name,) = trained.MODELS[subject.key].input_shapes
     shapes = {name: (1, *subject.tests.shape[1:])}
+    asked = {option: value for option, value in VARIANTS[variant].items() if way != NONE or option != "activations"}
     started = time.process_time()
     try:
-        result = onnxprune.prune(
-            trained.path(subject.key), data=data, input_shapes=shapes, check_n=1, **VARIANTS[variant]
-        )
+        result = onnxprune.prune(trained.path(subject.key), data=data, input_shapes=shapes, check_n=1, **asked)
     except onnxprune.OnnxPruneError as error:
         return Measured(subject.key, variant, way, None, str(error))
     seconds = time.process_time() - started
