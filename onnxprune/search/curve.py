@@ -3,7 +3,7 @@
 A single measurement is uncertain by about as much as what is permitted, and a bisection believes each. Here all of them
 together decide where to look: along budgets the noise x of the outputs grows steadily and is known well, and
 
-    drop = a x^b        by least squares, each measurement weighted by its standard error, b near 1
+    drop = a x^b        by least squares, each measurement weighted by its standard error and by `LAW`, b near 1
 
 Standard errors are smoothed alike. What is taken was measured itself, and holds; and the curve must not say otherwise.
 """
@@ -32,6 +32,9 @@ _MOST_GROWTH, _BEYOND = 0.6, 0.6
 
 #: By how many standard errors of one measurement the curve may be wrong: it is not to have the last word twice.
 DOUBT = 0.3
+
+#: How wrong the curve may be of a drop, as a share of it: it is no law, and far from what is permitted it saturates.
+LAW = 0.3
 
 #: How exactly a share is looked for.
 _EXACT = 1e-3
@@ -68,8 +71,8 @@ class Curve:
         ordered = sorted(points, key=lambda p: p.share)
         x = np.asarray([max(p.noise, 1e-12) for p in ordered])
         error = _errors(x, np.asarray([p.error for p in ordered]))
-        weights = 1 / np.maximum(np.exp(error[0]) * x ** error[1], 1e-9) ** 2
         d = np.asarray([p.drop for p in ordered])
+        weights = 1 / (np.maximum(np.exp(error[0]) * x ** error[1], 1e-9) ** 2 + (LAW * d) ** 2)
 
         def fitted(b: float) -> tuple[float, float, float]:
             a = max(float((weights * x**b * d).sum() / (weights * x ** (2 * b)).sum()), 1e-12)

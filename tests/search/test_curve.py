@@ -103,6 +103,20 @@ def test_a_lucky_measurement_is_not_taken_against_all_others() -> None:
     assert best.share == 0.7
 
 
+def test_what_is_far_too_small_does_not_say_where_to_look() -> None:
+    """A detector that finds half of its boxes at half of the cost, and no fewer below: no power of the noise."""
+
+    def measured(share: float, permitted: float, confidence: float) -> Point:
+        x = 10.0 ** float(np.interp(share, [0.35, 0.5, 0.86, 0.92], [0.3, -0.8, -3.6, -4.4]))
+        drop = 0.43 * (1 - float(np.exp(-x / 0.07)))
+        error = (drop * (1 - drop) / SAMPLES) ** 0.5
+        return Point(share, x, drop, error, drop + confidence * error <= permitted)
+
+    best = taken(search(measured, 0.01, 0.0), 0.01)
+    assert best is not None
+    assert best.share < 0.8
+
+
 @pytest.mark.parametrize("confidence", [0.0, 1.0])
 def test_nothing_is_measured_twice_nor_below_what_did_not_hold(confidence: float) -> None:
     for seed in range(40):
