@@ -14,7 +14,6 @@ import numpy as np
 from onnxprune.calibration import samples
 from onnxprune.calibration.cached.folder import CacheFolder
 from onnxprune.calibration.data_options import NO_DATA
-from onnxprune.calibration.gram_matrices import spilling
 from onnxprune.calibration.original_observed import Lesson, learn
 from onnxprune.calibration.synthetic import drawing, few_samples
 from onnxprune.errors import (
@@ -25,6 +24,7 @@ from onnxprune.errors import (
     OptionError,
     ToolError,
 )
+from onnxprune.file_system.arrays_on_disk import spilling
 from onnxprune.formats.export import check_asked, export
 from onnxprune.importance import criteria
 from onnxprune.labels.analysis import Analysis

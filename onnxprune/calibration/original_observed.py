@@ -6,17 +6,10 @@ from dataclasses import dataclass, field, replace
 
 from onnxprune.calibration.cached import observations as kept
 from onnxprune.calibration.cached.folder import CacheFolder
-from onnxprune.calibration.gram_matrices import (
-    ENOUGH_ROWS,
-    Observations,
-    Spill,
-    observe,
-    products,
-    samples_for,
-    seen_of,
-)
+from onnxprune.calibration.gram_matrices import ENOUGH_ROWS, Observations, observe, products, samples_for, seen_of
 from onnxprune.calibration.joined_runs import joined
 from onnxprune.calibration.samples import CalibrationSet
+from onnxprune.file_system.arrays_on_disk import Spill
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.onnx_model import Model
 from onnxprune.progress import Progress

@@ -1,1 +1,1 @@
-"""Files other than models: temporary ones, regular ones, and TOML."""
+"""Files other than models: temporary ones, arrays of calibration, regular ones, and TOML."""

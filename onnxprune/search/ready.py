@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.calibration.gram_matrices import Spill
 from onnxprune.calibration.samples import CalibrationSet
 from onnxprune.errors import MetricError, nearest
+from onnxprune.file_system.arrays_on_disk import Spill
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.running import session as runtime

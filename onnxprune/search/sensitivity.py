@@ -13,8 +13,8 @@ from functools import partial
 
 import numpy as np
 
-from onnxprune.calibration.gram_matrices import Spill, spilling
 from onnxprune.errors import OptionError
+from onnxprune.file_system.arrays_on_disk import Spill, spilling
 from onnxprune.labels.analysis import matches, units_of
 from onnxprune.labels.groups import Group
 from onnxprune.model.onnx_model import Model

@@ -12,11 +12,11 @@ import numpy as np
 
 from onnxprune.calibration import samples
 from onnxprune.calibration.data_options import Data
-from onnxprune.calibration.gram_matrices import Spill, spilling
 from onnxprune.cost.chips import Milliseconds
 from onnxprune.cost.macs_and_bytes import COSTS, CostModel
 from onnxprune.cost.sizes import cost_of
 from onnxprune.errors import KeptError, MetricError, OptionError
+from onnxprune.file_system.arrays_on_disk import Spill, spilling
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.plugins import is_code

@@ -25,11 +25,11 @@ from onnx import ModelProto
 
 from onnxprune.calibration import samples
 from onnxprune.calibration.data_options import NO_DATA, Data
-from onnxprune.calibration.gram_matrices import Spill, spilling
 from onnxprune.calibration.model_inputs import LABELS
 from onnxprune.calibration.samples import CalibrationSet
 from onnxprune.errors import OptionError, ToolError
 from onnxprune.file_system import scratch
+from onnxprune.file_system.arrays_on_disk import Spill, spilling
 from onnxprune.memory_and_threads import share_the_machine
 from onnxprune.model import files
 from onnxprune.model.onnx_model import PROTO_LIMIT, Model, from_proto

@@ -20,11 +20,11 @@ from onnx import ModelProto
 
 from onnxprune import pipeline
 from onnxprune.calibration.data_options import NO_DATA
-from onnxprune.calibration.gram_matrices import spilling
 from onnxprune.cost.macs_and_bytes import Macs
 from onnxprune.cost.sizes import cost_of
 from onnxprune.errors import KeptError, MetricError, OnnxPruneError, OptionError
 from onnxprune.file_system import scratch
+from onnxprune.file_system.arrays_on_disk import spilling
 from onnxprune.labels.analysis import analyse
 from onnxprune.model import files
 from onnxprune.model.onnx_model import Model, from_proto

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxprune.calibration.gram_matrices import spilling
 from onnxprune.calibration.original_observed import learn
+from onnxprune.file_system.arrays_on_disk import spilling
 from onnxprune.importance import criteria as scores
 from onnxprune.importance import reconstruction
 from onnxprune.importance.criterion import Subject

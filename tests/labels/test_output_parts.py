@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxprune import prune
-from onnxprune.calibration.gram_matrices import spilling
+from onnxprune.file_system.arrays_on_disk import spilling
 from onnxprune.labels.outputs.parts import Compared, compared, ends
 from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import from_proto

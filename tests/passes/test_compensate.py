@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
 from onnxprune import prune
-from onnxprune.calibration.gram_matrices import Observations, Spill, observe, products, spilling
+from onnxprune.calibration.gram_matrices import Observations, observe, products
+from onnxprune.file_system.arrays_on_disk import Spill, spilling
 from onnxprune.labels.analysis import Analysis, analyse
 from onnxprune.labels.rewrite import Rewrite, rewrite
 from onnxprune.model.onnx_model import Model, from_proto

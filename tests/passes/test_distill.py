@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.calibration.gram_matrices import spilling
 from onnxprune.calibration.reverse_mode.gradients import weight_gradients
 from onnxprune.errors import OptionError
+from onnxprune.file_system.arrays_on_disk import spilling
 from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.passes import Distill

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from onnxprune.calibration.cached.folder import CacheFolder, Entry, Piece, described, key_of
-from onnxprune.calibration.gram_matrices import Batch, Observations, Part, Product, Spill, empty_moments, fed
+from onnxprune.calibration.gram_matrices import Observations, Part, Product, empty_moments, fed
 from onnxprune.calibration.samples import CalibrationSet
+from onnxprune.file_system.arrays_on_disk import Batch, Spill
 from onnxprune.labels.outputs.parts import ends
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
