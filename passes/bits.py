@@ -58,7 +58,7 @@ class Bits:
 
 
 @dataclass(frozen=True)
-class DecidingBits:
+class GridAllocator:
     """Decides for a ``model``, which is what is left of ``trace`` without the units ``dead``.
 
     ``lesson``: what was seen of the original, if anything; ``solves``: whether weights are solved anew by it.

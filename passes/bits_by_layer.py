@@ -22,8 +22,8 @@ from onnxprune.constraints.zeros import Zeros
 from onnxprune.cost.macs_and_bytes import parameters
 from onnxprune.errors import OptionError, first_and_more, thousands
 from onnxprune.model.onnx_model import Model
-from onnxprune.passes.bits import DecidingBits
-from onnxprune.passes.zeros import Deciding, Layer, taps_of
+from onnxprune.passes.bits import GridAllocator
+from onnxprune.passes.zeros import Layer, ZerosAllocator, taps_of
 
 #: From so many bits on a loss is not worked out: a bit more leaves a quarter of it.
 _WORKED_OUT = 5
@@ -56,14 +56,14 @@ class _Open:
 
 
 @dataclass(frozen=True)
-class ChoosingBits:
+class BitAllocator:
     """Chooses with what is known of the errors of layers, for grids as ``numbers`` has them.
 
     ``original``: what bytes are a share of.
     """
 
-    errors: Deciding
-    numbers: DecidingBits
+    errors: ZerosAllocator
+    numbers: GridAllocator
     original: Model = field(repr=False)
 
     def chosen(

@@ -77,7 +77,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Deciding:
+class ZerosAllocator:
     """Decides for a ``model``, which is what is left of ``trace`` without the units ``dead``.
 
     ``lesson``: what weights are solved anew by, None where they are not; ``felt``: as of `felt_by_layer`.

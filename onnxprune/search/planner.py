@@ -32,10 +32,10 @@ from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.passes import FuseBatchNorm, Pass, PassResult, RemoveBranches, RemoveChannels, RestoreBranches
 from onnxprune.passes import run as run_passes
-from onnxprune.passes.bits import DecidingBits, grids_of, nearest
-from onnxprune.passes.bits_by_layer import ChoosingBits
+from onnxprune.passes.bits import GridAllocator, grids_of, nearest
+from onnxprune.passes.bits_by_layer import BitAllocator
 from onnxprune.passes.recover import Constrained, Recovery, Solved
-from onnxprune.passes.zeros import Asked, Deciding, felt_by_layer, felt_by_what_stays, masked
+from onnxprune.passes.zeros import Asked, ZerosAllocator, felt_by_layer, felt_by_what_stays, masked
 from onnxprune.plans.applied import plan_of
 from onnxprune.plans.plan_file import Plan
 from onnxprune.progress import Progress
@@ -133,8 +133,8 @@ class Planner:
         felt: dict[str, Float] = {}
         if (self.lesson if by_layer else lesson) is not None and (plan is None or plan.weighed):
             felt = felt_by_what_stays(whole, self.analysis.trace, choice.dead, self._felt)
-        deciding = Deciding(self.analysis.trace, choice.dead, lesson, felt, self.progress)
-        numbers = DecidingBits(self.analysis.trace, choice.dead, self.lesson, options.compensate)
+        deciding = ZerosAllocator(self.analysis.trace, choice.dead, lesson, felt, self.progress)
+        numbers = GridAllocator(self.analysis.trace, choice.dead, self.lesson, options.compensate)
         if plan is not None:
             zeros = deciding.again(whole, plan.masks) if plan.masks else Asked()
             return replace(zeros, bits=numbers.again(whole, grids_of(plan)), felt=felt)
@@ -149,7 +149,7 @@ class Planner:
             return zeros
         if not by_layer:
             return replace(zeros, bits=numbers.decide(whole, bits))
-        choosing = ChoosingBits(replace(deciding, lesson=self.lesson), numbers, self.analysis.trace.model)
+        choosing = BitAllocator(replace(deciding, lesson=self.lesson), numbers, self.analysis.trace.model)
         chosen, notes = choosing.chosen(masked(likely, zeros.fixed), bits, zeros.solved)
         decided = numbers.decide(whole, bits, chosen)
         return replace(zeros, bits=replace(decided, notes=(*notes, *decided.notes)))
