@@ -21,6 +21,7 @@ import onnx
 import onnxruntime as ort
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import onnxprune
 from bench.accuracy import cache, metric
@@ -144,13 +145,14 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def statically_quantized(path: Path, samples: Path, *, per_channel: bool) -> onnx.ModelProto:
-    """What onnxruntime's quantize_static makes of it: QDQ, uint8 activations, int8 weights."""
+    """What onnxruntime's quantize_static makes of it, prepared as it asks for: QDQ, uint8 activations, int8 weights."""
     name = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).get_inputs()[0].name
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder, "q.onnx")
+        prepared, out = Path(folder, "p.onnx"), Path(folder, "q.onnx")
+        quant_pre_process(path, prepared, skip_symbolic_shape=True)
         reader = _Reader(np.load(samples), name)
         quantize_static(
-            path, out, reader, QuantFormat.QDQ, per_channel=per_channel, activation_type=QuantType.QUInt8,
+            prepared, out, reader, QuantFormat.QDQ, per_channel=per_channel, activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )  # fmt: skip
         return onnx.load(out)
