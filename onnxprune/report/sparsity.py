@@ -19,7 +19,7 @@ PATTERNS = ("1:2", "2:4", "1:4", "4:8")
 
 #: What becomes of zeros, by target, by what their makers say. None of it was measured here but the first.
 TARGETS: Mapping[str, str] = {
-    "onnxruntime": "multiplies by zeros as by any number: no time is won on a CPU",
+    "onnxruntime": "multiplies by zeros as by any number: no time is saved on a CPU",
     "TensorRT": "takes 2:4 along input channels (sparse tensor cores, Ampere and later; --sparsity=enable)",
     "RKNN": "multiplies by zeros; its compiler has sparse_infer for rk3576 and rv1126b alone",
     "disk": "a zipped file is smaller; the file itself is not",

@@ -125,7 +125,7 @@ def _next(report: Report) -> str:
         return "run it without --dry-run to write the model"
     if report.channels.after == report.channels.before and report.zeros is None and report.grids is None:
         if any(g.note for g in report.groups):
-            return "a smaller --align, or another --target: no width can be narrower and a multiple as these ask for"
+            return "a smaller --align or another --target: no group can be narrower in these multiples"
         return "a larger --ratio or a --budget, or onnxprune inspect, which says what cannot be pruned and why"
     if report.learnt is not None:
         return "measure its accuracy on your own test set, then onnxprune rknn --target NAME compiles it"

@@ -87,7 +87,8 @@ def advice_text(found: Advice, *, verbose: bool) -> list[str]:
     if found.copies:
         lines = [f"  {c.node}: {' + '.join(map(str, c.parts))}" for c in found.copies[:most]]
         parts.append(
-            f"parts that are no multiples of {found.join_block}, for which copies may be made:\n" + "\n".join(lines)
+            f"parts of a Concat that are no multiples of {found.join_block} (the compiler may copy them):\n"
+            + "\n".join(lines)
         )
     if found.elsewhere:
         parts.append("on the CPU: " + ", ".join(found.elsewhere))
