@@ -35,9 +35,9 @@ Array = NDArray[Any]
 #: the network makes of them. `FEWEST` are drawn all the same.
 FEWEST, MOST_BYTES, MOST_ELEMENTS = 24, 256 << 20, 10**9
 
-#: Of so many times as many samples those are taken that are of all classes alike, where a model classifies
-#: pictures; and where that would be more than the above.
-POOL, SMALL_POOL = 4, 2
+#: Of so many times as many pictures those are taken that are of all classes alike, where a model classifies; and how
+#: many elements its maps of all these may have.
+POOL, POOL_ELEMENTS = 4, 12 * 10**8
 
 _WHITE = 255
 
@@ -70,9 +70,8 @@ def load(how: Data, model: Model, shapes: Shapes, seed: int, inputs: Inputs | No
     kinds = {s.name: _kind(s, model, known) for s in inputs.slots}
     count = calibration.checked_samples(how) or enough(inputs, model, known)
     count = max(1, -(-count // inputs.unit)) * inputs.unit
-    seen = inputs.stacked and any(k.family == "picture" for k in kinds.values())
-    scores = answers.scores_of(model, known, inputs.unit) if seen else None
-    pool = count * _pool(inputs, known, count) if scores else count
+    scores = _scores(model, inputs, kinds, known) if POOL * count <= _room(inputs, known, POOL_ELEMENTS) else None
+    pool = POOL * count if scores else count
     drawn = {
         s.name: np.full((pool, *s.shape), fixed[s.name]) if s.name in fixed else _values(s, kinds[s.name], pool, seed)
         for s in inputs.slots
@@ -108,19 +107,20 @@ def _kind(slot: Slot, model: Model, known: Mapping[str, Shape]) -> Kind:
 def enough(inputs: Inputs, model: Model, known: Mapping[str, Shape]) -> int:
     """As many samples as give every product rows enough, within what is used of real ones."""
     wanted = max(LEAST_SAMPLES, samples_for(ENOUGH_ROWS, products(model, known), known))
-    return min(wanted, DEFAULT_SAMPLES, max(FEWEST, _room(inputs, known)))
+    return min(wanted, DEFAULT_SAMPLES, max(FEWEST, _room(inputs, known, MOST_ELEMENTS)))
 
 
-def _room(inputs: Inputs, known: Mapping[str, Shape]) -> int:
-    """How many samples are within what they may take."""
+def _room(inputs: Inputs, known: Mapping[str, Shape], elements: int) -> int:
+    """How many samples are within what they may take, where maps of all of them have so many ``elements``."""
     size = sum(int(np.prod(s.shape)) * 4 for s in inputs.slots)
     made = sum(float(np.prod(shape)) for shape in known.values()) / inputs.unit
-    return min(MOST_BYTES // max(1, size), int(MOST_ELEMENTS // max(1.0, made)))
+    return min(MOST_BYTES // max(1, size), int(elements // max(1.0, made)))
 
 
-def _pool(inputs: Inputs, known: Mapping[str, Shape], count: int) -> int:
-    """Of how many times as many samples ``count`` are chosen."""
-    return POOL if POOL * count <= _room(inputs, known) else SMALL_POOL
+def _scores(model: Model, inputs: Inputs, kinds: Mapping[str, Kind], known: Mapping[str, Shape]) -> str | None:
+    """The output that tells classes of pictures apart, if any does."""
+    seen = inputs.stacked and any(k.family == "picture" for k in kinds.values())
+    return answers.scores_of(model, known, inputs.unit) if seen else None
 
 
 def _values(slot: Slot, kind: Kind, count: int, seed: int) -> Array:
