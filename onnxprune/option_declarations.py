@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
 
+from onnxprune.errors import OptionError
+
 V = TypeVar("V")
 
 
@@ -56,9 +58,20 @@ def flags(described: type[Any]) -> Mapping[str, tuple[Flag, Any]]:
     return found
 
 
-def in_pairs(given: Mapping[str, V] | Iterable[tuple[str, V]]) -> tuple[tuple[str, V], ...]:
-    """The value of an option by names as (name, value): the library takes a mapping too; a name may come twice."""
-    return tuple(given.items() if isinstance(given, Mapping) else given)
+def in_pairs(given: Mapping[str, V] | Iterable[tuple[str, V]], where: str) -> tuple[tuple[str, V], ...]:
+    """The value of option ``where`` by names as (name, value): the library takes a mapping too; a name may come twice.
+
+    Raises OptionError for anything else.
+    """
+    try:
+        pairs = list(given.items() if isinstance(given, Mapping) else given)
+    except TypeError:
+        pairs = [given]  # type: ignore[list-item]
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or [isinstance(v, str) for v in pair] != [True, False]:
+            hint = "in Python it takes {name: value}, or pairs"
+            raise OptionError(f"{pair!r} is no pair of a name and a value", where=where, hint=hint)
+    return tuple((name, value) for name, value in pairs)
 
 
 def numbers_of(text: str | None) -> tuple[float, ...]:

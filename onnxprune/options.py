@@ -132,7 +132,7 @@ def _pairs(
     Raises OptionError where a name has no positions, or a negative one.
     """
     found: dict[str, set[int]] = {}
-    for name, positions in in_pairs(given):
+    for name, positions in in_pairs(given, where):
         found.setdefault(name, set()).update(int(p) for p in positions)
     if any(not positions or min(positions) < 0 for positions in found.values()):
         raise OptionError("takes positions from 0 on, and one at least", where=where, hint="NAME=0,3,17-21")
@@ -310,7 +310,7 @@ class Options(BitOptions, ZeroOptions, MetricOptions, ApplyOptions):
             budget=budget,
             importance=self.importance,
             scope=self.scope,
-            ratio_for=in_pairs(self.ratio_for),
+            ratio_for=in_pairs(self.ratio_for, "--ratio-for"),
             max_ratio=self.max_ratio,
             remove=self.remove,
             keep=self.keep,

@@ -141,3 +141,20 @@ def test_errors_are_one_line_and_one_family(
         onnxprune.prune(source, **options)  # type: ignore[arg-type]
     assert isinstance(raised.value, onnxprune.OnnxPruneError)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "where"),
+    [
+        ("ratio_for", ["down*=0.5"], "--ratio-for"),
+        ("sparsity_for", ["down*=0.5"], "--sparsity-for"),
+        ("bits_for", [("down*", "4", 2)], "--bits-for"),
+        ("remove", ["w1=3"], "--remove"),
+        ("ratio_for", 0.5, "--ratio-for"),
+        ("ratio_for", {1: 0.5}, "--ratio-for"),
+    ],
+)
+def test_options_by_names_are_pairs(option: str, value: object, where: str) -> None:
+    with pytest.raises(onnxprune.OptionError, match="no pair of a name and a value") as refused:
+        onnxprune.prune(conv_chain(2), **{option: value})  # type: ignore[arg-type]
+    assert refused.value.where == where

@@ -143,7 +143,7 @@ class BitOptions:
         ``limit``: the budget of bytes that `AUTO` may spend. ``levels``: the bits that the format can store. ``seen``:
         whether there are samples.
         """
-        own = in_pairs(self.bits_for)
+        own = in_pairs(self.bits_for, "--bits-for")
         if self.weights is None and self.activations is None and not own:
             others = {
                 "--symmetric/--asymmetric": self.symmetric is not None,

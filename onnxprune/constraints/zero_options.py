@@ -67,7 +67,7 @@ class ZeroOptions:
         return zeros_asked(
             sparsity=self.sparsity,
             pattern=self.pattern,
-            sparsity_for=in_pairs(self.sparsity_for),
+            sparsity_for=in_pairs(self.sparsity_for, "--sparsity-for"),
             scope=self.sparsity_scope,
             criterion=self.sparsity_criterion,
             mask=None if self.mask is None else os.fspath(self.mask),
