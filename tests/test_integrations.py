@@ -163,9 +163,7 @@ def test_who_hosts_it_is_one_placeholder_that_is_explained() -> None:
     for text in named:
         assert len(re.findall(r"OWNER/onnxprune(?:@v0|\n +rev: v0)\b", text)) == 1
     told = " ".join((ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8").split())
-    assert (
-        told.count("`OWNER` stands for the account that hosts the repository, and `v0` for a tag or commit of it") == 1
-    )
+    assert told.count("replace `OWNER` by the account that hosts the repository, and `v0` by a tag or commit") == 1
 
 
 def test_the_pre_commit_configuration_that_is_shown_names_the_hook() -> None:

@@ -40,7 +40,7 @@ def test_attacks_have_names_of_their_own() -> None:
 
 @pytest.mark.parametrize("kind", ["models", "data"])
 def test_a_sample_of_bad_files(kind: str) -> None:
-    count = {"models": 100, "data": 50}[kind]
+    count = {"models": 60, "data": 30}[kind]
     fuzz(kind, count)
 
 

@@ -268,11 +268,11 @@ def test_the_command_line_says_it_too(run: Run, tmp_path: Any) -> None:
 
 @pytest.mark.drawn
 @pytest.mark.parametrize("inputs", ["float f, float[{}] x", "float[{}] x, float f", "float[1] f, float[{}] x"])
-@pytest.mark.parametrize("shape", ["N,3,8,8", "2,3,8,8"])
+@pytest.mark.parametrize("shape", ["N,3,20,20", "2,3,20,20"])
 @pytest.mark.parametrize("asked", [{}, {"sparsity": 0.5}], ids=str)
 def test_a_number_may_stand_beside_pictures(inputs: str, shape: str, asked: dict[str, Any]) -> None:
     model = build(
-        f"({inputs.format(shape)}) => (float[{shape[0]},4,6,6] y) "
+        f"({inputs.format(shape)}) => (float[{shape[0]},4,18,18] y) "
         "<float[16,3,3,3] w0, float[16,16,1,1] w1, float[4,16,1,1] w2> "
         "{ a = Conv(x, w0) b = Relu(a) s = Mul(b, f) c = Conv(s, w1) d = Relu(c) y = Conv(d, w2) }"
     )
