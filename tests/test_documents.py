@@ -62,19 +62,30 @@ def test_every_command_is_run_by_something() -> None:
     assert set(COMMANDS) == {*LOCAL, *DOWNLOADED, *LENET, *OTHERS}
 
 
+#: Those of a page that no page before it shows.
+BY_PAGE: dict[Path, list[str]] = {page: [] for page in PAGES}
+for _command in LOCAL:
+    BY_PAGE[next(p for p in PAGES if any(_command in text.splitlines() for _, text in BLOCKS[p]))].append(_command)
+
+
 @pytest.mark.slow
-def test_commands_on_a_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", [p for p in PAGES if BY_PAGE[p]], ids=lambda p: p.name)
+def test_commands_on_a_model(page: Path, tmp_path: Path) -> None:
     onnx.save(build.unet(fold_bn=False, size=32, base=16), tmp_path / "model.onnx")
     (tmp_path / "calib").mkdir()
     for index, sample in enumerate(np.random.default_rng(0).standard_normal((10, 1, 1, 32, 32))):
         np.save(tmp_path / "calib" / f"{index}.npy", sample.astype(np.float32))
     (tmp_path / "ci.toml").write_text(TOML, encoding="utf-8")
-    for command in LOCAL:
+    for command in BY_PAGE[page]:
         says = next((text for part, text in SAYS.items() if part in command), "rewrite error")
         assert says in shell(command, tmp_path)
         if "--plan" in command:  # of the one before it
             assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "model.pruned.onnx").read_bytes()
-    assert (tmp_path / "model.pruned.onnx").exists()
+
+
+@pytest.mark.slow
+def test_the_example_in_python(tmp_path: Path) -> None:
+    onnx.save(build.unet(fold_bn=False, size=32, base=16), tmp_path / "model.onnx")
     for text in PYTHON:
         subprocess.run([sys.executable, "-c", text], cwd=tmp_path, check=True)
     assert (tmp_path / "small.plan.json").exists()
