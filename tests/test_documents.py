@@ -15,6 +15,7 @@ import onnx
 import pytest
 from PIL import Image
 
+import onnxprune
 from fixtures import build
 from onnxprune.cli.commands.prune import prune
 from tests.models import TAKES_ALL
@@ -76,6 +77,7 @@ def test_commands_on_a_model(page: Path, tmp_path: Path) -> None:
     for index, sample in enumerate(np.random.default_rng(0).standard_normal((10, 1, 1, 32, 32))):
         np.save(tmp_path / "calib" / f"{index}.npy", sample.astype(np.float32))
     (tmp_path / "ci.toml").write_text(TOML, encoding="utf-8")
+    onnxprune.prune(tmp_path / "model.onnx", data="none").save(tmp_path / "model.pruned.onnx")  # README's first command
     for command in BY_PAGE[page]:
         says = next((text for part, text in SAYS.items() if part in command), "rewrite error")
         assert says in shell(command, tmp_path)
