@@ -35,7 +35,6 @@ from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.pipeline import Result
 from onnxprune.running import seeded_inputs, tried_input_shapes
-from onnxprune.running import tensor_shapes as shaping
 from onnxprune.widths.budget import Budget
 
 TARGET = "rk3588"
@@ -53,10 +52,7 @@ class Case:
 
 def shapes_of(model: Model, given: Mapping[str, Shape]) -> Mapping[str, Shape]:
     """The shape of every tensor."""
-    inputs = tried_input_shapes.choose_shapes(model, given)
-    return shaping.resolve(
-        model, inputs, lambda names: tried_input_shapes.probe_shapes(model, names, inputs, 0), model
-    ).shape
+    return tried_input_shapes.shapes_at(model, tried_input_shapes.choose_shapes(model, given)).shape
 
 
 def case(tool: str, path: Path, given: Mapping[str, Shape]) -> Case:

@@ -24,7 +24,6 @@ from onnxprune.cost.rknn import Job, build
 from onnxprune.cost.rknn.convert import charged
 from onnxprune.model import files
 from onnxprune.running import seeded_inputs, tried_input_shapes
-from onnxprune.running import tensor_shapes as shaping
 
 ZOO = Path(__file__).parents[1] / "fixtures" / "zoo"
 
@@ -89,7 +88,7 @@ def row(name: str, target: str, dtype: str, python: Path | None, *, verbose: boo
         inputs = tried_input_shapes.choose_shapes(model, given)
         feeds = seeded_inputs.seeded_feeds(model.graph.inputs, inputs, 0)
         (compiled,) = build([Job(path, feeds, simulate=False)], target, dtype, python)
-    shapes = shaping.resolve(model, inputs, lambda n: tried_input_shapes.probe_shapes(model, n, inputs, 0), model).shape
+    shapes = tried_input_shapes.shapes_at(model, inputs).shape
     layers = charged(model.graph, compiled.layers, Cycles.of(find(target), dtype), shapes)
     total, predicted = sum(x.cycles for x in layers), sum(x.predicted for x in layers)
     off = [abs(x.cycles - x.predicted) for x in layers]

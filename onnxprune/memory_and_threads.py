@@ -100,15 +100,6 @@ def another_thread() -> Iterator[Doing]:
             future.result()
 
 
-@contextmanager
-def meanwhile(function: Callable[..., object], *arguments: Any) -> Iterator[None]:
-    """Run ``function`` in another thread while the block runs; wait for it at the end, and raise what it raised."""
-    with ThreadPoolExecutor(1) as worker:
-        future = worker.submit(function, *arguments)
-        yield
-        future.result()
-
-
 def in_threads(function: Callable[[A], B], values: Iterable[A]) -> list[B]:
     """``function`` of each value, in order, two at a time unless this process shares the machine with others."""
     with ThreadPoolExecutor(1 if _sharing else 2) as workers:

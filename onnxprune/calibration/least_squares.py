@@ -21,7 +21,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from onnxprune.labels.ops.table import Array
-from onnxprune.memory_and_threads import Doing, at_once, meanwhile
+from onnxprune.memory_and_threads import Doing, another_thread, at_once
 
 Float = NDArray[np.float64]
 
@@ -131,7 +131,8 @@ def _add_squares(total: Float, a: Array) -> None:
         total[:half, half:] += block
         total[half:, :half] += block.T
 
-    with meanwhile(aside):
+    with another_thread() as doing:
+        doing(aside)
         total[:half, :half] += left.T @ left
         total[half:, half:] += right.T @ right
 

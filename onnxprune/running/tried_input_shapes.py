@@ -6,7 +6,6 @@ sizes, audio of up to a second, texts. Dimensions of one name have one size in a
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -192,12 +191,9 @@ def _sides(
 def _exported_size(model: Model) -> Shape:
     """(height, width) as the exporter noted them; () where it did not."""
     noted = next((p.value for p in model.proto.metadata_props if p.key == _EXPORTED_SIZE), "")
-    try:
-        sizes = json.loads(noted)
-    except ValueError:
-        return ()
-    plain = isinstance(sizes, list) and len(sizes) == 2
-    return tuple(sizes) if plain and all(type(s) is int and 0 < s <= _MOST_SIDE for s in sizes) else ()
+    found = re.fullmatch(r"\[ *([0-9]{1,5}) *, *([0-9]{1,5}) *\]", noted)
+    sizes = tuple(map(int, found.groups())) if found else ()
+    return sizes if all(0 < s <= _MOST_SIDE for s in sizes) else ()
 
 
 def _names(model: Model) -> dict[str, tuple[str, ...]]:

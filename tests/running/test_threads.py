@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from onnxprune.memory_and_threads import another_thread, in_threads, meanwhile
+from onnxprune.memory_and_threads import another_thread, in_threads
 
 
 def test_all_is_done_in_order_elsewhere() -> None:
@@ -39,18 +39,19 @@ def wrong(number: int = 3) -> int:
     return number
 
 
-def test_what_is_done_meanwhile_is_done_at_the_end() -> None:
+def test_what_is_inside_goes_on_meanwhile() -> None:
     done: list[str] = []
     here = threading.Event()
 
     def waiting() -> None:
         done.extend(["inside was seen"] * here.wait(60))
 
-    with meanwhile(waiting):
+    with another_thread() as do:
+        do(waiting)
         here.set()
     assert done == ["inside was seen"]
-    with pytest.raises(ValueError, match="wrong"), meanwhile(wrong):
-        pass
+    with pytest.raises(ValueError, match="wrong"), another_thread() as do:
+        do(wrong)
 
 
 def test_values_come_in_their_order() -> None:
