@@ -20,10 +20,10 @@ from typing import Protocol
 from onnx import TensorProto, helper
 
 from onnxprune.labels import ops
+from onnxprune.model.dtypes import FLOATS
 from onnxprune.model.graph import Graph, Naming, Node, Shape
 
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
-_WEIGHTS = _FLOATS | {v for n, v in TensorProto.DataType.items() if n.endswith("INT8") or n.startswith("FLOAT8")}
+_WEIGHTS = FLOATS | {v for n, v in TensorProto.DataType.items() if n.endswith("INT8") or n.startswith("FLOAT8")}
 
 #: Element types of which two or more share a byte: the part of a byte that an element takes.
 _PACKED = {
@@ -102,7 +102,7 @@ class Activations:
     def node(self, graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> float:
         """Bytes of the node's outputs."""
         written = [n for n in node.outputs if len(shapes.get(n, ())) > 1 and n not in graph.constants]
-        kind = next((i.elem_type for i in graph.inputs if i.elem_type in _FLOATS), TensorProto.FLOAT)
+        kind = next((i.elem_type for i in graph.inputs if i.elem_type in FLOATS), TensorProto.FLOAT)
         return sum(math.prod(shapes[n]) for n in written) * _item_bytes(kind)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import helper
 
 from onnxprune.activations.simulated import simulated
 from onnxprune.constraints.grids import Grids
@@ -21,6 +21,7 @@ from onnxprune.formats.integers.on_onnx import graph_of
 from onnxprune.formats.integers.program import program_of
 from onnxprune.formats.integers.steps import Program
 from onnxprune.formats.read_back import check_same, read_back
+from onnxprune.model.dtypes import FLOATS
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.running import session as runtime
@@ -32,9 +33,6 @@ _OPSET = 13
 
 #: A cosine that rounding does not bring about, however few bits there are.
 _LEAST = 0.5
-
-#: Element types that are no integers.
-_FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 
 def program(model: Model, grids: Grids, input_shapes: Mapping[str, Shape], rounding: Rounding = "half-up") -> Program:
@@ -116,4 +114,4 @@ def _float_in(model: Model) -> str | None:
     graph = shape_inference.infer_shapes(model.proto).graph
     kinds = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.output, *graph.value_info)}
     kinds |= {name: kind for name, (kind, _) in model.graph.constants.items()}
-    return next((n for n, kind in kinds.items() if kind in _FLOATS), None)
+    return next((n for n, kind in kinds.items() if kind in FLOATS), None)

@@ -21,19 +21,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from onnxprune.labels import ops
 from onnxprune.labels.constant_channels import Facts, Known, placed, settled, uniform
 from onnxprune.labels.label_propagation import Fold, Read, Trace
 from onnxprune.labels.labels import Alive, Tensor
 from onnxprune.labels.ops.table import Linear
-from onnxprune.model.dtypes import dtype_of
+from onnxprune.model.dtypes import NUMPY_FLOATS, dtype_of
 from onnxprune.model.graph import Naming, Node
 from onnxprune.running.shape_arithmetic import Value, evaluate
-
-#: Types in which a bias takes a constant.
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
 
 
 def mark(trace: Trace) -> Trace:
@@ -44,7 +40,7 @@ def mark(trace: Trace) -> Trace:
             with Naming(node, trace.model.path or ""):
                 run.visit(node)
     reads = [run.marked.get((r.node, r.position), r) for r in trace.reads]
-    same = {n: k for n, k in run.known.items() if k.mask.all() and trace.shapes.elem_type.get(n) in _FLOATS}
+    same = {n: k for n, k in run.known.items() if k.mask.all() and trace.shapes.elem_type.get(n) in NUMPY_FLOATS}
     return replace(trace, reads=reads, lossless=_lossless(trace, reads), same=same)
 
 
@@ -224,7 +220,7 @@ class _Run:
         """Whether the node's bias can take constants: there is one that is a plain vector, or there may be one."""
         if (
             not (linear.uniform and linear.bias and linear.beta)
-            or self.trace.shapes.elem_type.get(node.outputs[0]) not in _FLOATS
+            or self.trace.shapes.elem_type.get(node.outputs[0]) not in NUMPY_FLOATS
         ):
             return False
         name = node.input(2)

@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnx import numpy_helper as nph
 
+#: Element types of floats that numpy has, and all that networks compute in.
+NUMPY_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
+FLOATS = NUMPY_FLOATS | {TensorProto.BFLOAT16}
+
 #: Element types that take two bytes and that numpy may hold in more.
 _TWO_BYTES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 

@@ -27,7 +27,7 @@ from onnx import numpy_helper as nph
 from onnxprune.errors import ModelError
 from onnxprune.model.door.claims import check_claims
 from onnxprune.model.door.external_data import is_external
-from onnxprune.model.dtypes import dtype_of, item_bytes, to_tensor
+from onnxprune.model.dtypes import FLOATS, NUMPY_FLOATS, dtype_of, item_bytes, to_tensor
 from onnxprune.model.edits import IR_INITIALIZERS, Edits, apply
 from onnxprune.model.graph import Graph, Shape
 from onnxprune.model.graph_reader import read_graph
@@ -49,7 +49,6 @@ from onnxprune.model.sparse import dense
 #: protobuf's limit for one message; larger models keep their weights in a file beside.
 PROTO_LIMIT = 2**31 - 2**20
 
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 
 #: The opset that brought Where.
 _WHERE_SINCE = 9
@@ -108,7 +107,7 @@ class Model:
 
     def not_a_number(self) -> str | None:
         """The name of the first constant that holds a NaN. Infinity is no error: masks are made of it."""
-        floats = ((n, self.array(n)) for n, t in self.constant_protos.items() if t.data_type in _FLOATS)
+        floats = ((n, self.array(n)) for n, t in self.constant_protos.items() if t.data_type in FLOATS)
         return next((n for n, a in floats if a.size and np.isnan(a.max())), None)
 
     @cached_property
@@ -199,7 +198,7 @@ class Model:
                 if name not in done:
                     done.add(name)
                     zero, kind = gates[name].zero, gates[name].elem_type
-                    if isinstance(zero, str) and not zero and chooses and kind in _FLOATS - {TensorProto.BFLOAT16}:
+                    if isinstance(zero, str) and not zero and chooses and kind in NUMPY_FLOATS:
                         zero = np.zeros((), dtype_of(kind))  # infinity * 0 is no 0
                     if not isinstance(zero, str):
                         out.graph.initializer.append(to_tensor(zero, f"{name}__zero", kind))

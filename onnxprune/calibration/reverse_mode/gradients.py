@@ -22,7 +22,7 @@ from onnx import ModelProto, TensorProto, helper, shape_inference, version_conve
 from onnxprune.calibration.reverse_mode.reverse_graph import quick
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.labels.label_propagation import Trace
-from onnxprune.model.dtypes import dtype_of
+from onnxprune.model.dtypes import NUMPY_FLOATS, dtype_of
 from onnxprune.model.edits import IR_INITIALIZERS
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
@@ -34,7 +34,6 @@ Array = NDArray[Any]
 #: The gradient of a loss with respect to outputs: {output: array} -> {output: array}.
 Directions = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
 _SEED, _WAY_OUT = "onnxprune_adjoint_", "another --importance needs no gradients"
 
 #: onnx-ad knows operators as they are from this opset on (Softmax flattened its input before).
@@ -69,7 +68,7 @@ def differentiable(
     added = bool(instead)
     plain = list(instead) or [o.name for o in model.graph.outputs]
     for names in (plain, _decided_on(trace, kind, set(gates))):
-        floats = [n for n in names if kind[n] in _FLOATS]
+        floats = [n for n in names if kind[n] in NUMPY_FLOATS]
         more = [n for n in floats if n not in outside]
         with runtime.session(model, where, outputs=more, any_batch=batch > 1) as active:
             values = runtime.run(active, feeds, where)
@@ -154,7 +153,7 @@ def _decided_on(trace: Trace, kind: Mapping[str, int], sources: set[str]) -> lis
         known = all(o in trace.shapes.value for o in node.outputs if o)
         if not inputs or known:
             continue
-        floats = [o for o in node.outputs if o and kind[o] in _FLOATS]
+        floats = [o for o in node.outputs if o and kind[o] in NUMPY_FLOATS]
         if len(floats) < sum(map(bool, node.outputs)):
             found += inputs
         follows.update(floats)

@@ -17,6 +17,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
 from onnxprune.labels.ops.table import Array
+from onnxprune.model.dtypes import NUMPY_FLOATS
 from onnxprune.model.edits import captured
 
 
@@ -122,8 +123,12 @@ class _Work:
 
 def _is_zero(tensor: TensorProto | None) -> bool:
     """Whether it is one zero, of floats."""
-    floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
-    return tensor is not None and tensor.data_type in floats and not tensor.dims and not numpy_helper.to_array(tensor)
+    return (
+        tensor is not None
+        and tensor.data_type in NUMPY_FLOATS
+        and not tensor.dims
+        and not numpy_helper.to_array(tensor)
+    )
 
 
 def _turned_weight(weight: Array, group: int) -> Array:

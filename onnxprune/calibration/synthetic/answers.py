@@ -11,21 +11,19 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from onnxprune.calibration.joined_runs import joined
 from onnxprune.calibration.samples import CalibrationSet
+from onnxprune.model.dtypes import NUMPY_FLOATS
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.running import session as runtime
 from onnxprune.running.batch_size import batch_size
 
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
-
 
 def scores_of(model: Model, shapes: Mapping[str, Shape], unit: int) -> str | None:
     """The first output that is a row of floats for each of ``unit`` samples: scores of classes, if anything is."""
-    found = ((o.name, shapes.get(o.name, ())) for o in model.graph.outputs if o.elem_type in _FLOATS)
+    found = ((o.name, shapes.get(o.name, ())) for o in model.graph.outputs if o.elem_type in NUMPY_FLOATS)
     return next((n for n, s in found if len(s) == 2 and s[0] == unit and s[1] > 1), None)
 
 

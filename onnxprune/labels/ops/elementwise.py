@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from onnxprune.labels.constant_channels import Facts, Known, placed, pointwise, zeros_moved
 from onnxprune.labels.labels import FIXED, Op, Tensor, merge
 from onnxprune.labels.ops.table import Layers, gathers, known, rule
+from onnxprune.model.dtypes import NUMPY_FLOATS
 from onnxprune.running.stand_in_nodes import QONNX, QUANTIZERS
 
 # fmt: off
@@ -69,8 +69,7 @@ def known_product(facts: Facts) -> Sequence[Known | None]:
 @known("Cast")
 def known_cast(facts: Facts) -> Sequence[Known | None]:
     """Between floats: to integers and booleans it is not continuous."""
-    floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
-    return pointwise(facts) if facts.node.attrs.get("to") in floats else [None]
+    return pointwise(facts) if facts.node.attrs.get("to") in NUMPY_FLOATS else [None]
 
 
 gathers("adds", "Add", "Sum")

@@ -12,17 +12,16 @@ from collections.abc import Iterable, Iterator, Mapping
 import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from onnxprune.labels import ops
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.rewrite import alive_of
+from onnxprune.model.dtypes import FLOATS
 from onnxprune.model.graph import Graph, Node
 
 _PICKS = ("TopK", "NonMaxSuppression")
 #: Operators that say the same of each element as their input 0 does, or take some of these.
 _SAME = ("Sigmoid", "Softmax", "LogSoftmax", "ReduceMax", "Identity", "Slice", "Gather")
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 
 
 def picked_from(graph: Graph, elem_type: Mapping[str, int] | None = None) -> dict[str, tuple[str, ...]]:
@@ -40,7 +39,7 @@ def picked_from(graph: Graph, elem_type: Mapping[str, int] | None = None) -> dic
         own = behind & {maker.index, *nx.ancestors(graph.network, maker.index)}
         names = dict.fromkeys(n for index in sorted(own) for n in graph.nodes[index].inputs)
         sources = [n for n in names if n in graph.producer and graph.producer[n].index not in behind]
-        floats = [n for n in sources if elem_type is None or elem_type.get(n) in _FLOATS]
+        floats = [n for n in sources if elem_type is None or elem_type.get(n) in FLOATS]
         if floats:
             found[output.name] = tuple(dict.fromkeys(made for n in floats for made in _made_of(graph, n)))
     return found
