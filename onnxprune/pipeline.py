@@ -14,16 +14,9 @@ import numpy as np
 from onnxprune.calibration import samples
 from onnxprune.calibration.cached.folder import CacheFolder
 from onnxprune.calibration.data_options import NO_DATA
-from onnxprune.calibration.original_observed import Lesson, learn
+from onnxprune.calibration.original_observed import ObservedOriginal, observe_original
 from onnxprune.calibration.synthetic import drawing, few_samples
-from onnxprune.errors import (
-    CheckError,
-    KeptError,
-    MetricError,
-    OnnxPruneError,
-    OptionError,
-    ToolError,
-)
+from onnxprune.errors import CheckError, KeptError, MetricError, OnnxPruneError, OptionError, ToolError
 from onnxprune.file_system.arrays_on_disk import spilling
 from onnxprune.formats.export import check_asked, export
 from onnxprune.importance import criteria
@@ -145,7 +138,7 @@ def _attempted(workers: Workers, plan: Plan | None, watch: Stopwatch, where: str
     _check(options, plan)
     analysis, given = analysed(model, options, plan.options if plan else options.to_json(), watch)
     if options.reading is None or not options.reading.drawn:
-        return _taught(analysis, workers, watch, plan, where, given)
+        return _run_on_data(analysis, workers, watch, plan, where, given)
     drawing.check(options.reading)
 
     def weights_only() -> Workers:
@@ -153,9 +146,9 @@ def _attempted(workers: Workers, plan: Plan | None, watch: Stopwatch, where: str
 
     idle = not len(analysis.groups) or (plan is None and options.request.exact)
     if idle and not options.weighed and not (plan and plan.weighed):
-        return _taught(analysis, weights_only(), watch, plan, where, given)
+        return _run_on_data(analysis, weights_only(), watch, plan, where, given)
     try:
-        return _taught(analysis, workers, watch, plan, where, given)
+        return _run_on_data(analysis, workers, watch, plan, where, given)
     except (MetricError, KeptError, ToolError):
         raise  # other weights are no answer to these
     except (OnnxPruneError, np.linalg.LinAlgError) as reason:
@@ -163,7 +156,7 @@ def _attempted(workers: Workers, plan: Plan | None, watch: Stopwatch, where: str
             raise
         what = reason.what if isinstance(reason, OnnxPruneError) else str(reason)
         note = f"drawn inputs did not serve, and weights are as they were: {what}; --data gives real samples"
-        return _taught(analysis, weights_only(), watch, plan, where, given, note)
+        return _run_on_data(analysis, weights_only(), watch, plan, where, given, note)
 
 
 def sensitivity(model: Model, options: Options, asked: SensitivityRequest, progress: Progress = silent) -> Sensitivity:
@@ -181,18 +174,18 @@ def planning(model: Model, options: Options) -> Iterator[Planner]:
         analysis, given = analysed(model, options, options.to_json(), watch)
         if options.reading is not None and options.reading.drawn:
             drawing.check(options.reading)
-        with learning(analysis, options, watch, judged=True) as lesson:
-            yield Planner(analysis, options, lesson, watch.announce, [*given.rows.values()])
+        with observing(analysis, options, watch, judged=True) as observed:
+            yield Planner(analysis, options, observed, watch.announce, [*given.rows.values()])
 
 
-def _taught(
+def _run_on_data(
     analysis: Analysis, workers: Workers, watch: Stopwatch, plan: Plan | None, where: str, given: Given, *notes: str
 ) -> Result:
     """Observe the calibration data, if there is any, and run the other stages. ``notes``: added to the report."""
     searched = plan is not None and "metric" in plan.options  # samples are split as they were then
-    with learning(given.whole or analysis, workers.options, watch, judged=searched) as taught:
-        lesson = whole_branches.lesson_of(analysis, workers.options, taught) if taught and given.whole else taught
-        return _Run(analysis, workers, lesson, watch, given, notes).result(plan, where)
+    with observing(given.whole or analysis, workers.options, watch, judged=searched) as seen:
+        observed = whole_branches.observed_for(analysis, workers.options, seen) if seen and given.whole else seen
+        return _Run(analysis, workers, observed, watch, given, notes).result(plan, where)
 
 
 def unproven(report: Report) -> CheckError | None:
@@ -210,9 +203,9 @@ def unproven(report: Report) -> CheckError | None:
 
 
 @contextmanager
-def learning(
+def observing(
     analysis: Analysis, options: Options, watch: Stopwatch, *, judged: bool = False
-) -> Iterator[Lesson | None]:
+) -> Iterator[ObservedOriginal | None]:
     """Observe the original on the calibration data; None without data.
 
     Inside the block the observations lie on disk, and BLAS has one thread. ``judged``: whether models will be compared
@@ -238,17 +231,19 @@ def learning(
             with watch.stage("observe"):
                 steps: list[Pass] = [FuseBatchNorm(analysis.flat.inner())] if options.fuse_bn else []
                 reference = run_passes(trace.model, [*steps, RestoreBranches(analysis.flat)]).model
-                lesson = learn(trace, reference, data, spill, watch.announce, CacheFolder.at(options.cache))
-            yield lesson
+                observed = observe_original(
+                    trace, reference, data, spill, watch.announce, CacheFolder.at(options.cache)
+                )
+            yield observed
 
 
 @dataclass(frozen=True)
 class _Run:
-    """One run, from its analysis on. ``lesson``: the original as observed on calibration data, if there is any."""
+    """One run, from its analysis on. ``observed``: the original as observed on calibration data, if there is any."""
 
     analysis: Analysis
     workers: Workers
-    lesson: Lesson | None
+    observed: ObservedOriginal | None
     watch: Stopwatch
     given: Given = field(default_factory=Given)
     notes: tuple[str, ...] = field(default=())
@@ -262,7 +257,7 @@ class _Run:
     def result(self, plan: Plan | None, where: str) -> Result:
         """Choose channels, or apply ``plan`` (from ``where``); then rewrite, prove, and solve the weights anew."""
         analysis, watch, options = self.analysis, self.watch, self.options
-        planner = Planner(analysis, options, self.lesson, watch.announce, [*self.given.rows.values()])
+        planner = Planner(analysis, options, self.observed, watch.announce, [*self.given.rows.values()])
         found, request = None, options.request
         if plan is None and options.metric is not None:
             with watch.stage("search"):
@@ -285,14 +280,14 @@ class _Run:
             # Nodes that cannot be run are known by their own names, which a call hides.
             proof = self._proof(choice, whole if analysis.severed.gone else written)
         solved, revalued = Solved(whole), None
-        if not (proof and proof.failures()) and (self.lesson is not None or weighed):
+        if not (proof and proof.failures()) and (self.observed is not None or weighed):
             with watch.stage("compensate"):
                 solved = found.made.solved if found else planner.solved(judged, whole, made, plan)
                 if solved.model is not whole:
                     written, revalued = self._written(whole, solved, choice)
         holds = solved.holds
         made = planned(replace(made, masks=holds.masks), holds.grids)
-        zeros, grids = self._constrained(written, holds, solved.asked, judged=solved.learnt is not None)
+        zeros, grids = self._constrained(written, holds, solved.asked, judged=solved.recovered is not None)
         outcome = Outcome(
             analysis=analysis,
             whole=self.given.whole or analysis,
@@ -301,7 +296,7 @@ class _Run:
             written=written,
             changes=done.changes + called.changes,
             proof=proof,
-            learnt=solved.learnt,
+            recovered=solved.recovered,
             revalued=revalued,
             plan=made,
             planned=plan is not None,
@@ -327,14 +322,14 @@ class _Run:
     def _notes(self, choice: Choice) -> tuple[str, ...]:
         """What the report says about outputs, data, and branches that are gone."""
         held = named_channels.still_there(self.analysis.trace, choice.groups, choice.dead, self.given.rows)
-        taught = self.lesson.notes if self.lesson else ()
-        if self.lesson and not self.lesson.seen.products and len(self.analysis.groups):
-            taught = (*taught, NOTHING_TO_SOLVE)
+        data = self.observed.notes if self.observed else ()
+        if self.observed and not self.observed.seen.products and len(self.analysis.groups):
+            data = (*data, NOTHING_TO_SOLVE)
         count, names = len(self.given.gone), ", ".join(f"'{n}'" for n in self.given.gone)
         gone = [f"{count} branch{'es' if count > 1 else ''} went whole, constant now: {names}"] if count else []
-        weighed = self.lesson is not None or self.options.weighed
+        weighed = self.observed is not None or self.options.weighed
         left = left_to_callers(self.analysis.trace) if weighed else ()
-        return (*self.given.notes, *gone, *held, *left, *taught, *self.notes)
+        return (*self.given.notes, *gone, *held, *left, *data, *self.notes)
 
     def _last(self, choice: Choice) -> list[Pass]:
         """The passes after weights are solved: calls are put back, and outputs that were cut lose their Gather."""
@@ -352,14 +347,14 @@ class _Run:
             return Judged(self._planned(plan, where)), None
         if self.judged is not None:
             return self.judged, None
-        if self.given.rows or not whole_branches.may_go(self.options, self.analysis, self.lesson):
+        if self.given.rows or not whole_branches.may_go(self.options, self.analysis, self.observed):
             return planner.chosen(request), None
         won = whole_branches.contest(planner)
         if not won.names:
             return won.judged, None
         given = replace(self.given, gone=won.names, whole=self.analysis)
         own = won.planner
-        return won.judged, replace(self, analysis=own.analysis, lesson=own.lesson, given=given, judged=won.judged)
+        return won.judged, replace(self, analysis=own.analysis, observed=own.observed, given=given, judged=won.judged)
 
     def _constrained(
         self, written: Model, holds: Constrained, asked: Asked, *, judged: bool

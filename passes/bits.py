@@ -16,7 +16,7 @@ from onnx import TensorProto
 from onnxprune.activations.ranges import INPUT_BITS, histograms
 from onnxprune.activations.sharing import shared
 from onnxprune.calibration.gram_matrices import Product, products
-from onnxprune.calibration.original_observed import Lesson
+from onnxprune.calibration.original_observed import ObservedOriginal
 from onnxprune.constraints.bit_options import BitsRequest, ByLayer
 from onnxprune.constraints.grids import Grid, Grids
 from onnxprune.constraints.laid import cells_of, laid_along
@@ -61,12 +61,12 @@ class Bits:
 class GridAllocator:
     """Decides for a ``model``, which is what is left of ``trace`` without the units ``dead``.
 
-    ``lesson``: what was seen of the original, if anything; ``solves``: whether weights are solved anew by it.
+    ``observed``: what was seen of the original, if anything; ``solves``: whether weights are solved anew by it.
     """
 
     trace: Trace = field(repr=False)
     dead: NDArray[np.int64] = field(repr=False)
-    lesson: Lesson | None
+    observed: ObservedOriginal | None
     solves: bool
 
     def decide(self, model: Model, request: BitsRequest, by_layer: Mapping[str, int] = NOTHING) -> Bits:
@@ -119,7 +119,7 @@ class GridAllocator:
     def _told(self, model: Model, layers: Mapping[str, Product], asked: Mapping[str, WeightGrid]) -> Bits:
         """Which of them the walk solves for."""
         fixed, solved = {}, {}
-        seen = self.lesson.seen.products if self.solves and self.lesson is not None else {}
+        seen = self.observed.seen.products if self.solves and self.observed is not None else {}
         for name, grid in asked.items():
             label = layers[name].node.label
             if label in seen and free(model, self.trace, layers[name]):
@@ -133,8 +133,8 @@ class GridAllocator:
 
     def _sets(self, model: Model, layers: list[Product]) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
         """Sets of tensors that share a grid, of those that feed ``layers``; and who cannot have one."""
-        assert self.lesson is not None
-        graph, reference = model.graph, self.lesson.reference.graph
+        assert self.observed is not None
+        graph, reference = model.graph, self.observed.reference.graph
         there = {*reference.producer, *(i.name for i in reference.inputs)}
         types = self.trace.shapes.elem_type
 
@@ -153,7 +153,7 @@ class GridAllocator:
 
     def _ranged(self, model: Model, sets: list[tuple[str, ...]], request: BitsRequest) -> dict[str, Grid]:
         """A grid for each tensor, by what the original holds there of the channels that stay."""
-        assert self.lesson is not None and request.activations is not None  # noqa: PT018 (both are the caller's)
+        assert self.observed is not None and request.activations is not None  # noqa: PT018 (both are the caller's)
         alive = alive_of(self.trace, self.dead)
         kept: dict[str, dict[int, NDArray[np.int64]]] = {}
         for name in (n for own in sets for n in own):
@@ -162,7 +162,7 @@ class GridAllocator:
             kept[name] = {a: kept_along(self.trace, alive, name, a) for a in axes}
         inputs = {i.name for i in model.graph.inputs}
         found: dict[str, Grid] = {}
-        seen = histograms(self.lesson.reference, self.lesson.seen, sets, kept)
+        seen = histograms(self.observed.reference, self.observed.seen, sets, kept)
         for own, histogram in zip(sets, seen, strict=True):
             bits = max(request.activations, INPUT_BITS) if inputs & set(own) else request.activations
             grid = histogram.grid(

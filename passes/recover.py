@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxprune.activations.simulated import simulated
 from onnxprune.calibration.gram_matrices import samples_for
-from onnxprune.calibration.original_observed import Lesson
+from onnxprune.calibration.original_observed import ObservedOriginal
 from onnxprune.constraints.grids import Grids
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.onnx_model import Model
@@ -34,7 +34,7 @@ ROWS, FEWEST, MOST, PER_COLUMN, TRIAL_RIDGES = 4096, 16, 96, 8, (1e-5, 1e-2)
 class SampleError:
     """The distance of the outputs from the original's on one held-out sample: noise over signal, averaged over outputs.
 
-    ``sample``: its position in the calibration data. ``pruned`` and ``final`` are as in `Learnt`.
+    ``sample``: its position in the calibration data. ``pruned`` and ``final`` are as in `Recovered`.
     """
 
     sample: int
@@ -43,7 +43,7 @@ class SampleError:
 
 
 @dataclass(frozen=True)
-class Learnt:
+class Recovered:
     """What calibration data did for a pruned model, and its errors against the original on held-out samples.
 
     ``pruned``: the errors after the cut; ``final``: those of the model that is written, the same where compensation did
@@ -91,25 +91,25 @@ class Constrained:
 class Solved:
     """A model whose weights were solved anew where that helps.
 
-    ``asked``: the zeros and grids that were asked of its weights; ``holds``: those that hold. ``learnt``: what
+    ``asked``: the zeros and grids that were asked of its weights; ``holds``: those that hold. ``recovered``: what
     calibration data did, if there was any.
     """
 
     model: Model = field(repr=False)
-    learnt: Learnt | None = None
+    recovered: Recovered | None = None
     asked: Asked = field(default_factory=Asked, repr=False)
     holds: Constrained = field(default_factory=Constrained, repr=False)
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """Compensates pruned forms of the model that ``lesson`` is of; without ``compensate`` it only measures them.
+    """Compensates pruned forms of the ``observed`` original; without ``compensate`` it only measures them.
 
     ``steps``: how many steps the model that is written is then trained on the original's outputs.
     """
 
     trace: Trace = field(repr=False)
-    lesson: Lesson
+    observed: ObservedOriginal
     compensate: bool
     steps: int
     seed: int
@@ -119,12 +119,12 @@ class Recovery:
         """How far the outputs of a plan are from the original's, on held-out samples."""
         if self.compensate:
             pruned = self.tried(pruned, dead)
-        return distance_over_outputs.distance(pruned, self.lesson.seen, "the pruned model")
+        return distance_over_outputs.distance(pruned, self.observed.seen, "the pruned model")
 
     def tried(self, pruned: Model, dead: Units) -> Model:
         """Compensated by few samples: enough to rank plans."""
-        wanted = samples_for(ROWS, self.lesson.seen.products.values(), self.trace.shapes.shape)
-        seen = self.lesson.seen.head(min(MOST, max(FEWEST, wanted)))
+        wanted = samples_for(ROWS, self.observed.seen.products.values(), self.trace.shapes.shape)
+        seen = self.observed.seen.head(min(MOST, max(FEWEST, wanted)))
         return Compensate(self.trace, dead, seen, self.progress, TRIAL_RIDGES, PER_COLUMN).fit(pruned)[1]
 
     def finished(self, pruned: Model, dead: Units, tried: tuple[Tried, ...], asked: Asked) -> Solved:
@@ -134,7 +134,7 @@ class Recovery:
         are on grids, errors are of the network with them rounded.
         """
         bits = asked.bits
-        seen = self.lesson.seen
+        seen = self.observed.seen
         before = after = distance_over_outputs.measure(pruned, seen, "the pruned model")
         solved, layers, masks = 0, 0, dict(asked.fixed)
         result, grids = nearest(masked(pruned, asked.fixed), self.trace, bits)
@@ -162,10 +162,10 @@ class Recovery:
             train = Distill(self.trace, seen, self.steps, self.seed, self.progress, masks)
             best, result = train.fit(result)
             after = distance_over_outputs.measure(result, seen, "the trained model")
-        data = self.lesson.data
+        data = self.observed.data
         held = data.split()[1].places().tolist()
         by_sample = tuple(SampleError(*s) for s in zip(held, before.samples, after.samples, strict=True))
-        learnt = Learnt(
+        recovered = Recovered(
             data.given,
             len(held),
             before.errors,
@@ -179,4 +179,4 @@ class Recovery:
             data.drawn_judge,
             data.count - data.given * (data.mixture.copies if data.mixture else 1),
         )
-        return Solved(result, learnt, asked, Constrained(masks, Grids(grids, bits.activations)))
+        return Solved(result, recovered, asked, Constrained(masks, Grids(grids, bits.activations)))

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration.gram_matrices import Product
-from onnxprune.calibration.original_observed import Lesson
+from onnxprune.calibration.original_observed import ObservedOriginal
 from onnxprune.calibration.output_curvature import On, felt_outputs
 from onnxprune.constraints.masks import curve
 from onnxprune.constraints.patterns import Mask, Pattern, at_least
@@ -80,12 +80,12 @@ class Layer:
 class ZerosAllocator:
     """Decides for a ``model``, which is what is left of ``trace`` without the units ``dead``.
 
-    ``lesson``: what weights are solved anew by, None where they are not; ``felt``: as of `felt_by_layer`.
+    ``observed``: what weights are solved anew by, None where they are not; ``felt``: as of `felt_by_layer`.
     """
 
     trace: Trace = field(repr=False)
     dead: NDArray[np.int64] = field(repr=False)
-    lesson: Lesson | None
+    observed: ObservedOriginal | None
     felt: Mapping[str, Float] = field(repr=False)
     progress: Progress = field(repr=False)
 
@@ -137,7 +137,7 @@ class ZerosAllocator:
         fixed = {}
         for name, mask in masks.items():
             layer = layers[name]
-            if self.lesson is not None and _solvable(model, self.trace, self.lesson, layer.product):
+            if self.observed is not None and _solvable(model, self.trace, self.observed, layer.product):
                 flat = mask.reshape(*mask.shape[:2], -1)
                 solved[layer.product.node.label] = Zeros(Pattern("given"), float(1 - mask.mean()), 1, flat)
             else:
@@ -167,14 +167,14 @@ class ZerosAllocator:
 
     def quadratic(self, layer: Layer, felt: Float) -> Quadratic:
         """Of what stays of a layer, on what was seen of the original; taps are rows where moments are of channels."""
-        assert self.lesson is not None
-        product = self.lesson.seen.products[layer.product.node.label]
+        assert self.observed is not None
+        product = self.observed.seen.products[layer.product.node.label]
         groups, _, channels, taps = layer.weight.shape
         kept = kept_along(self.trace, alive_of(self.trace, self.dead), product.source, product.form.summed)
         group, channel = np.divmod(kept.reshape(groups, channels), product.channels)
         column = channel[:, :, None] * taps + np.arange(taps) if product.fine else channel[:, :, None]
         column = column.reshape(groups, -1)
-        whole = covariance(self.lesson.seen.moments[product.node.label])
+        whole = covariance(self.observed.seen.moments[product.node.label])
         h = damped(whole[group[:, :1, None], column[:, :, None], column[:, None, :]], RIDGE)
         return Quadratic(h, layer.rowed(layer.weight, h), felt if product.fine else felt.repeat(taps, axis=1))
 
@@ -184,19 +184,21 @@ def taps_of(layer: Layer, quadratic: Quadratic) -> int:
     return layer.product.taps if quadratic.h.shape[1] == layer.product.columns else 1
 
 
-def felt_by_layer(trace: Trace, lesson: Lesson, seed: int, progress: Progress) -> dict[str, Float]:
+def felt_by_layer(trace: Trace, observed: ObservedOriginal, seed: int, progress: Progress) -> dict[str, Float]:
     """What errors of its outputs count, of each layer of the original that can be solved, by node label.
 
     [groups, outputs, outputs], or where that is too large [groups, outputs], as `felt_outputs` gives it. It is the same
     whatever is removed.
     """
-    found = [p.node.label for p in distinct(lesson.reference, trace) if _solvable(lesson.reference, trace, lesson, p)]
-    own = {label: lesson.seen.products[label] for label in found}
-    fit, _ = lesson.data.split()
+    found = [
+        p.node.label for p in distinct(observed.reference, trace) if _solvable(observed.reference, trace, observed, p)
+    ]
+    own = {label: observed.seen.products[label] for label in found}
+    fit, _ = observed.data.split()
     try:
-        return felt_outputs(trace, own, On(fit, lesson.seen.compared.ends), seed, progress)
+        return felt_outputs(trace, own, On(fit, observed.seen.compared.ends), seed, progress)
     except OptionError:  # no gradients: relative to what the layer gives
-        return {label: _relative(p, lesson) for label, p in own.items()}
+        return {label: _relative(p, observed) for label, p in own.items()}
 
 
 def felt_by_what_stays(
@@ -213,14 +215,14 @@ def felt_by_what_stays(
     return left
 
 
-def _solvable(model: Model, trace: Trace, lesson: Lesson, product: Product) -> bool:
+def _solvable(model: Model, trace: Trace, observed: ObservedOriginal, product: Product) -> bool:
     """Whether the walk can solve for its weight."""
-    return product.node.label in lesson.seen.products and free(model, trace, product)
+    return product.node.label in observed.seen.products and free(model, trace, product)
 
 
-def _relative(product: Product, lesson: Lesson) -> Float:
-    weight = product.form.matrix(lesson.reference.array(product.node.inputs[1]).astype(np.float64))
-    h = damped(covariance(lesson.seen.moments[product.node.label]), RIDGE)
+def _relative(product: Product, observed: ObservedOriginal) -> Float:
+    weight = product.form.matrix(observed.reference.array(product.node.inputs[1]).astype(np.float64))
+    h = damped(covariance(observed.seen.moments[product.node.label]), RIDGE)
     flat = weight.reshape(*weight.shape[:2], -1) if product.fine else weight.sum(axis=3)
     energy = float(np.einsum("gmn,gmn->", np.matmul(flat, h), flat))
     return np.full((product.groups, product.outputs), 1 / max(energy, 1e-30))

@@ -104,8 +104,8 @@ def test_calibration_data_may_be_in_memory() -> None:
     model = conv_chain(2)
     data = {model.graph.input[0].name: np.random.default_rng(0).standard_normal((8, 16, 8, 8)).astype(np.float32)}
     result = onnxprune.prune(model, ratio=0.2, importance="activation", data=data, check_n=1)
-    assert result.report.learnt is not None
-    assert result.report.learnt.samples == 8
+    assert result.report.recovered is not None
+    assert result.report.recovered.samples == 8
     assert result.report.options["data"]["source"] == "arrays in memory"
     few = onnxprune.prune(model, importance="activation", data=onnxprune.Data(data, samples=4), check_n=1)
     assert few.report.options["data"]["samples"] == 4

@@ -64,8 +64,8 @@ def _made(net: cache.TrainedNet, shares: Sequence[float]) -> Plans:
     watch = Stopwatch(silent)
     analysis = analyse(model, input_shapes=options.input_shapes)
     rows = []
-    with pipeline.learning(analysis, options, watch) as lesson:
-        planner = Planner(analysis, options, lesson, silent)
+    with pipeline.observing(analysis, options, watch) as observed:
+        planner = Planner(analysis, options, observed, silent)
         calibration = np.load(cache.calibration(segmenting=False))
         logits = logits_of(model, calibration)
         rows.append((1.0, 1.0, 1.0, 0.0, 0.0, logits_of(model, images).argmax(1) == labels, 0.0))

@@ -17,7 +17,7 @@ from onnxprune.running.batch_size import batch_size
 
 
 @dataclass(frozen=True)
-class Lesson:
+class ObservedOriginal:
     """``reference``: the original, with BatchNormalization folded as in the run; ``seen``: observations on ``data``.
 
     ``cache``: where results that follow from these are kept, under ``key``, a hash of all that they depend on.
@@ -39,14 +39,14 @@ class Lesson:
 LEAST_SAMPLES = 64
 
 
-def learn(
+def observe_original(
     trace: Trace,
     reference: Model,
     data: CalibrationSet,
     spill: Spill,
     progress: Progress,
     cache: CacheFolder | None = None,
-) -> Lesson:
+) -> ObservedOriginal:
     """Run ``reference`` on as much of ``data`` as helps, or read what an earlier run left in ``cache``.
 
     Raises ModelError where onnxruntime cannot run it.
@@ -62,10 +62,10 @@ def learn(
     known = kept.recalled(cache, key, reference, found, taken, shapes, spill) if cache else None
     if known is not None:
         taken = replace(taken, inputs=replace(taken.inputs, any_batch=known.any_batch))
-        return Lesson(reference, taken, known, cache, key)
+        return ObservedOriginal(reference, taken, known, cache, key)
     if batch_size(reference.graph, shapes) > 1:
         taken = joined(reference, seen_of(reference, found), taken)
     seen = observe(reference, found, taken, shapes, spill, progress)
     if cache:
         kept.keep(cache, key, seen, reference, shapes, taken.inputs.unit)
-    return Lesson(reference, taken, seen, cache, key)
+    return ObservedOriginal(reference, taken, seen, cache, key)

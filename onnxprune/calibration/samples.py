@@ -52,7 +52,7 @@ class Mixture:
         return np.where(self.drawn(positions), positions - self.given * self.copies, own)
 
     def split(self, units: NDArray[np.int64], share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(fit, held out) of ``units`` [n, samples of a run]: no sample that judges is learnt from, in any copy."""
+        """(fit, held out) of ``units`` [n, samples of a run]: no sample that judges is fitted to, in any copy."""
         first = units[:, 0]
         drawn = self.drawn(first)
         if not self.held_out:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.calibration.original_observed import Lesson
+from onnxprune.calibration.original_observed import ObservedOriginal
 from onnxprune.calibration.samples import CalibrationSet
 from onnxprune.errors import OptionError
 from onnxprune.importance.group_weights import GroupWeights
@@ -26,7 +26,7 @@ Scorer = Callable[[Groups], list[Scores]]
 
 @dataclass(frozen=True)
 class Subject:
-    """The model to score and its calibration data. ``lesson``: the original as observed on ``data``.
+    """The model to score and its calibration data. ``observed``: the original as observed on ``data``.
 
     ``flops_reg``: how strongly a layer's share of the MACs lowers scores of `taylor`.
     """
@@ -36,7 +36,7 @@ class Subject:
     seed: int = 0
     flops_reg: float = 0.001
     progress: Progress = field(default=silent, repr=False)
-    lesson: Lesson | None = field(default=None, repr=False)
+    observed: ObservedOriginal | None = field(default=None, repr=False)
 
     @property
     def model(self) -> Model:

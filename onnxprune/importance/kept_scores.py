@@ -15,10 +15,10 @@ def scorer(name: str, subject: Subject, groups: Groups) -> Scorer:
 
     Raises OptionError where it cannot be made.
     """
-    lesson = subject.lesson
+    observed = subject.observed
     if (
-        lesson is None
-        or lesson.cache is None
+        observed is None
+        or observed.cache is None
         or name not in criteria.CRITERIA
         or not criteria.CRITERIA[name].needs_data
     ):
@@ -43,9 +43,9 @@ class _Kept:
         return self.known[key]
 
     def _scores(self, key: str, groups: Groups) -> list[Scores]:
-        lesson = self.subject.lesson
-        assert lesson is not None
-        assert lesson.cache is not None
+        observed = self.subject.observed
+        assert observed is not None
+        assert observed.cache is not None
 
         def read(entry: Entry) -> list[Scores]:
             sizes = [8 * g.width for g in groups]
@@ -54,19 +54,19 @@ class _Kept:
                 raise ValueError(key)
             return scores
 
-        found = lesson.cache.recall(key, read)
+        found = observed.cache.recall(key, read)
         if found is not None:
             return found
         if self.made is None:
             self.made = criteria.resolve(self.name)(self.subject)
         made = [np.asarray(s, np.float64) for s in self.made(groups)]
         if all(np.isfinite(s).all() for s in made):
-            lesson.cache.keep(key, {}, ((str(i), s.tobytes()) for i, s in enumerate(made)))
+            observed.cache.keep(key, {}, ((str(i), s.tobytes()) for i, s in enumerate(made)))
         return made
 
     def _key(self, groups: Groups) -> str:
         subject = self.subject
-        assert subject.lesson is not None
+        assert subject.observed is not None
         facts = {"name": self.name, "seed": subject.seed, "flops_reg": subject.flops_reg}
         units = (group.units.tobytes() for group in groups)
-        return key_of(("scores", subject.lesson.key, described(facts), subject.trace.unit.tobytes(), *units))
+        return key_of(("scores", subject.observed.key, described(facts), subject.trace.unit.tobytes(), *units))

@@ -111,10 +111,10 @@ def output(subject: Subject) -> Scorer:
     As `reconstruction`, but an error counts by where it leads (`onnxprune.calibration.output_curvature`), not by its
     size.
     """
-    assert subject.lesson is not None
+    assert subject.observed is not None
     fit, _ = subject.samples.split()
-    weights = {n: Weighed(p, _weight(subject.lesson.reference, p)) for n, p in subject.lesson.seen.products.items()}
-    on = On(fit, subject.lesson.seen.compared.ends)
+    weights = {n: Weighed(p, _weight(subject.observed.reference, p)) for n, p in subject.observed.seen.products.items()}
+    on = On(fit, subject.observed.seen.compared.ends)
     return _scorer(subject, felt(subject.trace, weights, on, subject.seed, subject.progress))
 
 
@@ -124,8 +124,8 @@ def _weight(model: Model, product: Product) -> Float:
 
 
 def _scorer(subject: Subject, weighs: Mapping[str, Float]) -> Scorer:
-    assert subject.lesson is not None
-    reader = _Reader(subject.trace, subject.lesson.reference, subject.lesson.seen, weighs)
+    assert subject.observed is not None
+    reader = _Reader(subject.trace, subject.observed.reference, subject.observed.seen, weighs)
     known: dict[bytes, Scores] = {}
 
     def of_group(group: Group) -> Scores:

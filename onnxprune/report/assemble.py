@@ -21,7 +21,7 @@ from onnxprune.labels.lossless_removal import missed
 from onnxprune.labels.rewrite import Rewrite
 from onnxprune.model.graph import Graph, Shape
 from onnxprune.model.onnx_model import Model
-from onnxprune.passes.recover import Learnt
+from onnxprune.passes.recover import Recovered
 from onnxprune.plans.plan_file import Plan
 from onnxprune.proof.exact import Proof
 from onnxprune.proof.revalued import Revalued
@@ -55,7 +55,7 @@ class Outcome:
     written: Model
     changes: tuple[str, ...]
     proof: Proof | None
-    learnt: Learnt | None
+    recovered: Recovered | None
     revalued: Revalued | None
     plan: Plan = field(repr=False)
     planned: bool
@@ -118,7 +118,7 @@ def report_of(outcome: Outcome) -> Report:
         ),
         versions=versions(),
         seconds=outcome.seconds,
-        learnt=outcome.learnt,
+        recovered=outcome.recovered,
         revalued=outcome.revalued,
         search=outcome.search,
         parts=structure.parts(trace, groups, {i: groups.groups[i].width - n for i, n in removed.items()}),

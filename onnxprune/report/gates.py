@@ -69,7 +69,7 @@ class Measured:
     @staticmethod
     def of_report(report: Report) -> Measured:
         """The figures of a run: on held-out samples if there are any, else on the inputs of the proof."""
-        proof, learnt = report.proof, report.learnt
+        proof, recovered = report.proof, report.recovered
         named = {
             "channels": report.channels,
             "params": report.parameters,
@@ -82,9 +82,9 @@ class Measured:
         if report.grids is not None:
             left = 4 * (report.parameters.after - report.grids.weights) + report.grids.bytes
             named["packed"] = SizeReport(4 * report.parameters.before, left)
-        if learnt is not None:
-            outputs = learnt.final
-            on = f"{learnt.held_out} held-out {'drawn inputs' if learnt.drawn else 'samples'}"
+        if recovered is not None:
+            outputs = recovered.final
+            on = f"{recovered.held_out} held-out {'drawn inputs' if recovered.drawn else 'samples'}"
         else:
             outputs, on = (proof.pruning, f"{proof.samples} random inputs") if proof else ((), "")
             alone = report.zeros or report.grids

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from onnxprune.model.graph import Shape
-from onnxprune.passes.recover import Learnt
+from onnxprune.passes.recover import Recovered
 from onnxprune.proof.exact import Proof
 from onnxprune.proof.revalued import Revalued
 from onnxprune.proof.weights import GridsProof, ZerosProof
@@ -17,6 +17,9 @@ from onnxprune.report.sparsity import Sparsity
 from onnxprune.search.smallest import SearchReport
 
 FORMAT, VERSION = "onnxprune-report", 1
+
+#: Fields that the file, in this version, calls otherwise.
+KEYS = {"recovered": "learnt"}
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class Report:
     notes: tuple[str, ...]
     versions: Mapping[str, str]
     seconds: Mapping[str, float]
-    learnt: Learnt | None = None
+    recovered: Recovered | None = None
     revalued: Revalued | None = None
     search: SearchReport | None = None
     parts: tuple[PartReport, ...] = field(default=(), repr=False)
@@ -176,11 +179,11 @@ class Report:
                     if value is None
                     else {**asdict(value), "rewrite_error": value.rewrite_error, "inside_error": value.inside_error}
                 )
-            elif name in ("learnt", "revalued", "search", "zeros", "sparsity", "grids"):
+            elif name in ("recovered", "revalued", "search", "zeros", "sparsity", "grids"):
                 value = None if value is None else asdict(value)
                 if value is None and name in ("revalued", "zeros", "sparsity", "grids"):
                     continue
-            document[name] = value
+            document[KEYS.get(name, name)] = value
         return _text(plain(document)) + "\n"
 
 

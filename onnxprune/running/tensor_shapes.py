@@ -170,7 +170,7 @@ class _Walk:
         graph: Graph = self.model.graph
         for name in (*(i.name for i in graph.inputs), *graph.constants):
             if name in self.known:
-                self._learn(name, *self.known[name])
+                self._record(name, *self.known[name])
         for node in graph.nodes:
             with Naming(node, self.model.path or ""):
                 self._visit(node)
@@ -189,7 +189,7 @@ class _Walk:
                 where = f"{self.model.path or 'model'}, node '{node.label}'"
                 raise ModelError(what, where=where, hint="give smaller inputs with --input-shape, or export it again")
 
-    def _learn(self, name: str, elem_type: int, shape: Shape) -> None:
+    def _record(self, name: str, elem_type: int, shape: Shape) -> None:
         self.shape[name], self.elem_type[name] = shape, elem_type
 
     def _visit(self, node: Node) -> None:
@@ -198,17 +198,17 @@ class _Walk:
             for name, value in zip(node.outputs, values, strict=False):
                 if name:
                     self.value[name] = value
-                    self._learn(name, int(helper.np_dtype_to_tensor_dtype(value.array.dtype)), value.array.shape)
+                    self._record(name, int(helper.np_dtype_to_tensor_dtype(value.array.dtype)), value.array.shape)
             return
         for name in node.outputs:
             if name in self.known:
-                self._learn(name, *self.known[name])
+                self._record(name, *self.known[name])
         condition = _condition(self.model, self.value, node)
         if condition is not None:
             start = 1 if condition else 1 + len(node.outputs)
             for name, result in zip(node.outputs, node.inputs[start:], strict=False):
                 if result in self.shape:
-                    self._learn(name, self.elem_type[result], self.shape[result])
+                    self._record(name, self.elem_type[result], self.shape[result])
         if any(o and o not in self.shape for o in node.outputs):
             self._infer_node(node)
             self._believe(node)
@@ -216,7 +216,7 @@ class _Walk:
     def _believe(self, node: Node) -> None:
         for name in node.outputs:
             if name in self.declared and name not in self.shape:
-                self._learn(name, *self.declared[name])
+                self._record(name, *self.declared[name])
 
     def _dynamic(self, name: str) -> tuple[bool, ...]:
         """Which axes of a tensor have no fixed size in the file."""
@@ -283,4 +283,4 @@ class _Walk:
         for name, kind in found.items():
             dims = [d.dim_value if d.HasField("dim_value") else -1 for d in kind.tensor_type.shape.dim]
             if name and kind.tensor_type.HasField("shape") and -1 not in dims:
-                self._learn(name, kind.tensor_type.elem_type, tuple(dims))
+                self._record(name, kind.tensor_type.elem_type, tuple(dims))

@@ -15,7 +15,7 @@ from statistics import fmean
 import numpy as np
 
 from onnxprune.activations.simulated import simulated
-from onnxprune.calibration.original_observed import Lesson
+from onnxprune.calibration.original_observed import ObservedOriginal
 from onnxprune.constraints.bit_options import ByLayer
 from onnxprune.constraints.grids import Grids
 from onnxprune.constraints.quadratic import Float
@@ -62,8 +62,8 @@ class Made:
     @property
     def noise(self) -> float | None:
         """Noise over signal of the outputs, the mean over held-out samples; None where there are none."""
-        learnt = self.solved.learnt
-        each = [s.final for s in learnt.by_sample if math.isfinite(s.final)] if learnt else []
+        recovered = self.solved.recovered
+        each = [s.final for s in recovered.by_sample if math.isfinite(s.final)] if recovered else []
         return fmean(each) if each else None
 
 
@@ -71,12 +71,12 @@ class Made:
 class Planner:
     """A model that was analysed.
 
-    ``lesson``: what calibration data taught of it, where there is any; ``rows``: what outputs still show of their own.
+    ``observed``: the original on calibration data, where there is any; ``rows``: what outputs still show of their own.
     """
 
     analysis: Analysis = field(repr=False)
     options: Options
-    lesson: Lesson | None = field(repr=False)
+    observed: ObservedOriginal | None = field(repr=False)
     progress: Progress = field(repr=False)
     rows: Sequence[Rows] = ()
 
@@ -120,28 +120,28 @@ class Planner:
         done = run_passes(self.analysis.trace.model, self._steps(choice, lossless=lossless) if touched else [])
         return done, run_passes(done.model, [RestoreBranches(self.analysis.flat)]).model
 
-    def recovery(self, lesson: Lesson) -> Recovery:
+    def recovery(self, observed: ObservedOriginal) -> Recovery:
         """What makes up for what went."""
         options = self.options
-        return Recovery(self.analysis.trace, lesson, options.compensate, options.recover, options.seed, self.progress)
+        return Recovery(self.analysis.trace, observed, options.compensate, options.recover, options.seed, self.progress)
 
     def _asked(self, whole: Model, choice: Choice, made: Plan, plan: Plan | None) -> Asked:
         """What is asked of the weights that stay: by ``plan``, or by the options for the plan that was ``made``."""
-        options, lesson = self.options, self.lesson if self.options.compensate else None
+        options, observed = self.options, self.observed if self.options.compensate else None
         bits = options.bits if plan is None else None
         by_layer = bits is not None and isinstance(bits.weights, ByLayer)
         felt: dict[str, Float] = {}
-        if (self.lesson if by_layer else lesson) is not None and (plan is None or plan.weighed):
+        if (self.observed if by_layer else observed) is not None and (plan is None or plan.weighed):
             felt = felt_by_what_stays(whole, self.analysis.trace, choice.dead, self._felt)
-        deciding = ZerosAllocator(self.analysis.trace, choice.dead, lesson, felt, self.progress)
-        numbers = GridAllocator(self.analysis.trace, choice.dead, self.lesson, options.compensate)
+        deciding = ZerosAllocator(self.analysis.trace, choice.dead, observed, felt, self.progress)
+        numbers = GridAllocator(self.analysis.trace, choice.dead, self.observed, options.compensate)
         if plan is not None:
             zeros = deciding.again(whole, plan.masks) if plan.masks else Asked()
             return replace(zeros, bits=numbers.again(whole, grids_of(plan)), felt=felt)
         zeros, likely = Asked(), whole
-        if lesson is not None and len(choice.dead) and (options.zeros is not None or by_layer):
+        if observed is not None and len(choice.dead) and (options.zeros is not None or by_layer):
             # What zeros and bits cost shows where channels are made up for.
-            likely = self.recovery(lesson).tried(whole, choice.dead)
+            likely = self.recovery(observed).tried(whole, choice.dead)
         if options.zeros is not None:
             zeros = deciding.decide(likely, options.zeros, made)
         zeros = replace(zeros, felt=felt)
@@ -149,7 +149,7 @@ class Planner:
             return zeros
         if not by_layer:
             return replace(zeros, bits=numbers.decide(whole, bits))
-        choosing = BitAllocator(replace(deciding, lesson=self.lesson), numbers, self.analysis.trace.model)
+        choosing = BitAllocator(replace(deciding, observed=self.observed), numbers, self.analysis.trace.model)
         chosen, notes = choosing.chosen(masked(likely, zeros.fixed), bits, zeros.solved)
         decided = numbers.decide(whole, bits, chosen)
         return replace(zeros, bits=replace(decided, notes=(*notes, *decided.notes)))
@@ -161,30 +161,30 @@ class Planner:
         and weights are what is asked.
         """
         asked = self._asked(whole, judged.best, made, plan) if plan or self.options.weighed else Asked()
-        if self.lesson is None:
+        if self.observed is None:
             result, grids = nearest(masked(whole, asked.fixed), self.analysis.trace, asked.bits)
             holds = Constrained(asked.fixed, Grids(grids, asked.bits.activations))
             return Solved(result, None, asked, holds)
         if not len(judged.best.groups) and not asked:
             return Solved(whole)
-        return self.recovery(self.lesson).finished(whole, judged.best.dead, judged.tried, asked)
+        return self.recovery(self.observed).finished(whole, judged.best.dead, judged.tried, asked)
 
     def distance(self, choice: Choice) -> float:
         """How far the outputs of a plan are from the original's, on held-out samples."""
-        assert self.lesson is not None
+        assert self.observed is not None
         _, whole = self.cut(choice, lossless=self.options.lossless)
-        return self.recovery(self.lesson).distance(whole, choice.dead)
+        return self.recovery(self.observed).distance(whole, choice.dead)
 
     @cached_property
     def _felt(self) -> dict[str, Float]:
-        assert self.lesson is not None
-        return felt_by_layer(self.analysis.trace, self.lesson, self.options.seed, self.progress)
+        assert self.observed is not None
+        return felt_by_layer(self.analysis.trace, self.observed, self.options.seed, self.progress)
 
     @cached_property
     def _subject(self) -> Subject:
-        data = self.lesson.data if self.lesson else None
+        data = self.observed.data if self.observed else None
         options = self.options
-        return Subject(self.analysis.trace, data, options.seed, options.flops_reg, self.progress, self.lesson)
+        return Subject(self.analysis.trace, data, options.seed, options.flops_reg, self.progress, self.observed)
 
     @cached_property
     def _scorers(self) -> tuple[Mapping[str, Scorer], tuple[str, ...]]:

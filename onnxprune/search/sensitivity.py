@@ -70,7 +70,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Step:
-    """A group at one ratio: its width then; the metric as it was cut, and compensated (None: nothing to learn from)."""
+    """A group at one ratio: its width then; the metric as it was cut, and compensated (None: no samples for it)."""
 
     ratio: float
     kept: int
@@ -120,7 +120,7 @@ def measure(planner: Planner, asked: SensitivityRequest, progress: Progress, wor
         for g in planner.analysis.groups
     ]
     every = sorted({r for own in ratios.values() for r in own})
-    notes = planner.lesson.notes if planner.lesson else ()
+    notes = planner.observed.notes if planner.observed else ()
     spent = round(time.perf_counter() - start, 3)
     return Sensitivity(
         str(planner.analysis.inlined.model.path or ""),
@@ -215,8 +215,8 @@ class _Run:
         _, whole = planner.cut(choice, lossless=False)
         raw = self._value(whole)
         solved = None
-        if planner.lesson is not None and planner.options.compensate:
-            solved = self._value(planner.recovery(planner.lesson).tried(whole, choice.dead))
+        if planner.observed is not None and planner.options.compensate:
+            solved = self._value(planner.recovery(planner.observed).tried(whole, choice.dead))
         kept = group.width - int(np.isin(group.units, choice.dead).sum())
         return Step(ratio, kept, raw, solved)
 

@@ -136,7 +136,7 @@ def metric_of(planner: Planner, source: MetricSource, option: str, spill: Spill,
     if not isinstance(source, str) or is_code(source):
         return user_metric(source, option, lower=options.metric_lower_is_better)
     name, kind, path = ready(source, option)
-    trace, lesson = planner.analysis.trace, planner.lesson
+    trace, observed = planner.analysis.trace, planner.observed
     if kind.perfect and options.min_metric is None:
         raise MetricError(
             "is infinite of the original, so it cannot drop", where=f"{option} {name}", hint="--min-metric"
@@ -147,10 +147,10 @@ def metric_of(planner: Planner, source: MetricSource, option: str, spill: Spill,
         data = samples.load(replace(reading, source=path, samples=count), trace.model, trace.shapes.inputs)
         if kind.labelled and not data.labelled:
             raise MetricError("has no array 'labels'", where=path, hint=f"{name} needs the class of each sample")
-    elif lesson is None or (lesson.data.drawn and not drawn):
+    elif observed is None or (observed.data.drawn and not drawn):
         raise MetricError("needs samples of yours", where=f"{option} {name}", hint=f"--data, or {name}@PATH")
     else:
-        data = lesson.data.split()[1]
+        data = observed.data.split()[1]
     return ReadyMetric(source, kind, data, trace.shapes.shape, trace.model, spill, option)
 
 

@@ -177,9 +177,9 @@ def _of(metric: Metric) -> Iterator[str]:
 
 
 def _samples(planner: Planner) -> Iterator[bytes]:
-    if planner.lesson is None:
+    if planner.observed is None:
         return
-    seen = planner.lesson.seen
+    seen = planner.observed.seen
     for part in seen.parts:
         for name, array in seen.feeds(part).items():
             yield name.encode()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from onnxprune.calibration.gram_matrices import products
-from onnxprune.calibration.original_observed import Lesson
+from onnxprune.calibration.original_observed import ObservedOriginal
 from onnxprune.cost.macs_and_bytes import CostModel, by_node
 from onnxprune.cost.sizes import cost_of
 from onnxprune.errors import OnnxPruneError, OptionError
@@ -43,25 +43,25 @@ class Won:
     judged: Judged[Choice] = field(repr=False)
 
 
-def may_go(options: Options, analysis: Analysis, lesson: Lesson | None) -> bool:
+def may_go(options: Options, analysis: Analysis, observed: ObservedOriginal | None) -> bool:
     """Whether whole branches are a choice: with a budget and data, where nobody names channels."""
     request = options.request
     named = request.remove or request.keep or request.ratio_for or request.max_ratio is not None
     plain = analysis.trace.model is analysis.inlined.model and not analysis.pins
-    judged = lesson is not None and not lesson.data.drawn_judge and options.compensate
+    judged = observed is not None and not observed.data.drawn_judge and options.compensate
     return bool(options.whole_branches and request.budget is not None and judged and plain and not named)
 
 
 def contest(planner: Planner) -> Won:
     """The nearest plan, with whole branches gone or without. Raises OptionError where none meets the budget."""
-    request, lesson = planner.options.request, planner.lesson
-    assert lesson is not None
+    request, observed = planner.options.request, planner.observed
+    assert observed is not None
     assert request.budget is not None
     trace = planner.analysis.trace
     cost = request.budget.cost
     whole = cost_of(trace, cost, np.zeros(0, np.int64))
     limit = Budget(cost, request.budget.amount(whole))
-    order = _cheapest(planner, lesson, cost, whole)
+    order = _cheapest(planner, observed, cost, whole)
     best: list[tuple[float, Won]] = []
     tried: list[Tried] = []
     refused = None
@@ -75,7 +75,7 @@ def contest(planner: Planner) -> Won:
     for count in range(1, len(order) + 1):
         names = tuple(b.name for b in order[:count])
         try:
-            own = _without(planner, lesson, names)
+            own = _without(planner, observed, names)
             made = own.chosen(replace(request, budget=limit))
         except OnnxPruneError:  # they lie in each other, or nothing is left to spend the budget on
             continue
@@ -97,14 +97,14 @@ def _distance(planner: Planner, judged: Judged[Choice]) -> float:
     return min(known) if known else planner.distance(judged.best)
 
 
-def _cheapest(planner: Planner, lesson: Lesson, cost: CostModel, whole: float) -> list[Branch]:
+def _cheapest(planner: Planner, observed: ObservedOriginal, cost: CostModel, whole: float) -> list[Branch]:
     """Branches by what they do to held-out samples for what they save, the cheapest first."""
     analysis = planner.analysis
     found: list[tuple[float, Branch]] = []
     for number, branch in enumerate([*branches(analysis.trace)][:LOOKED_AT]):
         try:
             left = WithoutBranches(analysis, [branch.name]).run(analysis.trace.model).model
-            apart = heldout.distance(left, lesson.seen, "the model without a branch")
+            apart = heldout.distance(left, observed.seen, "the model without a branch")
         except OnnxPruneError:
             continue
         saved = whole - _cost(analysis, left, cost)
@@ -119,17 +119,17 @@ def _cost(analysis: Analysis, left: Model, cost: CostModel) -> float:
     return float(sum(by_node(cost, left.graph, shapes).values()))
 
 
-def _without(planner: Planner, lesson: Lesson, names: Sequence[str]) -> Planner:
+def _without(planner: Planner, observed: ObservedOriginal, names: Sequence[str]) -> Planner:
     """A planner for the model without these branches, with what was seen of the original."""
     analysis = without(planner.analysis, planner.options, names)
-    return replace(planner, analysis=analysis, lesson=lesson_of(analysis, planner.options, lesson))
+    return replace(planner, analysis=analysis, observed=observed_for(analysis, planner.options, observed))
 
 
-def lesson_of(analysis: Analysis, options: Options, lesson: Lesson) -> Lesson:
+def observed_for(analysis: Analysis, options: Options, observed: ObservedOriginal) -> ObservedOriginal:
     """What was seen of the whole model, for one without some of its branches."""
     model = analysis.trace.model
     reference = run_passes(model, [FuseBatchNorm(frozenset())]).model if options.fuse_bn else model
-    seen, found = lesson.seen, products(reference, analysis.trace.shapes.shape)
+    seen, found = observed.seen, products(reference, analysis.trace.shapes.shape)
     own = {p.node.label: (p, seen.products[p.node.label]) for p in found if p.node.label in seen.products}
     left = {label: replace(p, total=whole.total, partner=whole.partner) for label, (p, whole) in own.items()}
-    return replace(lesson, reference=reference, seen=replace(seen, products=left), cache=None, key="")
+    return replace(observed, reference=reference, seen=replace(seen, products=left), cache=None, key="")

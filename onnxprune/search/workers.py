@@ -83,9 +83,9 @@ class Workers:
     def _options(self, planner: Planner) -> Options:
         """Those of a worker; samples are sent where workers are elsewhere."""
         options = replace(self.options, progress=silent, trials=None, resume=False)
-        if planner.lesson is None:
+        if planner.observed is None:
             return replace(options, data=NO_DATA)
-        if options.cluster is None or planner.lesson.data.drawn:
+        if options.cluster is None or planner.observed.data.drawn:
             return options
         trace, reading = planner.analysis.trace, options.reading
         assert reading is not None

@@ -1,4 +1,4 @@
-"""Choosing between plans: the best of a few ways to choose channels, judged on samples that nothing was learnt from.
+"""Choosing between plans: the best of a few ways to choose channels, judged on samples that nothing was fitted to.
 
 No criterion is best for every network: where layers are wide and few it is reconstruction, elsewhere output. So several
 plans of the same cost are made, each compensated as the final one will be, and the one whose outputs are nearest the

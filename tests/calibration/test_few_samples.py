@@ -82,10 +82,10 @@ def test_more_stand_alone_and_so_do_labels() -> None:
 def test_the_report_says_how_many_were_drawn_beside() -> None:
     for count in (5, few_samples.JUDGES):
         found = onnxprune.prune(build(CHAIN), data={"x": given(count)["x"] / 1000}).report
-        learnt = found.learnt
-        assert learnt is not None
-        assert (learnt.samples, learnt.drawn, learnt.held_out) == (count, count == 5, len(learnt.by_sample))
-        assert learnt.beside > count
-        told = f"{learnt.beside} drawn inputs"
-        assert told in learnt.on
+        recovered = found.recovered
+        assert recovered is not None
+        assert (recovered.samples, recovered.drawn, recovered.held_out) == (count, count == 5, len(recovered.by_sample))
+        assert recovered.beside > count
+        told = f"{recovered.beside} drawn inputs"
+        assert told in recovered.on
         assert any(note.startswith(f"{count} samples are few") and told in note for note in found.notes)

@@ -193,11 +193,11 @@ def trained_like() -> onnx.ModelProto:
 
 @pytest.mark.drawn
 def test_without_data_weights_are_solved_anew_and_the_run_says_on_what() -> None:
-    learnt = (report := onnxprune.prune(trained_like(), ratio=0.3).report).learnt
-    assert learnt is not None
-    assert learnt.drawn
-    assert learnt.solved > 0
-    assert learnt.final[0].snr_db > learnt.pruned[0].snr_db
+    recovered = (report := onnxprune.prune(trained_like(), ratio=0.3).report).recovered
+    assert recovered is not None
+    assert recovered.drawn
+    assert recovered.solved > 0
+    assert recovered.final[0].snr_db > recovered.pruned[0].snr_db
     assert any("no data was given" in note for note in report.notes)
     assert report.options["data"]["source"] == "drawn inputs"
 
@@ -205,7 +205,7 @@ def test_without_data_weights_are_solved_anew_and_the_run_says_on_what() -> None
 @pytest.mark.drawn
 def test_none_leaves_weights_alone() -> None:
     kept = onnxprune.prune(trained_like(), ratio=0.3, data="none")
-    assert kept.report.learnt is None
+    assert kept.report.recovered is None
     assert "data" not in kept.report.options
 
 
@@ -220,7 +220,7 @@ def test_in_front_of_an_if_the_range_is_looked_for_too() -> None:
         r = Relu(d)
         y = Conv(r, w2) }"""
     report = onnxprune.prune(build(text), data=Data(None, samples=8), ratio=0.5).report
-    assert report.learnt is not None, report.notes
+    assert report.recovered is not None, report.notes
 
 
 def test_the_same_seed_gives_the_same_file() -> None:
@@ -237,7 +237,7 @@ def test_what_cannot_be_drawn_for_is_pruned_by_weights_alone() -> None:
       y = Conv(b, w1)
       t = Identity(s) }"""
     report = onnxprune.prune(build(text), ratio=0.5, check_n=0).report
-    assert report.learnt is None
+    assert report.recovered is None
     assert report.channels.after < report.channels.before
     assert any("drawn inputs did not serve" in note for note in report.notes)
 
@@ -252,8 +252,8 @@ def test_a_model_of_integers_has_nothing_to_solve_and_the_run_says_so(asked: dic
           c = QLinearConv(b, s, z, w2, s, v, s, z) y = DequantizeLinear(c, s, z) }"""
     )
     result = onnxprune.prune(proto, **{"ratio": 0.3, **asked})
-    assert result.report.learnt is not None
-    assert result.report.learnt.solved == 0
+    assert result.report.recovered is not None
+    assert result.report.recovered.solved == 0
     assert any("prune it before" in note for note in result.report.notes)
 
 
@@ -276,7 +276,7 @@ def test_a_number_may_stand_beside_pictures(inputs: str, shape: str, asked: dict
         "<float[16,3,3,3] w0, float[16,16,1,1] w1, float[4,16,1,1] w2> "
         "{ a = Conv(x, w0) b = Relu(a) s = Mul(b, f) c = Conv(s, w1) d = Relu(c) y = Conv(d, w2) }"
     )
-    learnt = onnxprune.prune(model, ratio=0.3, **asked).report.learnt
-    assert learnt is not None
-    assert learnt.solved
-    assert len(learnt.by_sample) == learnt.held_out
+    recovered = onnxprune.prune(model, ratio=0.3, **asked).report.recovered
+    assert recovered is not None
+    assert recovered.solved
+    assert len(recovered.by_sample) == recovered.held_out

@@ -252,14 +252,14 @@ def samples(tmp_path: Path) -> Path:
 def test_data_alone_compares_plans_and_compensates_the_best(run: Run, chain: Path, samples: Path) -> None:
     outcome = run(chain, "--data", samples, "--ratio", "0.4", "--json", samples.with_suffix(".json"))
     report = json.loads(samples.with_suffix(".json").read_text())
-    learnt = report["learnt"]
+    recovered = report["learnt"]
     ways = [f"importance {name}, scope cost" for name in ("output", "reconstruction")]
-    assert [t["way"] for t in learnt["tried"]] == ways
-    assert 0 < learnt["solved"] <= learnt["layers"]
-    assert (learnt["samples"], learnt["held_out"]) == (80, 16)
-    (before,), (after,) = learnt["pruned"], learnt["final"]
+    assert [t["way"] for t in recovered["tried"]] == ways
+    assert 0 < recovered["solved"] <= recovered["layers"]
+    assert (recovered["samples"], recovered["held_out"]) == (80, 16)
+    (before,), (after,) = recovered["pruned"], recovered["final"]
     assert after["snr_db"] > before["snr_db"]
-    assert f"compensated: {learnt['solved']} of {learnt['layers']} layers solved anew" in outcome.out
+    assert f"compensated: {recovered['solved']} of {recovered['layers']} layers solved anew" in outcome.out
     assert outcome.out.count("tried: ") == 2
     assert outcome.out.count("% of the signal on held-out samples, taken") == 1
     assert "dB by compensation, on 16" in outcome.out
@@ -270,13 +270,13 @@ def test_data_alone_compares_plans_and_compensates_the_best(run: Run, chain: Pat
 def test_recover_trains_what_was_compensated(run: Run, chain: Path, samples: Path) -> None:
     options = ("--data", samples, "--importance", "l2", "--ratio", "0.6", "--json", samples.with_suffix(".json"))
     outcome = run(chain, *options, "--recover", "20")
-    learnt = json.loads(samples.with_suffix(".json").read_text())["learnt"]
-    assert learnt["steps"] == 20
+    recovered = json.loads(samples.with_suffix(".json").read_text())["learnt"]
+    assert recovered["steps"] == 20
     assert "trained: 20 steps on the original's outputs" in outcome.out
     run(chain, *options)
     plain = json.loads(samples.with_suffix(".json").read_text())["learnt"]
     assert plain["steps"] == plain["best_step"] == 0
-    assert learnt["final"][0]["snr_db"] >= plain["final"][0]["snr_db"]
+    assert recovered["final"][0]["snr_db"] >= plain["final"][0]["snr_db"]
 
 
 def test_recover_to_no_avail_is_said(run: Run, chain: Path, samples: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is learnt of the original: reconstruction scores are what least squares says of its own activations."""
+"""Reconstruction scores are what least squares says of the original's own activations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxprune.calibration.original_observed import learn
+from onnxprune.calibration.original_observed import observe_original
 from onnxprune.file_system.arrays_on_disk import spilling
 from onnxprune.importance import criteria as scores
 from onnxprune.importance import reconstruction
@@ -28,14 +28,14 @@ def scored(model: Model, x: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
     analysis = analyse(model, input_shapes={"x": (1, 3, 8, 8)})
     data = from_arrays({"x": x}, model, analysis.trace.shapes.inputs)
     with spilling() as spill:
-        lesson = learn(analysis.trace, model, data, spill, lambda *_: None)
-        subject = Subject(analysis.trace, data, 0, 0.0, lambda *_: None, lesson)
+        observed = observe_original(analysis.trace, model, data, spill, lambda *_: None)
+        subject = Subject(analysis.trace, data, 0, 0.0, lambda *_: None, observed)
         (found,) = scores.score(subject, analysis.groups, scores.resolve("reconstruction")(subject))
     return found
 
 
 def activations(model: Model, x: NDArray[np.float32], name: str) -> NDArray[np.float64]:
-    """[positions, channels] of the samples that are learnt from."""
+    """[positions, channels] of the samples that are fitted to."""
     data = from_arrays({"x": x}, model, {"x": (1, 3, 8, 8)})
     feeds = next(data.split()[0].batches(len(x)))
     with runtime.session(model, "test", outputs=[name]) as active:
@@ -85,5 +85,5 @@ def test_no_more_samples_are_looked_at_than_give_every_layer_thousands_of_rows(r
     x = np.zeros((90, 3, 32, 32), np.float32)
     data = from_arrays({"x": x}, model, analysis.trace.shapes.inputs)
     with spilling() as spill:
-        lesson = learn(analysis.trace, model, data, spill, lambda *_: None)
-    assert lesson.data.count == sum(p.samples for p in lesson.seen.parts) == used
+        observed = observe_original(analysis.trace, model, data, spill, lambda *_: None)
+    assert observed.data.count == sum(p.samples for p in observed.seen.parts) == used

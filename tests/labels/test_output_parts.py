@@ -76,7 +76,7 @@ def test_what_is_constant_is_not_compared_where_something_else_is_not() -> None:
     assert spoken("y = Identity(b) }", 0.0, boxes=0.0).ends == ("y",)
 
 
-#: A network that is taught by nothing but drawn inputs, and an end that hides how near its outputs are.
+#: A network that is compensated on nothing but drawn inputs, and an end that hides how near its outputs are.
 HIDING = {
     "a Sigmoid that is never on": ("float y", "q = Add(s, low)\ny = Sigmoid(q)", "q"),
     "the largest": ("int64[N,1,8,8] y", "y = ArgMax<axis=1>(s)", "y"),
@@ -91,10 +91,10 @@ def test_weights_are_solved_anew_where_outputs_tell_nothing(name: str) -> None:
     more = "float[8,3,3,3] w0, float[8,8,3,3] w1, float[4,8,1,1] w2, float half = {0.5}, float low = {-60.0}"
     head = f"(float[N,3,12,12] x) => ({given}) <{more}>"
     body = f"{{ c = Conv(x, w0)\nr = Relu(c)\nd = Conv(r, w1)\nq0 = Relu(d)\ns = Conv(q0, w2)\n{last} }}"
-    learnt = prune(build(f"{head} {body}"), ratio=0.25).report.learnt
-    assert learnt is not None
-    assert learnt.solved > 0
-    (before,), (after,) = learnt.pruned, learnt.final
+    recovered = prune(build(f"{head} {body}"), ratio=0.25).report.recovered
+    assert recovered is not None
+    assert recovered.solved > 0
+    (before,), (after,) = recovered.pruned, recovered.final
     assert after.name == shown
     assert after.cosine > before.cosine
 

@@ -37,8 +37,8 @@ def on_grid(result: onnxprune.Result) -> Grids:
 
 
 def snr(result: onnxprune.Result) -> float:
-    assert result.report.learnt is not None
-    return result.report.learnt.final[0].snr_db
+    assert result.report.recovered is not None
+    return result.report.recovered.final[0].snr_db
 
 
 @pytest.mark.parametrize("given", ["samples", "none"])

@@ -103,7 +103,7 @@ def test_channels_that_others_say_too_are_taken_over_on_inputs_never_seen(reader
 
 
 def test_held_out_error_of_no_layer_grows() -> None:
-    noise = samples(5, 3)  # far too few to learn from
+    noise = samples(5, 3)  # far too few to fit to
     with spilling() as spill:
         case = Case(doubled("two layers"), [0, 2], noise, spill)
         fits, compensated = case.compensate.fit(case.pruned)
@@ -162,8 +162,8 @@ def test_samples_that_nothing_needs_are_not_looked_at_and_that_is_said(side: int
     model = build(f"{head} {{ h = Conv(x, a)\ny = Conv(h, b) }}")
     data = np.random.default_rng(0).standard_normal((70, 3, side, side)).astype(np.float32)
     report = prune(model, ratio=0.5, data={"x": data}, input_shapes={"x": (1, 3, side, side)}).report
-    assert report.learnt is not None
-    assert report.learnt.samples == used
+    assert report.recovered is not None
+    assert report.recovered.samples == used
     assert any(note.startswith("64 of 70 calibration samples are used") for note in report.notes) == (used == 64)
 
 
@@ -178,8 +178,8 @@ def test_what_is_added_may_be_one_for_all_samples(after: str) -> None:
   {after}
   y = Conv({"h" if after else "s"}, w1) }}""")
     result = prune(model, ratio=0.25, data={"x": samples(80, 0)})
-    assert result.report.learnt is not None
-    assert result.report.learnt.solved
+    assert result.report.recovered is not None
+    assert result.report.recovered.solved
 
 
 def test_a_sequence_may_be_read_on_both_sides_of_a_layer() -> None:
@@ -196,8 +196,8 @@ def test_a_sequence_may_be_read_on_both_sides_of_a_layer() -> None:
         y = Add(c, d) }"""
     data = {"x": np.random.default_rng(0).standard_normal((80, 4, 6, 6)).astype(np.float32)}
     result = prune(build(text), ratio=0.5, data=data)
-    assert result.report.learnt is not None
-    assert result.report.learnt.solved
+    assert result.report.recovered is not None
+    assert result.report.recovered.solved
 
 
 _IN = {"weights": 8, "activations": 8}
@@ -218,8 +218,8 @@ def test_before_ir_4_weights_had_to_be_inputs_and_are_solved_for(asked: dict[str
         proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     images = np.random.default_rng(0).random((128, 3, 8, 8), np.float32)
     result = prune(proto, ratio=0.3, data={"x": images}, **asked)
-    assert result.report.learnt is not None
-    assert result.report.learnt.solved >= 2
+    assert result.report.recovered is not None
+    assert result.report.recovered.solved >= 2
     assert result.report.revalued is not None
     assert result.report.revalued.added >= 2  # biases, beside the names and positions of all nodes
     if "format" not in asked:

@@ -73,10 +73,12 @@ def test_as_many_weights_are_zero_as_were_asked_for(given: str, scope: str, crit
 def test_solving_the_others_is_worth_it() -> None:
     errors = {}
     for criterion in ("l1", "reconstruction"):
-        learnt = onnxprune.prune(net(), sparsity=0.6, sparsity_criterion=criterion, data=samples(256)).report.learnt
-        assert learnt is not None
-        errors[criterion] = learnt.final[0].snr_db
-    cut = onnxprune.prune(net(), sparsity=0.6, compensate=False, data=samples(256)).report.learnt
+        recovered = onnxprune.prune(
+            net(), sparsity=0.6, sparsity_criterion=criterion, data=samples(256)
+        ).report.recovered
+        assert recovered is not None
+        errors[criterion] = recovered.final[0].snr_db
+    cut = onnxprune.prune(net(), sparsity=0.6, compensate=False, data=samples(256)).report.recovered
     assert cut is not None
     assert errors["reconstruction"] > errors["l1"] > cut.final[0].snr_db
 

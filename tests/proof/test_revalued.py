@@ -104,8 +104,8 @@ def test_a_run_counts_what_it_solved() -> None:
     images = np.random.default_rng(0).random((64, 3, 8, 8), np.float32)
     result = onnxprune.prune(build(TEXT), ratio=0.5, data={"x": images})
     report = result.report
-    assert report.learnt is not None
-    assert report.learnt.solved
+    assert report.recovered is not None
+    assert report.recovered.solved
     assert report.revalued == Revalued(changed=1, added=1, of=3, parameters=4)
     written = sum(math.prod(t.dims) for t in result.model.graph.initializer)
     assert report.parameters.after + report.revalued.parameters == written

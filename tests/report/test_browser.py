@@ -351,13 +351,13 @@ def test_axe_finds_no_violation(
 
 def test_samples_are_shown_where_there_is_data(opened: Open, unet: Callable[[], Path]) -> None:
     shown = opened(unet, *with_data(unet()), "--lang", "en")
-    learnt = shown.report["learnt"]
-    assert shown.page.locator("svg.dots circle.stay").count() == len(learnt["by_sample"]) == learnt["held_out"]
-    worst = max(learnt["by_sample"], key=lambda s: s["final"])
+    recovered = shown.report["learnt"]
+    assert shown.page.locator("svg.dots circle.stay").count() == len(recovered["by_sample"]) == recovered["held_out"]
+    worst = max(recovered["by_sample"], key=lambda s: s["final"])
     first = shown.texts("table[aria-labelledby=samples-h] tbody tr")[0]
     assert first.split()[0] == str(worst["sample"])
     assert f"{-10 * np.log10(worst['final']):.1f}" in first
-    assert f"{learnt['final'][0]['snr_db']:.1f} dB" in shown.texts("[data-key=output]")[0]
+    assert f"{recovered['final'][0]['snr_db']:.1f} dB" in shown.texts("[data-key=output]")[0]
     assert shown.complaints == []
 
 

@@ -71,8 +71,8 @@ def test_a_budget_that_no_width_meets_takes_the_branch_that_matters_least() -> N
     assert report.macs.after <= 0.6 * report.macs.before
     assert report.macs.before == onnxprune.prune(model, ratio=0.0, data="none").report.macs.before
     assert report.channels.before - report.channels.after == 16
-    assert report.learnt is not None
-    assert [t.way for t in report.learnt.tried] == ["without 1 whole branch", "without 2 whole branches"]
+    assert report.recovered is not None
+    assert [t.way for t in report.recovered.tried] == ["without 1 whole branch", "without 2 whole branches"]
     assert report.proof is not None
     assert report.proof.rewrite_error < 1e-6
     assert 0 < max(e.relative for e in report.proof.pruning) < 0.1  # against the model with its branches
@@ -93,8 +93,8 @@ def test_no_branch_goes_where_widths_are_nearer_or_nobody_judges() -> None:
             tensor.CopyFrom(numpy_helper.from_array(300 * numpy_helper.to_array(tensor), "w4"))
     free = onnxprune.prune(model, **asked(align=1, budget="macs=0.95"))
     assert "gone_branches" not in free.plan.options
-    assert free.report.learnt is not None
-    assert any("whole" in t.way for t in free.report.learnt.tried)
+    assert free.report.recovered is not None
+    assert any("whole" in t.way for t in free.report.recovered.tried)
     by_ratio = {k: v for k, v in asked(ratio=0.5, align=1).items() if k != "budget"}
     assert "gone_branches" not in onnxprune.prune(network(), **by_ratio).plan.options
     with pytest.raises(OptionError, match="cannot be met"):

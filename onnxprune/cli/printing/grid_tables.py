@@ -21,7 +21,7 @@ def grids_said(report: Report) -> Iterator[str]:
         yield f"      {fitting} of these weights are on their grid; {thousands(found.bytes)} bytes at these bits"
     if found.activations:
         yield f"activations: {len(found.activations)} tensors, {_counted(found.activations.values())}"
-        if report.learnt is not None:
+        if report.recovered is not None:
             floats = "; the file computes in floats" if "format" not in report.options else ""
             yield f"             errors are of the network with these rounded{floats}"
     for error in found.outputs:

@@ -13,7 +13,7 @@ from onnxprune.cli.printing.sparsity_tables import zeros_said
 from onnxprune.cli.printing.table_style import shortened, table
 from onnxprune.errors import thousands
 from onnxprune.model.onnx_model import Model
-from onnxprune.passes.recover import Learnt
+from onnxprune.passes.recover import Recovered
 from onnxprune.plans.plan_file import AxisKept, Plan
 from onnxprune.proof.revalued import Revalued
 from onnxprune.report.inspection import InspectHeld, Inspection
@@ -93,8 +93,8 @@ def _verdict(report: Report) -> Iterator[str]:
             yield f"pruning error: '{error.name}' {figures}, on random inputs"
     yield from zeros_said(report)
     yield from grids_said(report)
-    if report.learnt is not None:
-        yield from _learnt(report.learnt, asked=report.zeros is not None or report.grids is not None)
+    if report.recovered is not None:
+        yield from _recovered(report.recovered, asked=report.zeros is not None or report.grids is not None)
     if report.revalued is not None:
         yield _revalued(report.revalued, "proof" if proof else "cut")
     if report.search is not None:
@@ -127,31 +127,33 @@ def _next(report: Report) -> str:
         if any(g.note for g in report.groups):
             return "a smaller --align or another --target: no group can be narrower in these multiples"
         return "a larger --ratio or a --budget, or onnxprune inspect, which says what cannot be pruned and why"
-    if report.learnt is not None:
+    if report.recovered is not None:
         return "measure its accuracy on your own test set, then onnxprune rknn --target NAME compiles it"
     return "fine-tune it by its plan (--save-plan), or prune with --data, which brings accuracy back without training"
 
 
-def _learnt(learnt: Learnt, *, asked: bool) -> Iterator[str]:
+def _recovered(recovered: Recovered, *, asked: bool) -> Iterator[str]:
     """``asked``: whether something was asked of the weights that stay, which costs more than it makes up for."""
-    nearest = min(learnt.tried, key=lambda t: t.distance, default=None)
-    for tried in learnt.tried:
+    nearest = min(recovered.tried, key=lambda t: t.distance, default=None)
+    for tried in recovered.tried:
         taken = ", taken" if tried is nearest else ""
         yield f"tried: {tried.way}: noise {100 * tried.distance:.2f} % of the signal on held-out samples{taken}"
     yield (
-        f"compensated: {learnt.solved} of {learnt.layers} layers solved anew" if learnt.solved else "compensated: none"
+        f"compensated: {recovered.solved} of {recovered.layers} layers solved anew"
+        if recovered.solved
+        else "compensated: none"
     )
-    if learnt.steps:
-        best = f"the best after {learnt.best_step}" if learnt.best_step else "to no avail: left as it was"
-        yield f"trained: {learnt.steps} steps on the original's outputs, {best}"
-    how = " by compensation" if learnt.solved or learnt.best_step else ""
+    if recovered.steps:
+        best = f"the best after {recovered.best_step}" if recovered.best_step else "to no avail: left as it was"
+        yield f"trained: {recovered.steps} steps on the original's outputs, {best}"
+    how = " by compensation" if recovered.solved or recovered.best_step else ""
     how = " with what was asked of weights" if asked else how
-    for before, after in zip(learnt.pruned, learnt.final, strict=True):
+    for before, after in zip(recovered.pruned, recovered.final, strict=True):
         change = f"cosine {after.cosine:.4f}, SNR {after.snr_db:.1f} dB"
         if math.isfinite(before.snr_db):  # else no channel went, and there was no error
             pair = f"cosine {before.cosine:.4f} -> {after.cosine:.4f}"
             change = f"{pair}, SNR {before.snr_db:.1f} -> {after.snr_db:.1f} dB"
-        yield f"output error: '{after.name}' {change}{how}, on {learnt.on}"
+        yield f"output error: '{after.name}' {change}{how}, on {recovered.on}"
 
 
 def _revalued(found: Revalued, before: str) -> str:

@@ -22,7 +22,7 @@ _NONE = "\u2013"
 
 def page(report: Report, language: str) -> str:
     """The page's text in ``language``. The same report gives the same text."""
-    say, learnt = sayer(language), report.learnt
+    say, recovered = sayer(language), report.recovered
     logarithmic = charts.skewed(g.scores for g in report.groups)
     return rendered(
         "report.html",
@@ -41,7 +41,7 @@ def page(report: Report, language: str) -> str:
         lanes=charts.diagram([p.feeds for p in report.parts]),
         widest=max((p.width for p in report.parts), default=1),
         **layer_table(report.layers),
-        samples=ranked([(s.sample, (s.pruned, s.final)) for s in learnt.by_sample] if learnt else ()),
+        samples=ranked([(s.sample, (s.pruned, s.final)) for s in recovered.by_sample] if recovered else ()),
         long=max(len(report.parts), len(report.layers), len(report.slices)) > PAGE,
         drawn={"plan": _slices(report, say)},
         inside=sorted(report.proof.inside, key=lambda e: -e.relative)[:_MOST_INSIDE] if report.proof else (),
@@ -54,7 +54,7 @@ def page(report: Report, language: str) -> str:
 
 def _contents(report: Report) -> list[str]:
     """The sections of the page, in order."""
-    errors = report.proof is not None or report.learnt is not None
+    errors = report.proof is not None or report.recovered is not None
     return [*(["search"] if report.search else []), "network", "layers", *(["errors"] if errors else []), "plan"]
 
 
