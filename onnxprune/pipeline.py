@@ -27,7 +27,6 @@ from onnxprune.model.files import Folder
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.passes import (
-    FuseBatchNorm,
     JoinRows,
     Pass,
     RestoreBranches,
@@ -48,7 +47,7 @@ from onnxprune.proof.weights import GridsProof, ZerosProof, prove_grids, prove_z
 from onnxprune.report.assemble import Outcome, report_of
 from onnxprune.report.run_report import Report
 from onnxprune.search import whole_branches
-from onnxprune.search.given_model import Given, analysed
+from onnxprune.search.given_model import Given, analysed, folding
 from onnxprune.search.planner import Planner
 from onnxprune.search.sensitivity import Sensitivity, SensitivityRequest, measure
 from onnxprune.search.smallest import Found, smallest
@@ -229,8 +228,8 @@ def observing(
                 data = few_samples.with_drawn(data, reading, trace.model, trace.shapes, options.seed, judged=judged)
         with spilling() as spill:
             with watch.stage("observe"):
-                steps: list[Pass] = [FuseBatchNorm(analysis.flat.inner())] if options.fuse_bn else []
-                reference = run_passes(trace.model, [*steps, RestoreBranches(analysis.flat)]).model
+                fold = folding(options, trace, analysis.flat.inner())
+                reference = run_passes(trace.model, [*fold, RestoreBranches(analysis.flat)]).model
                 observed = observe_original(
                     trace, reference, data, spill, watch.announce, CacheFolder.at(options.cache)
                 )

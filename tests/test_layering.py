@@ -74,7 +74,8 @@ KNOW_OPERATORS = {
     "label_propagation.py",
     "labels.py",
     "graph.py",
-    "fuse_batchnorm.py",
+    "batchnorm.py",
+    "computed_parameters.py",
     "id_ranges.py",
     "weights_accounted.py",
 }
@@ -149,7 +150,7 @@ def test_each_library_has_its_door(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in FILES if Path(n).name not in PROTO_DOORS])
 def test_only_the_doors_touch_protobuf(name: str) -> None:
     touched = {n.attr for n in nodes(name) if isinstance(n, ast.Attribute) and n.attr in PROTO_FIELDS}
-    if name == "passes/fuse_batchnorm.py":  # asks whether a weight is a graph input too
+    if name == "passes/folding/batchnorm.py":  # asks whether a weight is a graph input too
         touched.discard("proto")
     assert touched == set()
 

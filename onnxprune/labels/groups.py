@@ -21,6 +21,7 @@ from onnxprune.labels.attention_heads import Constraint, Heads, find_heads
 from onnxprune.labels.label_propagation import ROLES, Pinned, Trace, Use, is_taken_apart
 from onnxprune.labels.labels import Labels, Layer
 from onnxprune.model.graph import Node
+from onnxprune.running.shape_arithmetic import is_shape_source
 
 Units = NDArray[np.int64]
 
@@ -338,9 +339,12 @@ def _name(trace: Trace, slices: list[Slice]) -> str:
 
 
 def reader_of(trace: Trace, part: Slice) -> Node:
-    """The first node that reads a slice's constant."""
+    """The first node that reads a slice's constant, and not only its shape if there is one."""
     name, index, _ = part.use
-    return trace.model.graph.nodes[index] if index >= 0 else trace.model.graph.consumers[name][0][0]
+    if index >= 0:
+        return trace.model.graph.nodes[index]
+    readers = [reader for reader, _ in trace.model.graph.consumers[name]]
+    return next((r for r in readers if not is_shape_source(r)), readers[0])
 
 
 def _held(

@@ -28,6 +28,7 @@ class Node:
     outputs: tuple[str, ...]
     attrs: Mapping[str, Any] = field(repr=False)
     captured: tuple[str, ...] = ()  # tensors of this graph that the node's subgraphs read
+    has_graphs: bool = False  # whether running it runs a graph of its own, which may never end
 
     @property
     def label(self) -> str:

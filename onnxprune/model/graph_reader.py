@@ -12,7 +12,7 @@ from onnxprune.errors import ModelError
 from onnxprune.model.edits import captured
 from onnxprune.model.graph import Graph, Node, TensorInfo
 from onnxprune.model.mapped_weights import emptied
-from onnxprune.model.nested import all_nodes
+from onnxprune.model.nested import all_nodes, graphs_of
 
 
 @contextlib.contextmanager
@@ -48,6 +48,7 @@ def read_graph(proto: ModelProto, tensors: Mapping[str, TensorProto]) -> Graph:
             outputs=tuple(t.name for t in node.outputs),
             attrs=node.attrs,
             captured=captured(proto.graph.node[index]),
+            has_graphs=bool(graphs_of(proto.graph.node[index])),
         )
         for index, node in enumerate(parsed.nodes)
     )

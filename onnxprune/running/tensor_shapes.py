@@ -21,7 +21,6 @@ from onnxprune.errors import ModelError
 from onnxprune.memory_and_threads import size_text, total_memory
 from onnxprune.model.dtypes import BITS
 from onnxprune.model.graph import Graph, Naming, Node, Shape
-from onnxprune.model.nested import graphs_of
 from onnxprune.model.onnx_model import Model
 from onnxprune.model.written_out.if_branches import merges
 from onnxprune.running.seeded_inputs import PLAIN, Draws
@@ -228,7 +227,7 @@ class _Walk:
         if is_shape_source(node):
             name = node.inputs[0]
             return [shape_value(node, self.shape[name], self._dynamic(name))] if name in self.shape else None
-        if node.op in RANDOM or node.op == "Constant" or not any(node.inputs) or self._has_graphs(node):
+        if node.op in RANDOM or node.op == "Constant" or not any(node.inputs) or node.has_graphs:
             return None
         computed = any(n in self.value for n in node.inputs)
         if not computed and not all(self._is_integer(n) for n in node.inputs if n):
@@ -241,10 +240,6 @@ class _Walk:
         if results is None or any(r.array.size > MAX_INTS or is_open_data(node, r) for r in results):
             return None
         return results
-
-    def _has_graphs(self, node: Node) -> bool:
-        """Whether running the node runs a graph of its own, which may never end."""
-        return bool(graphs_of(self.protos[node.index]))
 
     def _is_integer(self, name: str) -> bool:
         return name in self.model.graph.constants and self.model.graph.constants[name][0] in INTS

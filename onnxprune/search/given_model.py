@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onnxprune.errors import ModelError, OptionError, nearest
 from onnxprune.labels.analysis import Analysis, analyse
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.model import new_outputs
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
-from onnxprune.passes import KeepRows, cut_to
+from onnxprune.passes import FoldComputedParameters, FuseBatchNorm, KeepRows, Pass, cut_to
 from onnxprune.passes import run as run_passes
 from onnxprune.progress import Stopwatch
 from onnxprune.search.branch_removal import WithoutBranches
@@ -50,6 +51,12 @@ def analysed_by(options: Options, model: Model) -> Analysis:
 def without(analysis: Analysis, options: Options, names: Sequence[str]) -> Analysis:
     """The analysis of the model without these branches. Raises PlanError where one is none."""
     return analysed_by(options, run_passes(analysis.trace.model, [WithoutBranches(analysis, names)]).model)
+
+
+def folding(options: Options, trace: Trace, keep: Collection[tuple[str, ...]] = ()) -> list[Pass]:
+    """What is folded before weights are solved anew, if anything may be; ``keep``: outputs of nodes that stay."""
+    kept = frozenset(keep)
+    return [FoldComputedParameters(trace.shapes.elem_type, kept), FuseBatchNorm(kept)] if options.fuse_bn else []
 
 
 def _given(

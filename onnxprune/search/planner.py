@@ -30,7 +30,7 @@ from onnxprune.labels.lossless_removal import same_after
 from onnxprune.labels.rewrite import alive_of
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
-from onnxprune.passes import FuseBatchNorm, Pass, PassResult, RemoveBranches, RemoveChannels, RestoreBranches
+from onnxprune.passes import Pass, PassResult, RemoveBranches, RemoveChannels, RestoreBranches
 from onnxprune.passes import run as run_passes
 from onnxprune.passes.bits import GridAllocator, grids_of, nearest
 from onnxprune.passes.bits_by_layer import BitAllocator
@@ -39,6 +39,7 @@ from onnxprune.passes.zeros import Asked, ZerosAllocator, felt_by_layer, felt_by
 from onnxprune.plans.applied import plan_of
 from onnxprune.plans.plan_file import Plan
 from onnxprune.progress import Progress
+from onnxprune.search.given_model import folding
 from onnxprune.widths import plan_contest
 from onnxprune.widths.choose_channels import Choice, choose
 from onnxprune.widths.named_channels import Rows
@@ -202,13 +203,13 @@ class Planner:
     def _steps(self, choice: Choice, *, lossless: bool) -> list[Pass]:
         """What is done to the model; ``lossless``: branches go of which nothing is left."""
         keep = self.analysis.flat.inner() | {n.outputs for n in self.analysis.severed.gone}
-        fuse = [FuseBatchNorm(keep)] if self.options.fuse_bn else []
+        fold = folding(self.options, self.analysis.trace, keep)
         branches: list[Pass] = []
         if lossless:
             trace = self.analysis.trace
             same = same_after(trace, alive_of(trace, choice.dead))
             branches = [RemoveBranches(same, trace.shapes.shape, keep)] if same else []
-        return [RemoveChannels(choice.rewrite), *fuse, *branches]
+        return [RemoveChannels(choice.rewrite), *fold, *branches]
 
 
 def _scorer(name: str, subject: Subject, groups: Groups, *, alone: bool) -> Scorer | str:

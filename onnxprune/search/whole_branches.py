@@ -20,11 +20,10 @@ from onnxprune.errors import OnnxPruneError, OptionError
 from onnxprune.labels.analysis import Analysis
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
-from onnxprune.passes import FuseBatchNorm
 from onnxprune.passes import run as run_passes
 from onnxprune.proof import distance_over_outputs as heldout
 from onnxprune.search.branch_removal import Branch, WithoutBranches, branches
-from onnxprune.search.given_model import without
+from onnxprune.search.given_model import folding, without
 from onnxprune.search.planner import Planner
 from onnxprune.widths.budget import Budget
 from onnxprune.widths.choose_channels import Choice
@@ -128,7 +127,7 @@ def _without(planner: Planner, observed: ObservedOriginal, names: Sequence[str])
 def observed_for(analysis: Analysis, options: Options, observed: ObservedOriginal) -> ObservedOriginal:
     """What was seen of the whole model, for one without some of its branches."""
     model = analysis.trace.model
-    reference = run_passes(model, [FuseBatchNorm(frozenset())]).model if options.fuse_bn else model
+    reference = run_passes(model, folding(options, analysis.trace)).model
     seen, found = observed.seen, products(reference, analysis.trace.shapes.shape)
     own = {p.node.label: (p, seen.products[p.node.label]) for p in found if p.node.label in seen.products}
     left = {label: replace(p, total=whole.total, partner=whole.partner) for label, (p, whole) in own.items()}

@@ -1,0 +1,1 @@
+"""What is folded before weights are solved anew: computed parameters and BatchNormalization."""
