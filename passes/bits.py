@@ -27,7 +27,8 @@ from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.rewrite import alive_of
 from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model
-from onnxprune.passes.compensate import free, kept_along
+from onnxprune.passes.compensate import kept_along
+from onnxprune.passes.shared_weights import free
 from onnxprune.plans.plan_file import Plan
 
 #: Of so few bits weights have a zero point where nothing is said: without one a code is lost to the side that is full.
@@ -122,7 +123,7 @@ class GridAllocator:
         seen = self.observed.seen.products if self.solves and self.observed is not None else {}
         for name, grid in asked.items():
             label = layers[name].node.label
-            if label in seen and free(model, self.trace, layers[name]):
+            if label in seen and free(model, self.trace, (layers[name],)):
                 solved[label] = grid
             else:
                 fixed[label] = grid

@@ -13,15 +13,16 @@ What else is asked of the weights (`onnxprune.constraints`) is asked here, so th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.calibration.gram_matrices import Observations, Product, as_float, products
+from onnxprune.calibration.gram_matrices import Observations, Part, Product, as_float, products
 from onnxprune.calibration.least_squares import Kept, Moments
 from onnxprune.calibration.piecewise_replay import Replay
 from onnxprune.constraints.grids import Grid
@@ -32,12 +33,13 @@ from onnxprune.constraints.rounding import WeightGrid
 from onnxprune.constraints.zeros import RIDGE, Zeros, solver
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.labels import Alive
-from onnxprune.labels.ops.table import Rows
+from onnxprune.labels.ops.table import Array, Rows
 from onnxprune.labels.rewrite import alive_of
 from onnxprune.memory_and_threads import another_thread
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.base import PassResult
+from onnxprune.passes.shared_weights import Together, in_step, solvable
 from onnxprune.progress import Progress, silent
 
 #: Strengths of the ridge that are tried, as shares of the mean square of the columns.
@@ -73,7 +75,7 @@ class Compensate:
     ``rows``: of each product, about so many for each column, and thousands at least; all there are without it.
     ``asked`` and ``grids``: what is asked of the weights of nodes, by label, beside; they are solved again whatever
     comes of it. ``felt``: what errors of their outputs count there. ``rounded``: tensors that are on a grid for all who
-    read them.
+    read them. ``settled``: shared weights that stay as they are.
     """
 
     trace: Trace = field(repr=False)
@@ -86,6 +88,7 @@ class Compensate:
     grids: Mapping[str, WeightGrid] = field(default_factory=dict, repr=False)
     felt: Mapping[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
     rounded: Mapping[str, Grid] = field(default_factory=dict, repr=False)
+    settled: Collection[str] = ()
     name: str = "compensate"
 
     def run(self, model: Model) -> PassResult:
@@ -96,18 +99,28 @@ class Compensate:
 
     def fit(self, model: Model) -> tuple[list[Fit], Model]:
         """Solve as `run` does; returns the fit of each layer, and the model."""
-        every = products(model, self.trace.shapes.shape)
-        found = [p for p in every if p.node.label in self.seen.products and free(model, self.trace, p)]
-        network = Replay(model, self.seen, self.trace.shapes.elem_type, {n: g.rounded for n, g in self.rounded.items()})
+        weights, order = in_step(model.graph, self._solvable(model))
+        ordered = model if order == sorted(order) else model.reordered(order)
+        found = [t for t in self._solvable(ordered) if t[0].node.inputs[1] in weights]
+        network = Replay(
+            ordered, self.seen, self.trace.shapes.elem_type, {n: g.rounded for n, g in self.rounded.items()}
+        )
         alive = alive_of(self.trace, self.dead)
         fits = []
-        for number, product in enumerate(found, 1):
-            network.advance(product.node.index)
-            fits.append(self._solve(network, product, alive))
+        for number, together in enumerate(sorted(found, key=lambda t: t[0].node.index), 1):
+            network.advance(together[0].node.index)
+            fits.append(self._solve(network, together, alive))
             self.progress(self.name, number, len(found))
-        return fits, model.apply(network.edits)
+        inputs = {order[index]: change for index, change in network.edits.inputs.items()}
+        return fits, model.apply(replace(network.edits, inputs=inputs))
 
-    def _solve(self, network: Replay, product: Product, alive: Alive) -> Fit:
+    def _solvable(self, model: Model) -> list[Together]:
+        """The products of ``model`` that were seen of the original, by weight."""
+        seen = [p for p in products(model, self.trace.shapes.shape) if p.node.label in self.seen.products]
+        return solvable(model, self.trace, seen, self.settled)
+
+    def _solve(self, network: Replay, together: Together, alive: Alive) -> Fit:
+        product = together[0]
         model, node = network.model, product.node
         dtype = model.array(node.inputs[1]).dtype
         weight = product.form.matrix(model.array(node.inputs[1]).astype(np.float64))
@@ -117,7 +130,7 @@ class Compensate:
             bias = model.array(node.inputs[2]).astype(np.float64) if given else np.zeros(prior.shape[:2])
             column = np.broadcast_to(bias.reshape(-1), prior[..., 0].size).reshape(*prior.shape[:2], 1)
             prior = np.concatenate([prior, column], axis=2)
-        fit, held = self._moments(network, product, alive)
+        fit, held = self._moments(network, together, alive)
         before = held.error(prior)
         best, after, ridge, mask = prior, before, None, None
         if before > _EXACT:
@@ -142,7 +155,7 @@ class Compensate:
                 place = constants if given else added
                 name = node.inputs[2] if given else network.free_name(f"{node.inputs[1]}_bias")
                 place[name] = best[:, :, -1].reshape(-1).astype(dtype)
-            network.give(constants, added, node.index)
+            network.give(constants, added, [p.node.index for p in together])
         if mask is not None:
             mask = product.form.weight(mask.reshape(weight.shape))
         grid_of = None if cells is None else laid_along(product, cells)
@@ -175,35 +188,39 @@ class Compensate:
                 break
         return (best, least, ridge) if least < before else (prior, before, None)
 
-    def _moments(self, network: Replay, product: Product, alive: Alive) -> tuple[Moments, Moments | Kept]:
-        """Of the pruned input's columns and the original output's rows, to fit and held out."""
+    def _moments(self, network: Replay, together: Together, alive: Alive) -> tuple[Moments, Moments | Kept]:
+        """Of the pruned inputs' columns and the original outputs' rows, to fit and held out."""
+        product, own = together[0], {p.target for p in together}
+        apart = [replace(p, beside="") if p.beside in own else p for p in together]  # nothing of them is computed yet
+        size = (product.groups, product.columns, product.outputs)
+        fit = Moments.empty(*size, bias=product.form.bias)
+        few = sum(self.seen.held_out_rows(p.node.label) for p in together) < product.columns
+        held = Kept(product.form.bias) if few else Moments.empty(*size, bias=product.form.bias)
+        with another_thread() as doing, fit.gathering(doing) as to_fit, held.gathering(doing) as to_judge:
+            for part, one in itertools.product(self.seen.parts, apart):
+                (to_judge if part.held_out else to_fit)(*self._rows(network, one, alive, part))
+        return fit, held
+
+    def _rows(self, network: Replay, product: Product, alive: Alive, part: Part) -> tuple[Array, Array]:
+        """Columns [rows, groups, columns] and targets [rows, groups, outputs] of one layer in one part."""
         kept = kept_along(self.trace, alive, product.target, product.form.made)
         seen = self.seen.products[product.node.label]
         whole = bool(seen.total) and seen.total == product.target  # the other part is gone, and it gives the sum
-        size = (product.groups, product.columns, product.outputs)
-        fit = Moments.empty(*size, bias=product.form.bias)
-        few = self.seen.held_out_rows(product.node.label) < product.columns
-        held = Kept(product.form.bias) if few else Moments.empty(*size, bias=product.form.bias)
-        with another_thread() as doing, fit.gathering(doing) as to_fit, held.gathering(doing) as to_judge:
-            for part in self.seen.parts:
-                x, (y, rows) = network.get(product.source, part), self.seen.rows_of(product.node.label, part)
-                every = 1
-                if self.rows is not None:
-                    every = max(1, len(rows) * len(self.seen.parts) // max(_LEAST_ROWS, self.rows * product.columns))
-                    y, rows = y[::every], rows[::every]
-                there, rows, shape = self._there(product, alive, rows, self.seen.shape_of(product.node.label, part))
-                target = y[there].reshape(len(rows), -1)[:, kept]
-                if product.beside or whole:  # the sum is what the original's is, with what is missing of its other part
-                    beside = self.seen.beside(product.node.label, part)
-                    target = target + beside[::every][there].reshape(len(rows), -1)[:, kept]
-                if product.beside:
-                    now = product.parts_of(network.get(product.beside, part), shape, rows)
-                    target = target - now.reshape(len(rows), -1)
-                target = target.reshape(len(rows), product.groups, -1)
-                patches = product.form.patches(x, shape, rows)
-                columns = as_float(patches).reshape(len(rows), product.groups, -1)
-                (to_judge if part.held_out else to_fit)(columns, target)
-        return fit, held
+        x, (y, rows) = network.get(product.source, part), self.seen.rows_of(product.node.label, part)
+        every = 1
+        if self.rows is not None:
+            every = max(1, len(rows) * len(self.seen.parts) // max(_LEAST_ROWS, self.rows * product.columns))
+            y, rows = y[::every], rows[::every]
+        there, rows, shape = self._there(product, alive, rows, self.seen.shape_of(product.node.label, part))
+        target = y[there].reshape(len(rows), -1)[:, kept]
+        if product.beside or whole:  # the sum is what the original's is, with what is missing of its other part
+            beside = self.seen.beside(product.node.label, part)
+            target = target + beside[::every][there].reshape(len(rows), -1)[:, kept]
+        if product.beside:
+            now = product.parts_of(network.get(product.beside, part), shape, rows)
+            target = target - now.reshape(len(rows), -1)
+        columns = as_float(product.form.patches(x, shape, rows)).reshape(len(rows), product.groups, -1)
+        return columns, target.reshape(len(rows), product.groups, -1)
 
     def _there(self, product: Product, alive: Alive, rows: Rows, shape: Shape) -> tuple[NDArray[np.bool_], Rows, Shape]:
         """Which ``rows`` of an output of ``shape`` are still there, and the rows and the shape that are left of these.
@@ -232,14 +249,3 @@ def kept_along(trace: Trace, alive: Alive, tensor: str, axis: int) -> NDArray[np
         return np.arange(size)
     others = tuple(a for a in range(layer.labels.ndim) if a != axis)
     return np.flatnonzero(np.broadcast_to(alive(layer.labels).any(axis=others), size))
-
-
-def free(model: Model, trace: Trace, product: Product) -> bool:
-    """Whether no other node reads the weight and bias, and the output has one label for each channel."""
-    graph = model.graph
-    outside = {o.name for o in graph.outputs} | model.overridable
-    own = [n for n in product.node.inputs[1:3] if n]
-    layers = trace.tensors[product.target].layers
-    return all(n in graph.constants and len(graph.consumers[n]) == 1 and n not in outside for n in own) and all(
-        len(layer.axes) == 1 for layer in layers
-    )

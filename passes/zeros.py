@@ -34,7 +34,8 @@ from onnxprune.labels.rewrite import alive_of
 from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.bits import Bits, distinct
-from onnxprune.passes.compensate import free, kept_along
+from onnxprune.passes.compensate import kept_along
+from onnxprune.passes.shared_weights import free
 from onnxprune.plans.plan_file import Plan
 from onnxprune.plugins import user_function
 from onnxprune.progress import Progress
@@ -217,7 +218,7 @@ def felt_by_what_stays(
 
 def _solvable(model: Model, trace: Trace, observed: ObservedOriginal, product: Product) -> bool:
     """Whether the walk can solve for its weight."""
-    return product.node.label in observed.seen.products and free(model, trace, product)
+    return product.node.label in observed.seen.products and free(model, trace, (product,))
 
 
 def _relative(product: Product, observed: ObservedOriginal) -> Float:

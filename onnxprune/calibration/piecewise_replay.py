@@ -69,9 +69,11 @@ class Replay:
         taken = {*graph.constants, *graph.producer, *self.edits.added}
         return next(n for i in itertools.count() if (n := stem + "_" * i) not in taken)
 
-    def give(self, constants: Mapping[str, NDArray[Any]], added: Mapping[str, NDArray[Any]], node: int) -> None:
-        """From here on, these weights; ``added`` is the bias that ``node`` had not."""
-        inputs = {**self.edits.inputs, **({node: {2: next(iter(added))}} if added else {})}
+    def give(
+        self, constants: Mapping[str, NDArray[Any]], added: Mapping[str, NDArray[Any]], nodes: Sequence[int]
+    ) -> None:
+        """From here on, these weights; ``added`` is the bias that ``nodes`` had not."""
+        inputs = {**self.edits.inputs, **{node: {2: name} for node in nodes for name in added}}
         self.edits = replace(
             self.edits,
             constants={**self.edits.constants, **constants},

@@ -182,6 +182,14 @@ class Model:
         proto, weights = apply(self.proto, self.weights, edits)
         return Model(proto, None, weights)
 
+    def reordered(self, order: Sequence[int]) -> Model:
+        """A copy whose nodes are in another ``order``, given by their positions in this one."""
+        out = ModelProto()
+        out.CopyFrom(self.proto)
+        del out.graph.node[:]
+        out.graph.node.extend(self.proto.graph.node[index] for index in order)
+        return Model(out, self.path, self.weights)
+
     def gated(self, gates: Mapping[str, Gate], reads: Mapping[int, Sequence[int]]) -> Model:
         """A copy in which tensors pass through their gate where the nodes in ``reads`` read them.
 

@@ -46,21 +46,30 @@ class FoldComputedParameters:
         graph = model.graph
         computed = _of_constants(model, self.elem_type)
         added: dict[str, NDArray[Any]] = {}
-        for name in _parameters(graph):
-            if name in computed and (value := self._value(model, name, computed)) is not None:
+        inputs: dict[int, dict[int, str]] = {}
+        for name in (n for n in _parameters(graph) if n in computed):
+            readers, cone = graph.consumers[name], _upstream(computed[name], computed)
+            if any(node.outputs in self.keep for node in (*cone, *(reader for reader, _ in readers))):
+                continue
+            source = _renamed(name, computed)
+            if source in graph.constants and all(position >= 0 for _, position in readers):
+                for reader, position in readers:
+                    inputs.setdefault(reader.index, {})[position] = source
+            elif (value := self._value(model, name, computed)) is not None:
                 added[name] = value
-        if not added:
+        if not (added or inputs):
             return PassResult(model)
-        readers = {(reader.index, position) for name in added for reader, position in graph.consumers[name]}
-        gone = graph.unread({computed[name].index for name in added}, readers)
-        edits = Edits(added=added, removed=frozenset(gone))
-        return PassResult(model.apply(edits), (f"stored {len(added)} parameters that were computed from constants",))
+        own = [*added, *(graph.nodes[i].inputs[p] for i, at in inputs.items() for p in at)]
+        rewired = {(reader.index, position) for name in own for reader, position in graph.consumers[name]}
+        gone = graph.unread({computed[name].index for name in own}, rewired)
+        edits = Edits(added=added, inputs=inputs, removed=frozenset(gone))
+        return PassResult(model.apply(edits), (f"stored {len({*own})} parameters that were computed from constants",))
 
     def _value(self, model: Model, name: str, computed: Mapping[str, Node]) -> NDArray[Any] | None:
         """What ``name`` holds; None where that is too large, tied, or not told by onnx's reference operators."""
         graph, constants = model.graph, model.graph.constants
         cone = _upstream(computed[name], computed)
-        if len(cone[-1].outputs) > 1 or any(node.outputs in self.keep for node in cone):
+        if len(cone[-1].outputs) > 1:
             return None
         gone = graph.unread({cone[-1].index}, {(reader.index, position) for reader, position in graph.consumers[name]})
         data = {
@@ -92,6 +101,13 @@ class FoldComputedParameters:
         if _only_described(node, position):
             return np.zeros(1, dtype_of(self.elem_type[name]))
         return model.array(name)
+
+
+def _renamed(name: str, computed: Mapping[str, Node]) -> str:
+    """What ``name`` is another name of, through Identity nodes."""
+    while name in computed and computed[name].op == "Identity":
+        name = computed[name].inputs[0]
+    return name
 
 
 def _only_described(node: Node, position: int) -> bool:

@@ -34,9 +34,17 @@ READERS = {
     ),
     "Gemm": ("float[4,6] w1, float[4] b1", "p = GlobalAveragePool(h)\nf = Flatten(p)\ny = Gemm<transB=1>(f, w1, b1)"),
     "MatMul": ("float[6,4] w1", "p = GlobalAveragePool(h)\nf = Flatten(p)\ny = MatMul(f, w1)"),
-    "Add, whose other side keeps the weights that it shares": (
+    "Add of two that share a weight": (
         "float[4,6,1,1] w2, float[4,6,3,3] w1",
         "a = Conv(h, w2)\nb = Conv(h, w2)\ns = Add(a, b)\nd = Conv<pads=[1,1,1,1]>(h, w1)\ny = Add(s, d)",
+    ),
+    "a head on two feature maps, one after the other": (
+        "float[8,6,3,3] w1, float[8] b1, float[4,8,1,1] w2",
+        (
+            "p = AveragePool<kernel_shape=[2,2]>(h)\na = Conv(h, w1, b1)\nq = Relu(a)\ng = Conv(q, w2)\n"
+            "e = Flatten(g)\nb = Conv(p, w1, b1)\nr = Relu(b)\nd = Conv(r, w2)\n"
+            "f = Flatten(d)\ny = Concat<axis=1>(e, f)"
+        ),
     ),
     "MatMul whose rows are the channels": ("float[6,4] w1, float[4,6,1,1] w2", "a = MatMul(h, w1)\ny = Conv(a, w2)"),
     "two layers": (
@@ -136,13 +144,31 @@ def test_model_from_which_nothing_was_removed_stays_as_it_is() -> None:
     assert result.model.proto == case.pruned.proto
 
 
-def test_weights_that_two_nodes_share_stay_as_they_are() -> None:
-    text = "(float[N,3,8,8] x) => (float y) <float[6,3,3,3] w0, float[4,6,1,1] w1> { h = Conv(x, w0)\n"
-    model = build(text + "k = Relu(h)\na = Conv(h, w1)\nb = Conv(k, w1)\ny = Add(a, b) }")
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "a = Conv(h, w1)\nb = Mul(w1, w1)\nc = ReduceSum(b)\ny = Add(a, c)",
+        "a = Conv(h, w1)\nb = Conv(k, w1, b1)\ny = Add(a, b)",
+        "a = Conv<pads=[1,1,1,1]>(h, w2)\nb = Relu(a)\nc = Conv(b, w1)\nd = Relu(c)\ny = Conv(d, w1)",
+    ],
+    ids=["read by another operator", "with another bias", "one feeds the other"],
+)
+def test_shared_weights_that_cannot_change_stay_as_they_are(nodes: str) -> None:
+    width = 6 if "w2" in nodes else 4
+    declared = f"float[6,3,3,3] w0, float[{width},6,1,1] w1, float[6,6,3,3] w2, float[4] b1"
+    proto = build(f"(float[N,3,8,8] x) => (float y) <{declared}> {{ h = Conv(x, w0)\nk = Relu(h)\n{nodes} }}")
     with spilling() as spill:
-        case = Case(model, [1], samples(20, 0), spill)
+        case = Case(proto, [1], samples(20, 0), spill)
         compensated = case.compensate.run(case.pruned).model
     np.testing.assert_array_equal(compensated.array("w1"), case.pruned.array("w1"))
+
+
+def test_a_shared_weight_that_is_settled_stays_and_others_are_solved() -> None:
+    with spilling() as spill:
+        case = Case(doubled("Add of two that share a weight"), [4, 5], samples(40, 0), spill)
+        compensated = replace(case.compensate, settled={"w1", "w2"}).run(case.pruned).model
+    np.testing.assert_array_equal(compensated.array("w2"), case.pruned.array("w2"))
+    assert (compensated.array("w1") != case.pruned.array("w1")).any()
 
 
 def test_a_new_bias_takes_no_name_that_is_there() -> None:

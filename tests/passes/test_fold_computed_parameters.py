@@ -55,7 +55,7 @@ ROWS = (
     Row(
         "two-read-it", "v = Neg(u)\na = Conv(x, v)\nc = Conv(x, v)\ny = Add(a, c)", "Conv Conv Add", "float[8,3,3,3] u"
     ),
-    Row("tied", "v = Identity(w)\na = Conv(x, w)\nc = Conv(x, v)\ny = Add(a, c)", "Identity Conv Conv Add"),
+    Row("another-name", "v = Identity(w)\na = Conv(x, w)\nc = Conv(x, v)\ny = Add(a, c)", "Conv Conv Add"),
     Row(
         "of-an-input",
         "m = ReduceMean<keepdims=0, axes=[0,2,3]>(x)\nv = Concat<axis=0>(m, k)\ny = Conv(x, w, v)",
