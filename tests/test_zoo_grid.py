@@ -19,9 +19,9 @@ from onnxprune.labels.groups import Group
 from onnxprune.model import onnx_model as model
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
+from onnxprune.planning.planner import Planner
 from onnxprune.progress import silent
 from onnxprune.proof import exact
-from onnxprune.search.planner import Planner
 from onnxprune.widths.alignment_steps import Multiple, step_of
 from onnxprune.widths.choose_channels import choose
 from onnxprune.widths.plan_contest import Way

@@ -16,15 +16,15 @@ import numpy.typing as npt
 
 from bench.accuracy import cache
 from bench.accuracy.digits import SIZE
-from onnxprune import pipeline
 from onnxprune.cost.macs_and_bytes import Macs, Params
 from onnxprune.labels.analysis import analyse
 from onnxprune.model import files
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
+from onnxprune.planning.planner import Planner
+from onnxprune.planning.planner_opened import observing
 from onnxprune.progress import Stopwatch, silent
 from onnxprune.running import session as runtime
-from onnxprune.search.planner import Planner
 from onnxprune.widths.budget import Budget
 
 SHARES = (0.9, 0.8, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.425, 0.4, 0.375, 0.35, 0.325, 0.3, 0.275, 0.25, 0.225, 0.2)
@@ -64,7 +64,7 @@ def _made(net: cache.TrainedNet, shares: Sequence[float]) -> Plans:
     watch = Stopwatch(silent)
     analysis = analyse(model, input_shapes=options.input_shapes)
     rows = []
-    with pipeline.observing(analysis, options, watch) as observed:
+    with observing(analysis, options, watch) as observed:
         planner = Planner(analysis, options, observed, silent)
         calibration = np.load(cache.calibration(segmenting=False))
         logits = logits_of(model, calibration)

@@ -22,15 +22,15 @@ import numpy.typing as npt
 from bench.accuracy import cache, plans, search
 from bench.accuracy.digits import SIZE
 from bench.measure import publish
-from onnxprune import pipeline
 from onnxprune.calibration.data_options import NO_DATA
 from onnxprune.cost.chips import costs
 from onnxprune.cost.macs_and_bytes import CostModel, Macs
 from onnxprune.model import files
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
+from onnxprune.planning.planner import Planner
+from onnxprune.planning.planner_opened import planning
 from onnxprune.search.drop import Measurement, drop
-from onnxprune.search.planner import Planner
 from onnxprune.widths.budget import Budget
 from onnxprune.widths.choose_channels import Choice
 from onnxprune.widths.metric_options import Limit
@@ -71,7 +71,7 @@ class _Net:
 
     def rows(self) -> list[dict[str, str]]:
         """Of all ways."""
-        with pipeline.planning(self.model, self.options) as planner:
+        with planning(self.model, self.options) as planner:
             self.planner = planner
             self.original = self._right(self.model, slice(None))
             curves, seconds = self._curves()
@@ -163,7 +163,7 @@ class _Net:
         made = plans.of(self.net)
         options = Options(data=str(cache.calibration(segmenting=False)), input_shapes=SHAPES)
         found = []
-        with pipeline.planning(self.model, options) as planner:
+        with planning(self.model, options) as planner:
             self.planner = planner
             for permitted in search.DROPS:
                 for confidence in (1.0, 0.0):

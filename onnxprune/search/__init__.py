@@ -1,1 +1,1 @@
-"""How far to go: plans made from one analysis, a metric that judges them, and the smallest model that it accepts."""
+"""A metric that judges plans; the smallest model that it accepts, and what each group of channels costs it."""

@@ -18,10 +18,10 @@ from onnxprune.file_system.arrays_on_disk import Spill, spilling
 from onnxprune.labels.analysis import matches, units_of
 from onnxprune.labels.groups import Group
 from onnxprune.model.onnx_model import Model
+from onnxprune.planning.planner import Planner
 from onnxprune.progress import Progress
 from onnxprune.search.drop import Drop, Measurement, drop
 from onnxprune.search.metrics import Metric, alike
-from onnxprune.search.planner import Planner
 from onnxprune.search.smallest import metric_of
 from onnxprune.search.trials import Keys, Row, Table
 from onnxprune.search.workers import Workers

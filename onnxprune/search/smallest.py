@@ -19,12 +19,12 @@ from onnxprune.errors import KeptError, MetricError, OptionError
 from onnxprune.file_system.arrays_on_disk import Spill, spilling
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
+from onnxprune.planning.planner import Made, Planner
 from onnxprune.plugins import is_code
 from onnxprune.progress import Progress
 from onnxprune.search.curve import FIRST, Point, find, taken
 from onnxprune.search.drop import Measurement, drop, told, within
 from onnxprune.search.metrics import Metric, alike, user_metric
-from onnxprune.search.planner import Made, Planner
 from onnxprune.search.ready import ReadyMetric, ready
 from onnxprune.search.trials import Keys, Row, Table
 from onnxprune.search.workers import Workers

@@ -18,8 +18,8 @@ from typing import Any
 
 from onnxprune.errors import DataError, OptionError, OutputError
 from onnxprune.file_system.regular_file import ensure_regular
+from onnxprune.planning.planner import Planner
 from onnxprune.search.metrics import Metric, UserMetric
-from onnxprune.search.planner import Planner
 from onnxprune.widths.metric_options import MetricOptions
 
 FORMAT = "onnxprune-trial"

@@ -34,8 +34,8 @@ from onnxprune.memory_and_threads import share_the_machine
 from onnxprune.model import files
 from onnxprune.model.onnx_model import PROTO_LIMIT, Model, from_proto
 from onnxprune.options import Options
+from onnxprune.planning.planner import Planner
 from onnxprune.progress import silent
-from onnxprune.search.planner import Planner
 from onnxprune.search.trials import Row
 
 #: What makes a planner of a model and options, for as long as it is used.

@@ -30,7 +30,8 @@ from onnxprune.model import files
 from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.model.opening import Source, opened, to_proto
 from onnxprune.options import Options
-from onnxprune.pipeline import Result, planning, prune
+from onnxprune.pipeline import Result, prune
+from onnxprune.planning.planner_opened import planning
 from onnxprune.plans.plan_file import Plan
 from onnxprune.plugins import user_function
 from onnxprune.progress import Progress

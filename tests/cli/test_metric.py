@@ -13,8 +13,8 @@ import pytest
 
 import onnxprune
 from onnxprune.cost.macs_and_bytes import Macs
+from onnxprune.planning.planner import Planner
 from onnxprune.report import html
-from onnxprune.search.planner import Planner
 from onnxprune.widths.choose_channels import Choice
 from tests.commands import AGAINST_THE_ORIGINAL, Run, assert_one_line, widths
 from tests.models import build

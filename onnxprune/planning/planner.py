@@ -36,10 +36,10 @@ from onnxprune.passes.bits import GridAllocator, grids_of, nearest
 from onnxprune.passes.bits_by_layer import BitAllocator
 from onnxprune.passes.recover import Constrained, Recovery, Solved
 from onnxprune.passes.zeros import Asked, ZerosAllocator, felt_by_layer, felt_by_what_stays, masked
+from onnxprune.planning.given_model import folding
 from onnxprune.plans.applied import plan_of
 from onnxprune.plans.plan_file import Plan
 from onnxprune.progress import Progress
-from onnxprune.search.given_model import folding
 from onnxprune.widths import plan_contest
 from onnxprune.widths.choose_channels import Choice, choose
 from onnxprune.widths.named_channels import Rows

@@ -14,8 +14,8 @@ from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.passes import FoldComputedParameters, FuseBatchNorm, KeepRows, Pass, cut_to
 from onnxprune.passes import run as run_passes
+from onnxprune.planning.branch_removal import WithoutBranches
 from onnxprune.progress import Stopwatch
-from onnxprune.search.branch_removal import WithoutBranches
 from onnxprune.widths import named_channels
 from onnxprune.widths.named_channels import Rows
 

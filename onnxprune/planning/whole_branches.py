@@ -21,10 +21,10 @@ from onnxprune.labels.analysis import Analysis
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.passes import run as run_passes
+from onnxprune.planning.branch_removal import Branch, WithoutBranches, branches
+from onnxprune.planning.given_model import folding, without
+from onnxprune.planning.planner import Planner
 from onnxprune.proof import distance_over_outputs as heldout
-from onnxprune.search.branch_removal import Branch, WithoutBranches, branches
-from onnxprune.search.given_model import folding, without
-from onnxprune.search.planner import Planner
 from onnxprune.widths.budget import Budget
 from onnxprune.widths.choose_channels import Choice
 from onnxprune.widths.plan_contest import Judged, Tried

@@ -12,8 +12,8 @@ import onnxprune
 from onnxprune.errors import OptionError, PlanError
 from onnxprune.labels.analysis import analyse
 from onnxprune.model.onnx_model import from_proto
+from onnxprune.planning.branch_removal import WithoutBranches, branches
 from onnxprune.plans.plan_file import Plan
-from onnxprune.search.branch_removal import WithoutBranches, branches
 from tests.models import build, scaled
 
 #: Two blocks of 16 channels, which --align 16 leaves as they are; the second adds next to nothing, and a gate is in it.
