@@ -7,7 +7,7 @@ these dataclasses. This module imports nothing heavy before an object is made, s
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -288,19 +288,20 @@ class Options(BitOptions, ZeroOptions, MetricOptions, ApplyOptions):
         """Raise OptionError for values out of range, and for names that nobody knows."""
         from onnxprune.widths.request import asked, bytes_left  # noqa: PLC0415 (--help must not wait for it)
 
+        super().__post_init__()
         spent = bytes_left(self.budget) if self.weights == AUTO else None  # on bits, and else on channels
         budget = None if spent else self.budget
-        if self.limit is not None and (self.ratio is not None or self.budget is not None or self.lossless):
-            what = "says how far to go, and so do --ratio, --budget and --lossless"
-            raise OptionError(what, where="--metric", hint="give one of them")
         for name in _NAMED:
             object.__setattr__(self, name, _pairs(getattr(self, name), f"--{name.replace('_', '-')}"))
-        object.__setattr__(self, "outputs", tuple(self.outputs))
+        for name in ("outputs", "exclude"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         named = budget is None and (self.remove or self.keep_outputs)
-        judged = reading_of(self.data) is not None
+        judged = self.reading is not None
         zeros = self.zeros_asked(solved=judged and self.compensate, seed=self.seed)
-        bits = self.bits_asked(limit=spent, levels=STORED.get(self.format, LEVELS), seen=judged)
-        self._check_constraints(zeros, bits, judged=judged)
+        object.__setattr__(self, "zeros", zeros)
+        object.__setattr__(self, "bits", self.bits_asked(limit=spent, levels=STORED.get(self.format, LEVELS)))
+        for where, what, hint in self._contradictions():
+            raise OptionError(what, where=where, hint=hint)
         request = asked(
             ratio=0.0 if self.ratio is None and named else self.ratio,
             lossless=self.lossless,
@@ -315,26 +316,22 @@ class Options(BitOptions, ZeroOptions, MetricOptions, ApplyOptions):
             remove=self.remove,
             keep=self.keep,
             judged=judged,
-            weights=(zeros is not None or bits is not None) and self.limit is None,
+            weights=self.weighed and self.limit is None,
         )
-        object.__setattr__(self, "exclude", tuple(self.exclude))
         object.__setattr__(self, "request", request)
-        object.__setattr__(self, "zeros", zeros)
-        object.__setattr__(self, "bits", bits)
-        super().__post_init__()
 
-    def _check_constraints(self, zeros: ZerosRequest | None, bits: BitsRequest | None, *, judged: bool) -> None:
-        """Raise OptionError where zeros or bits contradict other options. ``judged``: whether there is data."""
-        if (zeros or bits) and self.finetune is not None:
-            what = "trains weights, and zeros and bits would be lost"
-            raise OptionError(what, where="--finetune", hint="run sparsify or quantize on what it writes")
-        if bits is not None and self.recover:
-            raise OptionError(
-                "trains weights off their grids", where="--recover", hint="leave out --recover or --weights"
-            )
-        if bits is not None and bits.activations and not judged:
-            hint = "give --data, or leave --data none out: inputs are drawn then"
-            raise OptionError("takes ranges from samples", where="--activations", hint=hint)
+    def _contradictions(self) -> Iterator[tuple[str, str, str]]:
+        """Which options contradict others: where, what is wrong there, and a hint."""
+        if self.limit is not None and (self.ratio is not None or self.budget is not None or self.lossless):
+            yield "--metric", "says how far to go, and so do --ratio, --budget and --lossless", "give one of them"
+        if self.weighed and self.finetune is not None:
+            hint = "run sparsify or quantize on what it writes"
+            yield "--finetune", "trains weights, and zeros and bits would be lost", hint
+        if self.bits is not None and self.recover:
+            yield "--recover", "trains weights off their grids", "leave out --recover or --weights"
+        if self.bits is not None and self.reading is None:
+            for where, what in self.bits.needs_samples.items():
+                yield where, what, "give --data, or leave --data none out: inputs are drawn then"
 
     @property
     def weighed(self) -> bool:

@@ -65,9 +65,15 @@ class BitsRequest:
     power_of_two: bool
 
     @property
-    def needs_samples(self) -> bool:
-        """Whether samples are needed to decide what is asked for."""
-        return bool(self.activations) or isinstance(self.weights, ByLayer)
+    def needs_samples(self) -> Mapping[str, str]:
+        """What nothing but samples can decide: by option, what it does with them."""
+        weights = {"--weights": "chooses bits by what they cost on samples"} if self.by_layer else {}
+        return weights | ({"--activations": "takes ranges from samples"} if self.activations else {})
+
+    @property
+    def by_layer(self) -> bool:
+        """Whether bits of weights are chosen layer by layer."""
+        return isinstance(self.weights, ByLayer)
 
     def to_json(self) -> dict[str, Any]:
         """As plan and report write them."""
@@ -137,11 +143,10 @@ class BitOptions:
         help="Use powers of two as scales, which hardware applies by shifting.",
     )
 
-    def bits_asked(self, *, limit: float | None, levels: tuple[int, ...], seen: bool) -> BitsRequest | None:
+    def bits_asked(self, *, limit: float | None, levels: tuple[int, ...]) -> BitsRequest | None:
         """The request, or None where nothing is asked of bits. Raises OptionError.
 
-        ``limit``: the budget of bytes that `AUTO` may spend. ``levels``: the bits that the format can store. ``seen``:
-        whether there are samples.
+        ``limit``: the budget of bytes that `AUTO` may spend. ``levels``: the bits that the format can store.
         """
         own = in_pairs(self.bits_for, "--bits-for")
         if self.weights is None and self.activations is None and not own:
@@ -155,9 +160,6 @@ class BitOptions:
                 raise OptionError("says nothing of how many bits", where=where, hint="give --weights too")
             return None
         weights = _weights(self.weights, limit, levels)
-        if isinstance(weights, ByLayer) and not seen:
-            hint = "give --data, or leave --data none out: inputs are drawn then"
-            raise OptionError("chooses bits by what they cost on samples", where="--weights", hint=hint)
         equal = None if isinstance(weights, ByLayer) else weights
         every = {"--weights": equal, "--activations": self.activations}
         every |= {f"--bits-for {glob}": bits or None for glob, bits in own}

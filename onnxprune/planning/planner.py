@@ -16,7 +16,6 @@ import numpy as np
 
 from onnxprune.activations.simulated import simulated
 from onnxprune.calibration.original_observed import ObservedOriginal
-from onnxprune.constraints.bit_options import ByLayer
 from onnxprune.constraints.grids import Grids
 from onnxprune.constraints.quadratic import Float
 from onnxprune.cost.macs_and_bytes import CostModel
@@ -130,7 +129,7 @@ class Planner:
         """What is asked of the weights that stay: by ``plan``, or by the options for the plan that was ``made``."""
         options, observed = self.options, self.observed if self.options.compensate else None
         bits = options.bits if plan is None else None
-        by_layer = bits is not None and isinstance(bits.weights, ByLayer)
+        by_layer = bits is not None and bits.by_layer
         felt: dict[str, Float] = {}
         if (self.observed if by_layer else observed) is not None and (plan is None or plan.weighed):
             felt = felt_by_what_stays(whole, self.analysis.trace, choice.dead, self._felt)
