@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.accuracy import cache, metric, ours
+from bench.accuracy import cache, command_line, metric, ours
 from bench.accuracy.digits import SIZE
 from bench.measure import publish, python
 
@@ -39,20 +39,17 @@ class Measured:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the chosen networks, print the tables, and write all that was measured if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("nets", nargs="*", metavar="NET", help=", ".join(NETS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser = command_line.parser(__doc__, NETS, seeds=SEEDS)
     parser.add_argument("--macs", type=float, nargs="+", default=BUDGETS)
     parser.add_argument("--align", type=int, nargs="+", default=ALIGNS)
     parser.add_argument("--variants", nargs="*", default=list(ours.VARIANTS), choices=ours.VARIANTS)
     parser.add_argument("--with-batchnorm", action="store_true", help="give onnxprune the files with BatchNorm nodes")
     parser.add_argument("--peer-from", type=Path, metavar="PATH", help="Torch-Pruning's figures from an earlier --json")
-    parser.add_argument("--json", type=Path, metavar="PATH")
     options = parser.parse_args(arguments)
-    nets = options.nets or NETS
+    nets = options.nets
     python("bench.accuracy.train", *nets, "--seeds", *map(str, options.seeds), timeout=4 * _HOURS)
     earlier = json.loads(options.peer_from.read_text())["networks"] if options.peer_from else None
-    measured = [measure(cache.TrainedNet(name, seed), options, earlier) for name in nets for seed in options.seeds]
+    measured = [measure(net, options, earlier) for net in command_line.networks(options)]
     cells = [(net, budget, align) for net in nets for budget in options.macs for align in options.align]
     rows = [row([m for m in measured if m.net.name == net], budget, align) for net, budget, align in cells]
     judged = list(bars(measured))

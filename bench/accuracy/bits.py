@@ -7,7 +7,6 @@ activations have few bits, the network is measured with them rounded.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import onnxprune
-from bench.accuracy import cache, metric
+from bench.accuracy import cache, command_line, metric
 from bench.measure import publish
 from onnxprune.activations.simulated import simulated
 from onnxprune.model.opening import opened, to_proto
@@ -63,14 +62,11 @@ class Measured:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, a line for each to stderr as it is there; then one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("nets", nargs="*", metavar="NET")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser = command_line.parser(__doc__, NETS, seeds=(0, 1))
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--drawn", action="store_true", help="on drawn inputs")
-    parser.add_argument("--json", type=Path, metavar="PATH")
     options = parser.parse_args(arguments)
-    nets = [cache.TrainedNet(name, seed) for name in options.nets or NETS for seed in options.seeds]
+    nets = command_line.networks(options)
     found = [m for net in nets for m in measure(net, options.variants, drawn=options.drawn)]
     rows = [row([m for m in found if (m.net, m.seed) == (n.name, n.seed)]) for n in nets]
     publish({"Bits": rows}, {"measured": [asdict(m) for m in found]}, options.json)

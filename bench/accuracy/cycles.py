@@ -7,13 +7,12 @@ are of the two seeds of training; '-' where the budget cannot be met.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.accuracy import cache, metric
+from bench.accuracy import cache, command_line, metric
 from bench.accuracy.__main__ import NETS, SEGMENTING
 from bench.accuracy.digits import SIZE
 from onnxprune import pipeline
@@ -56,10 +55,8 @@ def left(net: cache.TrainedNet, share: float, way: Mapping[str, Any], *, data: b
 
 def main() -> None:
     """Print a line for each network and budget."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("nets", nargs="*", metavar="NET", default=NETS)
+    parser = command_line.parser(__doc__, NETS, seeds=(0, 1), json=False)
     parser.add_argument("--cycles", type=float, nargs="+", default=(0.95, 0.9, 0.8, 0.7, 0.5))
-    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1))
     parser.add_argument("--data", action="store_true", help="with calibration data")
     parser.add_argument("--branches", action="store_true", help="with whole branches gone, and without")
     options = parser.parse_args()

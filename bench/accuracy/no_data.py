@@ -7,7 +7,6 @@ samples are those of ``bench.accuracy``, which trains them; each run is one call
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import onnxprune
-from bench.accuracy import cache, metric
+from bench.accuracy import cache, command_line, metric
 from bench.accuracy.__main__ import NETS, SEEDS, SEGMENTING
 from bench.accuracy.digits import SIZE
 from bench.measure import publish
@@ -86,11 +85,10 @@ TABLES: dict[str, Callable[[cache.TrainedNet], Iterator[tuple[str, float | None]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print one table, and write its numbers if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("nets", nargs="*", metavar="NET", help=", ".join(NETS))
     parser.add_argument("--seeds", type=int, nargs="+")
-    parser.add_argument("--json", type=Path, metavar="PATH")
     options = parser.parse_args(arguments)
     chosen = options.nets or (FEW_NETS if options.table == "few" else NETS)
     seeds = options.seeds or ((0,) if options.table == "few" else SEEDS)

@@ -9,7 +9,6 @@ original (``recover_batch_norm``), then both. One line of Markdown a network; ne
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ import numpy as np
 import onnx
 import onnxsim
 
-from bench.accuracy import cache, metric
+from bench.accuracy import cache, command_line, metric
 from bench.accuracy.__main__ import NETS, SEEDS, SEGMENTING
 from bench.onnxsim_at import macs
 
@@ -30,17 +29,13 @@ Pruning = Callable[[onnx.ModelProto, float], onnx.ModelProto]
 
 def main() -> None:
     """Prune, repair, measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("nets", nargs="*", metavar="NET", default=NETS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser = command_line.parser(__doc__, NETS, seeds=SEEDS, json=False)
     parser.add_argument("--macs", type=float, default=0.5)
     options = parser.parse_args()
-    for name in options.nets or NETS:
-        for seed in options.seeds:
-            net = cache.TrainedNet(name, seed)
-            original = metric.of_file(net.folded)
-            for title, kept in _attempts(net, name in SEGMENTING, options.macs):
-                print(f"| {name}, {seed} | {title} | {kept} | {original:.4f} |", flush=True)
+    for net in command_line.networks(options):
+        original = metric.of_file(net.folded)
+        for title, kept in _attempts(net, net.name in SEGMENTING, options.macs):
+            print(f"| {net.name}, {net.seed} | {title} | {kept} | {original:.4f} |", flush=True)
 
 
 def _attempts(net: cache.TrainedNet, segmenting: bool, share: float) -> Iterator[tuple[str, str]]:

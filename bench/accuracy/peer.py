@@ -12,7 +12,6 @@ C2f, whose chunk makes it raise, is tried once as it is and then with the split 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import json
@@ -25,7 +24,7 @@ import torch_pruning
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bench.accuracy import cache
+from bench.accuracy import cache, command_line
 from bench.accuracy.digits import SIZE
 from bench.accuracy.nets import SEGMENTING, head
 from bench.accuracy.train import load, of_module
@@ -73,7 +72,7 @@ IMPORTANCES: dict[str, Callable[[], torch_pruning.importance.Importance]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Try every setting at the given budgets and widths."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = command_line.parser(__doc__, json=False)
     parser.add_argument("net")
     parser.add_argument("seed", type=int)
     parser.add_argument("--macs", type=float, nargs="+", default=BUDGETS)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 from PIL import Image
 
-from bench.accuracy import boxes, ours, photographs, text
+from bench.accuracy import boxes, command_line, ours, photographs, text
 from bench.measure import publish
 from fixtures import trained
 
@@ -49,16 +49,14 @@ class Task:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the chosen models, print one table, and write all that was measured if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(TASKS))
+    parser = command_line.parser(__doc__, TASKS, metavar="MODEL")
     parser.add_argument("--removed", type=float, nargs="+", default=REMOVED, help="shares of the MACs")
     parser.add_argument("--align", type=int, nargs="+", default=(1,))
     parser.add_argument("--variants", nargs="+", default=list(ours.VARIANTS), choices=ours.VARIANTS)
-    parser.add_argument("--json", type=Path, metavar="PATH")
     options = parser.parse_args(arguments)
     rows: list[dict[str, str]] = []
     data: dict[str, Any] = {"text": text.languages()}
-    for key in options.models or TASKS:
+    for key in options.nets:
         original, outcomes = measure(key, options)
         data[key] = {"original": original, "pruned": [asdict(outcome) for outcome in outcomes]}
         for removed in options.removed:

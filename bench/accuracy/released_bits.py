@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 
 import onnxprune
-from bench.accuracy import ours, released, text
+from bench.accuracy import command_line, ours, released, text
 from bench.accuracy.bits import statically_quantized
 from bench.measure import publish
 from fixtures import trained
@@ -72,15 +72,13 @@ class Subject:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, a line for each to stderr as it is there; then one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(MODELS))
+    parser = command_line.parser(__doc__, MODELS, metavar="MODEL")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--ways", nargs="+", default=[REAL, DRAWN, NONE], choices=[REAL, DRAWN, NONE])
     parser.add_argument("--calibration", type=int, default=96, help="samples")
     parser.add_argument("--test", type=int, default=120, help="samples")
-    parser.add_argument("--json", type=Path, metavar="PATH")
     options = parser.parse_args(arguments)
-    found = [m for key in options.models or MODELS for m in measure(key, options)]
+    found = [m for key in options.nets for m in measure(key, options)]
     rows = [row([m for m in found if m.model == key]) for key in dict.fromkeys(m.model for m in found)]
     data = {"text": text.languages(), "measured": [asdict(m) for m in found]}
     publish({f"Zeros and bits; text: {text.languages()}": [r for each in rows for r in each]}, data, options.json)

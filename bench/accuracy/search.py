@@ -7,13 +7,11 @@ others, and on all, says what it was worth. Beside it: bisection over the same p
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from bench.accuracy import cache, plans
+from bench.accuracy import cache, command_line, plans
 from bench.measure import publish
 from onnxprune.search.curve import Point, find, taken
 from onnxprune.search.drop import Drop, Measurement, drop
@@ -28,12 +26,10 @@ Search = Callable[[Callable[[int], Drop], float, float], tuple[int, int]]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Replay all searches, and print a line for each network, permitted drop and search."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("nets", nargs="*", metavar="NET-SEED", help=", ".join(NETS))
-    parser.add_argument("--json", type=Path, metavar="PATH")
+    parser = command_line.parser(__doc__, NETS, metavar="NET-SEED")
     options = parser.parse_args(arguments)
     rows = []
-    for text in options.nets or NETS:
+    for text in options.nets:
         name, _, seed = text.rpartition("-")
         made = plans.of(cache.TrainedNet(name, int(seed)))
         for permitted in DROPS:

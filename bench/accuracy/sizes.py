@@ -6,15 +6,13 @@ samples, and ``nudenet`` out of its package, without data, which is no matter he
 
 from __future__ import annotations
 
-import argparse
 import io
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import onnxprune
-from bench.accuracy import cache
+from bench.accuracy import cache, command_line
 from bench.measure import publish
 from fixtures import trained
 from onnxprune.formats.export import export
@@ -31,11 +29,9 @@ SHAPES = {"nudenet": {"images": (1, 3, 320, 320)}}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("nets", nargs="*", metavar="NET")
-    parser.add_argument("--json", type=Path, metavar="PATH")
+    parser = command_line.parser(__doc__, NETS)
     options = parser.parse_args(arguments)
-    rows = [measure(name) for name in options.nets or NETS]
+    rows = [measure(name) for name in options.nets]
     publish({"Bytes, plain / zipped": [{n: str(v) for n, v in r.items()} for r in rows]}, {"rows": rows}, options.json)
 
 

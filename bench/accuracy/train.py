@@ -6,7 +6,6 @@ same seed gives the same network on the same machine. For developers: needs torc
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 import warnings
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from bench.accuracy import cache, metric
+from bench.accuracy import cache, command_line, metric
 from bench.accuracy.digits import SIZE, Digits, Samples
 from bench.accuracy.nets import NETS, SEGMENTING
 
@@ -30,12 +29,10 @@ EXPORT_TOLERANCE = 0.001  #: of the metric: a sample on the fence may fall to th
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write samples and networks that are not there yet; print each network's metric."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("nets", nargs="*", metavar="NET", help=", ".join(NETS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser = command_line.parser(__doc__, NETS, seeds=(0, 1), json=False)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    wanted = [cache.TrainedNet(name, seed) for seed in options.seeds for name in options.nets or NETS]
+    wanted = [cache.TrainedNet(name, seed) for seed in options.seeds for name in options.nets]
     missing = [net for net in wanted if not net.record.exists()]
     if missing:
         digits = Digits()

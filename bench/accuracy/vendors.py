@@ -10,16 +10,14 @@ steer, 1 000 others judge. Beside them `--metric` on the plans of `bench.accurac
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from bench.accuracy import cache, plans, search
+from bench.accuracy import cache, command_line, plans, search
 from bench.accuracy.digits import SIZE
 from bench.measure import publish
 from onnxprune.calibration.data_options import NO_DATA
@@ -49,12 +47,10 @@ Ratios = Mapping[str, float]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print a line for each network, way and permitted drop."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("nets", nargs="*", metavar="NET-SEED", help=", ".join(search.NETS))
-    parser.add_argument("--json", type=Path, metavar="PATH")
+    parser = command_line.parser(__doc__, search.NETS, metavar="NET-SEED")
     options = parser.parse_args(arguments)
     rows = []
-    for text in options.nets or search.NETS:
+    for text in options.nets:
         name, _, seed = text.rpartition("-")
         rows += [{"network": text, **row} for row in _Net(cache.TrainedNet(name, int(seed))).rows()]
         print(*rows[-10:], sep="\n", flush=True)

@@ -8,7 +8,6 @@ products that is zero.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import sys
 import time
@@ -23,7 +22,7 @@ import onnx
 from onnx import numpy_helper
 
 import onnxprune
-from bench.accuracy import cache, metric
+from bench.accuracy import cache, command_line, metric
 from bench.accuracy.bits import NETS, SEGMENTING, of_proto
 from bench.measure import publish
 
@@ -48,14 +47,10 @@ class Measured:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, a line for each to stderr as it is there; then one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("nets", nargs="*", metavar="NET")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser = command_line.parser(__doc__, NETS, seeds=(0,))
     parser.add_argument("--ways", nargs="+", metavar="WAY", help="parts of the names of ways; all of them")
-    parser.add_argument("--json", type=Path, metavar="PATH")
     options = parser.parse_args(arguments)
-    nets = [cache.TrainedNet(name, seed) for name in options.nets or NETS for seed in options.seeds]
-    found = [m for net in nets for m in measure(net, options.ways or [""])]
+    found = [m for net in command_line.networks(options) for m in measure(net, options.ways or [""])]
     keys = dict.fromkeys((m.net, m.seed, m.way) for m in found)
     rows = [row([m for m in found if (m.net, m.seed, m.way) == key]) for key in keys]
     publish({"Zeros, % kept (% that is zero)": rows}, {"measured": [asdict(m) for m in found]}, options.json)
