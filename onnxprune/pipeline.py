@@ -19,7 +19,7 @@ from onnxprune.labels.ops import custom
 from onnxprune.model.files import Folder
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
-from onnxprune.passes.bits import grids_of, left_to_callers
+from onnxprune.passes.bits import grids_of
 from onnxprune.planning import whole_branches
 from onnxprune.planning.given_model import Given, analysed
 from onnxprune.planning.planner import Planner
@@ -29,17 +29,14 @@ from onnxprune.plans.applied import applied, plan_of
 from onnxprune.plans.plan_file import Plan
 from onnxprune.progress import Progress, Stopwatch, silent
 from onnxprune.proof.validity import check_original
-from onnxprune.report.assemble import Outcome, report_of
+from onnxprune.report.assemble import report_of
+from onnxprune.report.run_outcome import Outcome
 from onnxprune.report.run_report import Report
 from onnxprune.search.sensitivity import Sensitivity, SensitivityRequest, measure
 from onnxprune.search.smallest import smallest
 from onnxprune.search.workers import Workers, gathered
-from onnxprune.widths import named_channels
 from onnxprune.widths.choose_channels import Choice
 from onnxprune.widths.plan_contest import Judged
-
-#: Said of models that were quantized, and of others whose weights are computed.
-NOTHING_TO_SOLVE = "no layer has weights of its own in floats to solve anew: if it was quantized, prune it before"
 
 
 @dataclass(frozen=True)
@@ -180,34 +177,24 @@ def _result(
             judged = Judged(Choice(dead, rewrite, planner.analysis.groups, {}))
         else:
             planner, given, judged = _chosen(planner, given)
-    analysis, choice = planner.analysis, judged.best
     asked = {**options.to_json(), **request.to_json(), **given.to_json()}
-    made = plan or plan_of(analysis.trace, choice.rewrite, asked)
+    made = plan or plan_of(planner.analysis.trace, judged.best.rewrite, asked)
     written = Writing(planner, given, watch).written(judged, made, plan, found.made.solved if found else None)
-    weights = written.solved.asked
-    outcome = Outcome(
-        analysis=analysis,
-        whole=given.whole or analysis,
-        choice=choice,
-        pruned=written.pruned,
-        written=written.model,
-        changes=written.changes,
-        proof=written.proof,
-        recovered=written.solved.recovered,
-        revalued=written.revalued,
-        plan=written.plan,
-        planned=plan is not None,
-        request=request,
-        options=asked,
-        input_shapes=options.input_shapes,
-        input_values=options.input_values,
-        notes=(*_notes(planner, given, choice), *notes, *judged.missed, *weights.notes, *weights.bits.notes),
-        zeros=written.zeros,
-        grids=written.grids,
-        seconds=watch.seconds,
-        search=found.report if found else None,
+    report = report_of(
+        Outcome(
+            planner,
+            given,
+            judged,
+            written,
+            planned=plan is not None,
+            request=request,
+            options=asked,
+            said=notes,
+            seconds=watch.seconds,
+            search=found.report if found else None,
+        )
     )
-    return Result(written.model, written.plan, report_of(outcome))
+    return Result(written.model, written.plan, report)
 
 
 def _chosen(planner: Planner, given: Given) -> tuple[Planner, Given, Judged[Choice]]:
@@ -219,19 +206,6 @@ def _chosen(planner: Planner, given: Given) -> tuple[Planner, Given, Judged[Choi
     if not won.names:
         return planner, given, won.judged
     return won.planner, replace(given, gone=won.names, whole=planner.analysis), won.judged
-
-
-def _notes(planner: Planner, given: Given, choice: Choice) -> tuple[str, ...]:
-    """What the report says about outputs, data, and branches that are gone."""
-    analysis, observed = planner.analysis, planner.observed
-    held = named_channels.still_there(analysis.trace, choice.groups, choice.dead, given.rows)
-    data = observed.notes if observed else ()
-    if observed and not observed.seen.products and len(analysis.groups):
-        data = (*data, NOTHING_TO_SOLVE)
-    count, names = len(given.gone), ", ".join(f"'{n}'" for n in given.gone)
-    gone = [f"{count} branch{'es' if count > 1 else ''} went whole, constant now: {names}"] if count else []
-    left = left_to_callers(analysis.trace) if observed is not None or planner.options.weighed else ()
-    return (*given.notes, *gone, *held, *left, *data)
 
 
 def unproven(report: Report) -> CheckError | None:
