@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnxprune.cost.macs_and_bytes import CostModel
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.labels import Tensor
-from onnxprune.model.graph import Shape
+from onnxprune.model.graph import Node, Shape
 
 Units = NDArray[np.int64]
 
@@ -41,6 +41,66 @@ class _Axis:
     rows: int
 
 
+class _Layout:
+    """Where units stand in the tensors of ``trace``, and which of them ``blocks`` can take.
+
+    ``rows``: of units, each once; ``axes``: by tensor, its shape and the axes that rows lie along; ``holds``: by block,
+    the rows that it is part of.
+    """
+
+    def __init__(self, trace: Trace, blocks: Sequence[Units]) -> None:
+        self.rows: list[_Row] = []
+        self.axes: dict[str, tuple[Shape, tuple[_Axis, ...]]] = {}
+        self.holds: dict[int, list[int]] = {}
+        self._trace = trace
+        self._row_of: dict[int | bytes, int] = {}  # by the array of labels, and by its units
+        self._block = np.full(trace.units, -1, np.int64)
+        for index, units in enumerate(blocks):
+            self._block[units] = index
+        for use, tensor in trace.uses.items():
+            self.axes.setdefault(use[0], (tensor.shape, self._along(tensor)))
+        for name, tensor in trace.tensors.items():
+            self.axes[name] = (tensor.shape, self._along(tensor))
+        for name, (_, shape) in trace.model.graph.constants.items():
+            self.axes.setdefault(name, (shape, ()))
+        for index, row in enumerate(self.rows):
+            for block in row.blocks:
+                self.holds.setdefault(block, []).append(index)
+
+    def seen_by(self, node: Node) -> tuple[list[int], list[int]]:
+        """The rows that the cost of ``node`` may depend on, and the blocks that hold those along its own tensors."""
+        producer = self._trace.model.graph.producer
+        own = self._rows_of(*node.inputs, *node.outputs)
+        blocks = {b for r in own for b in self.rows[r].blocks}
+        before = self._rows_of(*(n for i in node.inputs if (p := producer.get(i)) for n in p.inputs))
+        parts = (r for r in before if r not in own and blocks.issuperset(self.rows[r].blocks))
+        return [*own, *parts], sorted(blocks)
+
+    def _rows_of(self, *names: str) -> list[int]:
+        """Rows along some tensors, each once."""
+        return list(dict.fromkeys(a.row for n in names for a in self.axes.get(n, ((), ()))[1]))
+
+    def _along(self, tensor: Tensor) -> tuple[_Axis, ...]:
+        """Most tensors hand on the labels of another: each array of these is looked at once."""
+        found = []
+        for layer in tensor.layers:
+            if id(layer.labels) not in self._row_of:
+                self._row_of[id(layer.labels)] = self._row(self._trace.unit[layer.labels.reshape(-1)])
+            rows = math.prod(tensor.shape[a] for a in layer.axes if a != layer.columns)
+            found.append(_Axis(layer.columns, self._row_of[id(layer.labels)], rows))
+        return tuple(found)
+
+    def _row(self, units: Units) -> int:
+        key = units.tobytes()
+        if key not in self._row_of:
+            index, counts = np.unique(self._block[units], return_counts=True)
+            own = index >= 0
+            fixed = int(counts[~own].sum())
+            self._row_of[key] = len(self.rows)
+            self.rows.append(_Row(units, fixed, tuple(index[own].tolist()), tuple(counts[own].tolist())))
+        return self._row_of[key]
+
+
 @dataclass
 class Sizes(Mapping[str, Shape]):
     """Shapes and costs of ``trace`` when block b keeps ``kept[b]`` units a row; ``blocks``: their units [rows, n]."""
@@ -52,43 +112,21 @@ class Sizes(Mapping[str, Shape]):
 
     def __post_init__(self) -> None:
         """Everything is kept."""
-        trace, graph = self.trace, self.trace.model.graph
+        layout, graph = _Layout(self.trace, self.blocks), self.trace.model.graph
+        self._rows, self._axes, self._holds = layout.rows, layout.axes, layout.holds
         self.kept = [b.shape[1] for b in self.blocks]
         self._width = tuple(self.kept)
-        self._block = np.full(trace.units, -1, np.int64)
-        for index, units in enumerate(self.blocks):
-            self._block[units] = index
-        self._rows: list[_Row] = []
-        self._row_of: dict[int | bytes, int] = {}  # by the array of labels, and by its units
-        self._axes: dict[str, tuple[Shape, tuple[_Axis, ...]]] = {}
-        for use, tensor in trace.uses.items():
-            self._axes.setdefault(use[0], (tensor.shape, self._forms(tensor)))
-        for name, tensor in trace.tensors.items():
-            self._axes[name] = (tensor.shape, self._forms(tensor))
-        for name, (_, shape) in graph.constants.items():
-            self._axes.setdefault(name, (shape, ()))
         self._count: list[float] = [len(r.units) for r in self._rows]
-        self._holds: dict[int, list[int]] = {}  # by block, the rows that it is part of
-        for index, row in enumerate(self._rows):
-            for block in row.blocks:
-                self._holds.setdefault(block, []).append(index)
         self._cost = {n.index: cost for n in graph.nodes if (cost := self.model.node(graph, n, self))}
+        self._whole = dict(self._cost)
         self._seen: dict[tuple[float, ...], float] = {}
         self._sees: dict[int, list[int]] = {}  # by node, the rows along its tensors, and their parts
         self._reads: dict[int, list[int]] = {}  # by node, the blocks that these hold
-        self._touched: dict[int, list[int]] = {}
-        for node in (graph.nodes[index] for index in self._cost):
-            own = self._along(*node.inputs, *node.outputs)
-            blocks = {b for r in own for b in self._rows[r].blocks}
-            before = self._along(*(n for i in node.inputs if (p := graph.producer.get(i)) for n in p.inputs))
-            self._sees[node.index] = [
-                *own,
-                *(r for r in before if r not in own and blocks.issuperset(self._rows[r].blocks)),
-            ]
-            self._reads[node.index] = sorted(blocks)
-            for block in self._reads[node.index]:
-                self._touched.setdefault(block, []).append(node.index)
-        self._whole = dict(self._cost)
+        self._touched: dict[int, list[int]] = {}  # by block, the nodes that read it
+        for index in self._cost:
+            self._sees[index], self._reads[index] = layout.seen_by(graph.nodes[index])
+            for block in self._reads[index]:
+                self._touched.setdefault(block, []).append(index)
 
     def whole(self) -> Sizes:
         """A copy with everything kept, which shares the known costs of nodes."""
@@ -96,30 +134,6 @@ class Sizes(Mapping[str, Shape]):
         found.kept, found._cost = list(self._width), dict(self._whole)  # noqa: SLF001 (its own)
         found._count = [len(r.units) for r in self._rows]  # noqa: SLF001
         return found
-
-    def _along(self, *names: str) -> list[int]:
-        """Rows along some tensors, each once."""
-        return list(dict.fromkeys(a.row for n in names for a in self._axes.get(n, ((), ()))[1]))
-
-    def _forms(self, tensor: Tensor) -> tuple[_Axis, ...]:
-        """Most tensors hand on the labels of another: each array of these is looked at once."""
-        found = []
-        for layer in tensor.layers:
-            if id(layer.labels) not in self._row_of:
-                self._row_of[id(layer.labels)] = self._row(self.trace.unit[layer.labels.reshape(-1)])
-            rows = math.prod(tensor.shape[a] for a in layer.axes if a != layer.columns)
-            found.append(_Axis(layer.columns, self._row_of[id(layer.labels)], rows))
-        return tuple(found)
-
-    def _row(self, units: Units) -> int:
-        key = units.tobytes()
-        if key not in self._row_of:
-            index, counts = np.unique(self._block[units], return_counts=True)
-            own = index >= 0
-            fixed = int(counts[~own].sum())
-            self._row_of[key] = len(self._rows)
-            self._rows.append(_Row(units, fixed, tuple(index[own].tolist()), tuple(counts[own].tolist())))
-        return self._row_of[key]
 
     # --- the mapping that cost models see -----------------------------------------------------------------------------
 
