@@ -140,7 +140,7 @@ def sensitivity(model: Model, options: Options, asked: SensitivityRequest, progr
     """Measure what cutting each group of channels alone does to a metric. Raises OnnxPruneError."""
     told = replace(options, progress=progress)
     with gathered(model, told, planning) as workers, planning(model, workers.options) as planner:
-        return measure(planner, asked, progress, workers)
+        return measure(planner, asked, workers)
 
 
 def _run_on_data(
@@ -167,7 +167,7 @@ def _result(
     options, found, request = planner.options, None, planner.options.request
     if plan is None and options.metric is not None:
         with watch.stage("search"):
-            found = smallest(planner, watch.announce, workers)
+            found = smallest(planner, workers)
         request = found.made.request
     with watch.stage("choose"):
         if found is not None:

@@ -90,14 +90,15 @@ class Replay:
         self._run(stop)
 
     def _run(self, stop: int) -> None:
-        graph = self.model.graph
-        inside = [*self._made_again(graph.nodes[self.at : stop]), *graph.nodes[self.at : stop]]
+        """One piece, up to node ``stop``: what is read after it is kept, what is read no more is let go."""
+        graph, piece = self.model.graph, self.model.graph.nodes[self.at : stop]
+        inside = [*self._made_again(piece), *piece]
         made = {o for n in inside for o in n.outputs if o}
         read = dict.fromkeys(i for n in inside for i in (*n.inputs, *n.captured) if i)
         needed = [n for n in read if n not in made and n not in graph.constants]
         wanted = [
             o
-            for n in graph.nodes[self.at : stop]
+            for n in piece
             for o in n.outputs
             if o and self._last.get(o, -1) >= stop and o not in graph.constants and o not in self._makers
         ]

@@ -151,7 +151,7 @@ class _Npy:
 def _npz(path: Path, inputs: Inputs) -> Chunk:
     try:
         held = members(path)
-    except Exception as error:  # noqa: BLE001 (so do zipfile and what unpacks)
+    except Exception as error:  # noqa: BLE001 (zipfile, and what unpacks, raise what they meet too)
         raise _unreadable(path, error) from None
     others = [n for n in held if n != LABELS]
     if len(inputs.slots) == len(others) == 1 and others[0] != inputs.slots[0].name:
@@ -197,7 +197,7 @@ class _Npz:
             where = f"{self.path}, sample {position}"
             try:
                 raw = {name: next(stream) for name, stream in streams.items()}
-            except Exception as error:  # noqa: BLE001 (as above)
+            except Exception as error:  # noqa: BLE001 (as numpy, so zipfile)
                 raise _unreadable(self.path, error) from None
             yield {name: slots[name].taken(a, where) if name in slots else a for name, a in raw.items()}
 
@@ -283,7 +283,6 @@ def _yielded(source: str, inputs: Inputs, samples: int) -> Callable[[], Iterator
             feeds = item if isinstance(item, Mapping) else {s.name: item for s in inputs.slots[:1]}
             held = {str(name): np.asarray(value) for name, value in feeds.items()}
             chunk = arrays(held, inputs, f"{source}, item {number}")
-            assert isinstance(chunk, _Arrays)
             yield chunk
             left -= chunk.size
             if left <= 0:

@@ -113,6 +113,7 @@ class Curve:
 
 
 def _errors(x: Float, errors: Float) -> tuple[float, float]:
+    """`Curve.error`, of the standard ``errors`` at noise ``x``; of those that are 0 nothing is known."""
     known = errors > 0
     if not known.any():
         return -30.0, 0.0

@@ -64,11 +64,12 @@ class UserMetric:
         return measurement(found, where)
 
     def _called(self, model: Model) -> Any:
-        if takes_path(self.function):
+        takes = first_hint(self.function)
+        if takes in (str, Path):
             with tempfile.TemporaryDirectory(prefix=scratch.prefix()) as folder:
                 path = Path(folder, "model.onnx")
                 files.write({path: model})
-                return self.function(path if first_hint(self.function) is Path else str(path))
+                return self.function(takes(path))
         with runtime.session(model, str(model.path or "model"), optimize=True) as active:
             return self.function(active)
 
@@ -77,11 +78,6 @@ def user_metric(source: MetricSource, option: str, *, lower: bool) -> UserMetric
     """By its name, or as it is. Raises OptionError where it cannot be loaded."""
     function = user_function(source, option) if isinstance(source, str) else source
     return UserMetric(name_of(source), function, option, lower)
-
-
-def takes_path(function: Callable[..., Any]) -> bool:
-    """Whether the first argument is annotated as the path of a model."""
-    return first_hint(function) in (str, Path)
 
 
 def first_hint(function: Callable[..., Any]) -> Any:

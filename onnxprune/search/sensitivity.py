@@ -7,7 +7,7 @@ are those of the least importance. Damage that compensation repairs is no damage
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
@@ -19,8 +19,7 @@ from onnxprune.labels.analysis import matches, units_of
 from onnxprune.labels.groups import Group
 from onnxprune.model.onnx_model import Model
 from onnxprune.planning.planner import Planner
-from onnxprune.progress import Progress
-from onnxprune.search.drop import Drop, Measurement, drop
+from onnxprune.search.drop import Measurement, drop
 from onnxprune.search.metrics import Metric, alike
 from onnxprune.search.smallest import metric_of
 from onnxprune.search.trials import Keys, Row, Table
@@ -107,14 +106,14 @@ class Sensitivity:
     seconds: float
 
 
-def measure(planner: Planner, asked: SensitivityRequest, progress: Progress, workers: Workers) -> Sensitivity:
+def measure(planner: Planner, asked: SensitivityRequest, workers: Workers) -> Sensitivity:
     """Measure every group of ``planner`` alone. Raises MetricError and OptionError."""
     start = time.perf_counter()
     with spilling() as spill:
-        progress("measure the original")
+        planner.progress("measure the original")
         run = _run_of(asked, planner, spill)
-        ratios = dict(run.ratios())
-        steps = _steps(run, ratios, workers, progress)
+        ratios = run.ratios()
+        steps = _steps(run, ratios, workers)
     groups = [
         GroupSensitivity(g.name, g.width, tuple(steps[g.index, r] for r in ratios[g.index] if (g.index, r) in steps))
         for g in planner.analysis.groups
@@ -135,9 +134,7 @@ def measure(planner: Planner, asked: SensitivityRequest, progress: Progress, wor
     )
 
 
-def _steps(
-    run: _Run, ratios: Mapping[int, tuple[float, ...]], workers: Workers, progress: Progress
-) -> dict[tuple[int, float], Step]:
+def _steps(run: _Run, ratios: Mapping[int, tuple[float, ...]], workers: Workers) -> dict[tuple[int, float], Step]:
     """By group and ratio, a wave of trials after the other: all at once, or, where groups may end, ratio by ratio."""
     table, keys = Table.of(run.planner.options), Keys(run.planner, run.metric)
     total, longest = sum(map(len, ratios.values())), max(map(len, ratios.values()), default=0)
@@ -153,7 +150,7 @@ def _steps(
             trials,
             lambda left: workers.rows(making, run.planner, run.row, left),
             {"sha256": keys.sha256, "metric": run.metric.name},
-            lambda done, before=before: progress("sensitivity", before + done, total),  # type: ignore[misc]
+            lambda done, before=before: run.planner.progress("sensitivity", before + done, total),  # type: ignore[misc]
         )
         found.update((trial, _step(row)) for trial, row in zip(trials.values(), rows, strict=True))
         ended |= {index for index, ratio in wave if run.ends(found[index, ratio].best)}
@@ -178,20 +175,21 @@ def _run_of(asked: SensitivityRequest, planner: Planner, spill: Spill) -> _Run:
 
 @dataclass(frozen=True)
 class _Run:
+    """What measures groups of ``planner``, one at a time, against the ``original``'s metric."""
+
     planner: Planner
     asked: SensitivityRequest
     metric: Metric
     original: Measurement
 
-    def ratios(self) -> Iterator[tuple[int, tuple[float, ...]]]:
-        """(index, ratios) of each group, ascending; the last glob that names one of its channels decides."""
+    def ratios(self) -> dict[int, tuple[float, ...]]:
+        """By index of each group, its ratios, ascending; the last glob that names one of its channels decides."""
         analysis = self.planner.analysis
         own: dict[int, tuple[float, ...]] = {g.index: self.asked.ratios for g in analysis.groups}
         for glob, ratios in self.asked.ratios_for:
             units = units_of(analysis.trace, matches(analysis.trace, glob, "--ratios-for"))
             own.update((g.index, ratios) for g in analysis.groups if np.isin(g.units, units).any())
-        for index, ratios in own.items():
-            yield index, tuple(sorted(set(ratios)))
+        return {index: tuple(sorted(set(ratios))) for index, ratios in own.items()}
 
     def key(self, keys: Keys, trial: tuple[int, float]) -> str:
         """What a trial is known by in a table."""
@@ -210,8 +208,7 @@ class _Run:
         request = planner.options.request
         way = Way(planner.importances[0], "group")
         alone = replace(request, ratio=0.0, ratio_for=((group.name, ratio),), budget=None, lossless=False, ways=(way,))
-        judged = planner.chosen(alone)
-        choice = judged.best
+        choice = planner.chosen(alone).best
         _, whole = planner.cut(choice, lossless=False)
         raw = self._value(whole)
         solved = None
@@ -229,7 +226,7 @@ class _Run:
     def _value(self, model: Model) -> Value:
         found = alike(self.metric.measure(model), self.original, f"--metric {self.metric.name}")
         limit = Limit(max_drop=0.0, min_metric=None, relative=False, lower=self.metric.lower, confidence=1.0)
-        lost: Drop = drop(limit, self.original, found)
+        lost = drop(limit, self.original, found)
         return Value(found.value, lost.amount, lost.error)
 
 

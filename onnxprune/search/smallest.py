@@ -21,7 +21,6 @@ from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.planning.planner import Made, Planner
 from onnxprune.plugins import is_code
-from onnxprune.progress import Progress
 from onnxprune.search.curve import FIRST, Point, find, taken
 from onnxprune.search.drop import Measurement, drop, told, within
 from onnxprune.search.metrics import Metric, alike, user_metric
@@ -101,17 +100,16 @@ class Found:
     report: SearchReport
 
 
-def smallest(planner: Planner, progress: Progress, workers: Workers) -> Found:
+def smallest(planner: Planner, workers: Workers) -> Found:
     """The smallest model that the metric of the planner's options accepts.
 
     Raises MetricError; KeptError where none that is smaller holds.
     """
     options = planner.options
     with spilling() as spill:
-        progress("measure the original")
+        planner.progress("measure the original")
         measuring = measuring_of(planner, spill)
-        search = _Search(measuring, progress, workers)
-        found = search.run()
+        found = _Search(measuring, workers).run()
         if options.test_metric is None:
             return found
         test = tested(planner, found.made.measured, measuring.limit, spill)
@@ -301,7 +299,6 @@ class _Search:
     """One search. ``trials`` are in the order in which they were measured."""
 
     measuring: Measuring
-    progress: Progress
     workers: Workers
     trials: list[Trial] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
@@ -339,7 +336,7 @@ class _Search:
             {self._key(share): share for share in shares},
             lambda left: self.workers.rows(_maker, measuring.planner, measuring.row, left),
             common,
-            lambda done: self.progress("search", before + done, measuring.planner.options.evaluations),
+            lambda done: measuring.planner.progress("search", before + done, measuring.planner.options.evaluations),
         )
         return [self._point(row) for row in rows]
 

@@ -1,7 +1,7 @@
 """Trials side by side: in processes of this machine or on a cluster of Dask's, through joblib, or as tasks of Ray's.
 
-Who runs what, and again where a worker has died, is their business. A worker opens a planner of its own, since plans
-keep what they replay in its folder, and has one thread, since there are others. Trials come back in any order.
+They decide who runs what; a trial whose worker has died is begun again. A worker opens a planner of its own, since
+plans keep what they replay in its folder, and has one thread, since there are others. Trials come back in any order.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ Opening: TypeAlias = Callable[[Model, Options], AbstractContextManager[Planner]]
 #: What makes, of a planner, that which makes the row of one trial.
 Making: TypeAlias = Callable[[Planner, Spill], Callable[[Any], Row]]
 
-#: How often trials are begun again whose workers were lost.
-_ATTEMPTS = 5
+#: How often trials are begun whose workers were lost; and seconds in which a scheduler answers and has a worker.
+_ATTEMPTS, _PATIENCE = 5, 30
 
 _SCHEMES = ("dask://", "ray://")
 
@@ -151,6 +151,7 @@ class _Order:
 
 
 def _finished(order: _Order, trials: Sequence[Any], options: Options) -> Iterator[tuple[int, Row]]:
+    """What each trial gives, by position. Raises ToolError where workers are lost again and again."""
     import cloudpickle  # noqa: PLC0415 (only where there are several)
 
     data = cloudpickle.dumps(order)
@@ -230,10 +231,6 @@ def _dask_backend(client: Any, payload: Any) -> Any:
             return max(2, int(super().effective_n_jobs(n_jobs)))
 
     return Backend(client=client, scatter=[payload])
-
-
-#: Seconds in which a scheduler answers and has a worker.
-_PATIENCE = 30
 
 
 def _by_ray(key: str, payload: Any, trials: Sequence[Any], options: Options) -> Iterator[tuple[int, Row]]:

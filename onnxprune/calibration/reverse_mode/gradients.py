@@ -197,7 +197,7 @@ def _run_both(
 
 
 def gate_of(name: str) -> str:
-    """The graph input that multiplies tensor ``name``."""
+    """The graph input that tensor ``name`` is multiplied by, or that is added to it."""
     return f"{name}__gate"
 
 

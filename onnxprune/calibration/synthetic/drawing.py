@@ -76,14 +76,13 @@ def load(how: Data, model: Model, shapes: Shapes, seed: int, inputs: Inputs | No
         s.name: np.full((pool, *s.shape), fixed[s.name]) if s.name in fixed else _values(s, kinds[s.name], pool, seed)
         for s in inputs.slots
     }
-    pictures = [s for s in inputs.slots if s.name not in fixed and _has_range(kinds[s.name], s)]
-    ranged = {s.name: _axis(kinds[s.name], s) for s in pictures}
+    pictures = [s for s in inputs.slots if kinds[s.name].family == "picture" and s.name not in fixed]
+    ranged = {s.name: _axis(kinds[s.name], s) for s in pictures if s.dtype.kind == "f"}
     span, notes = _span(how, model, known, inputs, drawn, ranged)
     for slot in inputs.slots:
         array = drawn[slot.name]
         if slot.name in ranged and span is not None:
-            axis = ranged[slot.name]
-            array = span.of(array, None if axis is None else axis + 1)
+            array = span.of(array, ranged[slot.name] + 1)
         elif kinds[slot.name].family == "picture" and slot.dtype == np.uint8:
             array = array * _WHITE
         drawn[slot.name] = array.astype(slot.dtype)
@@ -167,11 +166,7 @@ def _sequence(rng: np.random.Generator, count: int, shape: Shape) -> Array:
     return arrays.features(rng, count, channels, (length,))
 
 
-def _has_range(kind: Kind, slot: Slot) -> bool:
-    return kind.family == "picture" and slot.dtype.kind == "f"
-
-
-def _axis(kind: Kind, slot: Slot) -> int | None:
+def _axis(kind: Kind, slot: Slot) -> int:
     """The axis of a sample along which the channels of a picture lie."""
     return len(slot.shape) - (1 if kind.last else 3)
 
@@ -182,7 +177,7 @@ def _span(
     known: Mapping[str, Shape],
     inputs: Inputs,
     drawn: Mapping[str, Array],
-    ranged: Mapping[str, int | None],
+    ranged: Mapping[str, int],
 ) -> tuple[ValueRange | None, tuple[str, ...]]:
     """The range of the model's pictures, and what is said of it."""
     if not ranged:
@@ -193,7 +188,7 @@ def _span(
     large = max(drawn[n][0].size for n in ranged) > value_range.LARGE
     shown = value_range.PICTURES // (2 if large else 1)
     runs = [_run(inputs, drawn, start) for start in range(0, shown, inputs.unit)]
-    axes = {n: None if a is None else a + (1 if inputs.stacked else 0) for n, a in ranged.items()}
+    axes = {n: a + (1 if inputs.stacked else 0) for n, a in ranged.items()}
     found = value_range.find(model, known, runs, axes)
     names = ", ".join(f"'{n}'" for n in ranged)
     note = f"input {names} was taken to be in {found.name}, as its first layers suggest; --input-range sets another"

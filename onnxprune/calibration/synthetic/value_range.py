@@ -63,9 +63,9 @@ class ValueRange:
             raise OptionError(f"'{text}' is no range", where="--input-range", hint=hint)
         return cls(text, (ends[0],), (ends[1],))
 
-    def of(self, array: Array, axis: int | None) -> Array:
+    def of(self, array: Array, axis: int) -> Array:
         """``array`` in 0..1, moved into the range; its channels lie along ``axis``."""
-        channels = 1 if axis is None else array.shape[axis]
+        channels = array.shape[axis]
         low, span = (np.asarray(v, np.float32) for v in (self.low, np.subtract(self.high, self.low)))
         if low.size == channels and low.size > 1:
             low, span = (v.reshape([-1 if a == axis else 1 for a in range(array.ndim)]) for v in (low, span))
@@ -114,9 +114,7 @@ class _Look:
         return min(_MOST, math.log1p(max(0.0, kl))) + WEIGHT * min(_MOST, math.log1p(away))
 
 
-def find(
-    model: Model, shapes: Mapping[str, Shape], drawn: Sequence[Feeds], axes: Mapping[str, int | None]
-) -> ValueRange:
+def find(model: Model, shapes: Mapping[str, Shape], drawn: Sequence[Feeds], axes: Mapping[str, int]) -> ValueRange:
     """The candidate under which the first layers look like trained ones; the first where there is no telling.
 
     ``drawn``: a few runs, pictures in 0..1; ``axes``: of these inputs, where channels lie. ``shapes``: of tensors.
@@ -137,7 +135,7 @@ def find(
                     seen[look.tensor].append(results[look.tensor])
             found = [look.score(seen[look.tensor]) for look in looks]
             scores.append(float(np.mean(found)))
-    colours = any(a is not None and drawn[0][n].shape[a] > 1 for n, a in axes.items())
+    colours = any(drawn[0][n].shape[a] > 1 for n, a in axes.items())
     ranked = np.nan_to_num(scores, nan=np.inf)
     ranked[0] -= MARGIN if colours else GREY_MARGIN
     return CANDIDATES[int(np.argmin(ranked))]
