@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from onnxprune.errors import OptionError
@@ -56,6 +58,67 @@ def flags(described: type[Any]) -> Mapping[str, tuple[Flag, Any]]:
             empty = one.default is MISSING or one.default_factory is not MISSING
             found[one.name] = (one.metadata["flag"], None if empty else one.default)
     return found
+
+
+def ensure_types(options: Any) -> None:
+    """Raise OptionError where a field of the dataclass ``options`` has a value of another type than is declared.
+
+    The command line cannot give one; callers in Python can.
+    """
+    for name, (flag, _) in flags(type(options)).items():
+        value, declared = getattr(options, name), str(type(options).__dataclass_fields__[name].type)
+        words = set(re.findall(r"\w+", declared))
+        said = " or ".join(text for t, text in _TYPES.items() if t in words) or "what its help says"
+        if declared.startswith("Mapping") and "|" in declared:
+            continue  # pairs are looked at where they are read
+        if declared.startswith("Mapping"):
+            fits, said = (
+                _mapped(value, _wholes if "int" in words else _number),
+                f"{{name: {said.removesuffix(' or text')}}}",
+            )
+        elif declared.startswith(("Sequence", "tuple")):
+            fits, said = _row(value, _number if "float" in words else _text), f"a list: {said}"
+        else:
+            fits = _fits(value, words)
+        if not fits:
+            hint = f"it takes {said}"
+            raise OptionError(f"{value!r:.60} is of the wrong type", where=flag.names[0].partition("/")[0], hint=hint)
+
+
+#: Names of types in declarations, in words.
+_TYPES = {"bool": "True or False", "int": "whole numbers", "float": "numbers", "str": "text"}
+
+
+def _fits(value: Any, declared: set[str]) -> bool:
+    """Whether ``value`` is of a type of the names ``declared``; of those that are none of `_TYPES`, anything may be."""
+    if value is None:
+        return "None" in declared
+    if isinstance(value, bool):
+        return "bool" in declared
+    if isinstance(value, Real):
+        return "float" in declared or ("int" in declared and isinstance(value, Integral))
+    return ("str" in declared and isinstance(value, str)) or bool(declared - {*_TYPES, "None"})
+
+
+def _row(value: Any, fits: Callable[[Any], bool]) -> bool:
+    """Whether ``value`` is a row of what ``fits``; a text is none."""
+    return isinstance(value, Iterable) and not isinstance(value, str) and all(fits(v) for v in value)
+
+
+def _mapped(value: Any, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(k, str) and fits(v) for k, v in value.items())
+
+
+def _wholes(value: Any) -> bool:
+    return _row(value, lambda v: _fits(v, {"int"}))
+
+
+def _number(value: Any) -> bool:
+    return _fits(value, {"float"})
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def in_pairs(given: Mapping[str, V] | Iterable[tuple[str, V]], where: str) -> tuple[tuple[str, V], ...]:

@@ -7,8 +7,9 @@ these dataclasses. This module imports nothing heavy before an object is made, s
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from onnxprune.calibration.data_options import NO_DATA, Data
@@ -16,7 +17,7 @@ from onnxprune.constraints.bit_options import AUTO, LEVELS, BitOptions, BitsRequ
 from onnxprune.constraints.zero_options import ZeroOptions
 from onnxprune.errors import OptionError
 from onnxprune.formats.format_options import STORED, FormatOptions
-from onnxprune.option_declarations import in_pairs, option, positions_of, ratios_of, shapes_of, values_of
+from onnxprune.option_declarations import ensure_types, in_pairs, option, positions_of, ratios_of, shapes_of, values_of
 from onnxprune.progress import Progress, silent
 from onnxprune.widths.metric_options import MetricOptions
 
@@ -114,6 +115,7 @@ class ApplyOptions(FormatOptions):
 
     def __post_init__(self) -> None:
         """Raise OptionError for values out of range."""
+        ensure_types(self)
         shapes = {name: tuple(shape) for name, shape in self.input_shapes.items()}
         object.__setattr__(self, "input_shapes", shapes)
         object.__setattr__(self, "reading", reading_of(self.data))
@@ -133,7 +135,8 @@ def _pairs(
     """
     found: dict[str, set[int]] = {}
     for name, positions in in_pairs(given, where):
-        found.setdefault(name, set()).update(int(p) for p in positions)
+        whole = isinstance(positions, Iterable) and all(isinstance(p, Integral) for p in positions)
+        found.setdefault(name, set()).update(int(p) for p in positions if whole)
     if any(not positions or min(positions) < 0 for positions in found.values()):
         raise OptionError("takes positions from 0 on, and one at least", where=where, hint="NAME=0,3,17-21")
     return tuple((name, tuple(sorted(positions))) for name, positions in found.items())
@@ -147,6 +150,10 @@ def reading_of(given: DataSource | None) -> Data | None:
         return Data(None)
     if isinstance(given, str) and given == NO_DATA:
         return None
+    arrays = isinstance(given, Mapping) and all(hasattr(a, "shape") for a in given.values())
+    if not arrays and not isinstance(given, (str, os.PathLike)):
+        hint = "it takes a path, 'none', or arrays as {input: [N, ...]}"
+        raise OptionError(f"{given!r:.60} is of the wrong type", where="--data", hint=hint)
     return Data(given if isinstance(given, Mapping) else os.fspath(given))
 
 

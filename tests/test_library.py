@@ -144,6 +144,38 @@ def test_errors_are_one_line_and_one_family(
 
 
 @pytest.mark.parametrize(
+    ("option", "value", "takes"),
+    [
+        ("ratio", "0.5", "numbers"),
+        ("align", 8.0, "whole numbers"),
+        ("align", True, "whole numbers"),
+        ("seed", None, "whole numbers"),
+        ("lossless", "yes", "True or False"),
+        ("budget", 0.5, "text"),
+        ("metric", 3, "what its help says"),
+        ("weights", [8], "whole numbers or text"),
+        ("exclude", "conv*", "a list: text"),
+        ("outputs", None, "a list: text"),
+        ("input_shapes", {"x": "1,3"}, "{name: whole numbers}"),
+        ("input_values", {"x": "a"}, "{name: numbers}"),
+        ("data", 5, "a path, 'none', or arrays as {input: [N, ...]}"),
+        ("data", {"x": None}, "a path, 'none', or arrays as {input: [N, ...]}"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_with_what_is_taken(option: str, value: object, takes: str) -> None:
+    with pytest.raises(onnxprune.OptionError, match="is of the wrong type") as refused:
+        onnxprune.prune(conv_chain(2), **{option: value})  # type: ignore[arg-type]
+    assert refused.value.hint == f"it takes {takes}"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("ratio", np.float32(0.5)), ("align", np.int64(8)), ("input_shapes", {"x": np.array([1, 3])})]
+)
+def test_numbers_of_numpy_are_numbers(option: str, value: object) -> None:
+    Options(**{option: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
     ("option", "value", "where"),
     [
         ("ratio_for", ["down*=0.5"], "--ratio-for"),

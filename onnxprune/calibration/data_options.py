@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.option_declarations import numbers_of, option
+from onnxprune.option_declarations import ensure_types, numbers_of, option
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,6 +67,10 @@ class Data:
         metavar="LOW..HIGH",
         help="Value range of drawn pictures, as -1..1, 0..255 or imagenet. [default: found in the model]",
     )
+
+    def __post_init__(self) -> None:
+        """Raise OptionError for values of the wrong type."""
+        ensure_types(self)
 
     @property
     def drawn(self) -> bool:
