@@ -12,7 +12,7 @@ import numpy as np
 from onnxprune.calibration.data_options import NO_DATA
 from onnxprune.calibration.synthetic import drawing
 from onnxprune.errors import CheckError, KeptError, MetricError, OnnxPruneError, OptionError, ToolError
-from onnxprune.formats.export import check_asked, export
+from onnxprune.formats.export import check_asked, check_model, export
 from onnxprune.importance import criteria
 from onnxprune.labels.analysis import Analysis
 from onnxprune.labels.ops import custom
@@ -114,6 +114,7 @@ def _attempted(workers: Workers, plan: Plan | None, watch: Stopwatch, where: str
     model, options = workers.model, workers.options
     _check(options, plan)
     analysis, given = analysed(model, options, plan.options if plan else options.to_json(), watch)
+    check_model(options, analysis.trace)
     if options.reading is None or not options.reading.drawn:
         return _run_on_data(analysis, workers, watch, plan, where, given)
     drawing.check(options.reading)

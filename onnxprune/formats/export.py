@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from onnxprune.calibration.gram_matrices import products
 from onnxprune.constraints.grids import Grids
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.formats import arrays, integer, qdq, qonnx, sparse_initializers
-from onnxprune.formats.format_options import FOLDER, FORMATS, OF_GRIDS, ROUNDINGS, FormatOptions, Rounding
+from onnxprune.formats.format_options import FOLDER, FORMATS, OF_GRIDS, OF_SINGLE, ROUNDINGS, FormatOptions, Rounding
+from onnxprune.formats.inserted_nodes import single
 from onnxprune.formats.integers.steps import Program
+from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.files import Folder
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
@@ -38,6 +43,16 @@ def check_asked(options: FormatOptions, *, weights: bool, activations: bool) -> 
         raise OptionError(f"{name} is made of numbers on grids", where="--format", hint=hint)
     if name == "integer" and not activations:
         raise OptionError("integer needs activations on grids too", where="--format", hint=hint)
+
+
+def check_model(options: FormatOptions, trace: Trace) -> None:
+    """Raise ModelError, before samples are read, if the format cannot hold the weights of any layer."""
+    if options.format not in OF_SINGLE:
+        return
+    model = trace.model
+    weights = [p.node.inputs[1] for p in products(model, trace.shapes.shape, every=True)]
+    if weights and all(model.array(n).dtype != np.float32 for n in weights):
+        single(model, weights[0])
 
 
 def export(

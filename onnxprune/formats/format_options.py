@@ -11,6 +11,9 @@ from onnxprune.option_declarations import option
 FORMATS = ("float", "sparse", "qdq", "qonnx", "integer", "npy")
 OF_GRIDS = ("qdq", "qonnx", "integer", "npy")
 
+#: Those whose grids are of single precision alone.
+OF_SINGLE = ("qdq", "qonnx")
+
 #: Bits of weights that the types of a format have, where others would be stored in more.
 STORED = {"qdq": (2, 4, 8)}
 

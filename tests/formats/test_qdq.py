@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
+import onnxprune
 from onnxprune.constraints.grids import Grid, Grids
 from onnxprune.errors import CheckError, ModelError
 from onnxprune.formats import qdq
@@ -170,3 +171,9 @@ def test_what_onnxruntime_refuses_either_way_is_said(monkeypatch: pytest.MonkeyP
     written, said = qdq.written_to_run(model, grids, shapes_of(model))
     assert written.proto == plain.proto
     assert "session.disable_quant_qdq" in said
+
+
+def test_a_model_of_other_floats_is_refused_before_its_samples_are_read() -> None:
+    proto = build("(float16[1,4] x) => (float16[1,2] y) <float16[4,2] w> { y = MatMul(x, w) }")
+    with pytest.raises(ModelError, match="is float16, and grids are of float32"):
+        onnxprune.prune(proto, weights=8, format="qdq", data="nowhere.npz")
