@@ -303,16 +303,19 @@ class _Search:
     trials: list[Trial] = field(default_factory=list)
     points: list[Point] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """Nothing is measured yet. Raises OptionError and DataError, as `Table.of` does."""
+        self.permitted = self.measuring.permitted
+        self.table = Table.of(self.measuring.planner.options)
+        self.keys = Keys(self.measuring.planner, self.measuring.metric)
+
     def run(self) -> Found:
         """Measure plans until enough is known. Raises KeptError where none holds."""
         measuring = self.measuring
         options, limit, original = measuring.planner.options, measuring.limit, measuring.original
-        self.permitted = measuring.permitted
         if self.permitted < 0:
             what = f"the original's metric is {original.value:.6g}, which is not as good as asked for"
             raise KeptError(what, where=f"--metric {measuring.metric.name}", hint="a smaller --min-metric")
-        self.table = Table.of(options)
-        self.keys = Keys(measuring.planner, measuring.metric)
         points = find(self._measured, self.permitted, limit.confidence, options.evaluations, whole=options.weighed)
         answer = taken(points, self.permitted)
         if answer is None:

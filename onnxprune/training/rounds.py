@@ -97,10 +97,13 @@ class _Rounds:
     trials: list[Trial] = field(default_factory=list)
     held: tuple[int, _Round] | None = None
 
-    def result(self) -> Result:
-        """Go on while the metric holds. Raises KeptError where the first round does not."""
+    def __post_init__(self) -> None:
+        """Nothing is trained yet. Raises OptionError and DataError, as `Table.of` does."""
         self.table = Table.of(self.options)
         self.keys = Keys(self.measuring.planner, self.measuring.metric)
+
+    def result(self) -> Result:
+        """Go on while the metric holds. Raises KeptError where the first round does not."""
         last: _Round | None = None
         first: Report | None = None
         for number in range(1, self.options.evaluations + 1):
