@@ -167,17 +167,17 @@ class Recovery:
         held = data.split()[1].places().tolist()
         by_sample = tuple(SampleError(*s) for s in zip(held, before.samples, after.samples, strict=True))
         recovered = Recovered(
-            data.given,
-            len(held),
-            before.errors,
-            after.errors,
-            solved,
-            layers,
-            tried,
-            self.steps,
-            best,
-            by_sample,
-            data.drawn_judge,
-            data.count - data.given * (data.mixture.copies if data.mixture else 1),
+            samples=data.given,
+            held_out=len(held),
+            pruned=before.errors,
+            final=after.errors,
+            solved=solved,
+            layers=layers,
+            tried=tried,
+            steps=self.steps,
+            best_step=best,
+            by_sample=by_sample,
+            drawn=data.drawn_judge,
+            beside=data.beside,
         )
         return Solved(result, recovered, asked, Constrained(masks, Grids(grids, bits.activations)))

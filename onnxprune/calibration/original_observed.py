@@ -53,8 +53,8 @@ def observe_original(
     """
     shapes = trace.shapes.shape
     found = products(reference, shapes)
-    beside = data.mixture.given * data.mixture.copies if data.mixture else 0
-    taken = data.head(max(LEAST_SAMPLES, samples_for(ENOUGH_ROWS, found, shapes)) + beside)
+    copies = data.mixture.given * data.mixture.copies if data.mixture else 0  # of what was given, on top
+    taken = data.head(max(LEAST_SAMPLES, samples_for(ENOUGH_ROWS, found, shapes)) + copies)
     if taken.count < data.count:
         note = f"{taken.count} of {data.count} calibration samples are used: every layer finds positions enough in them"
         taken = replace(taken, notes=(*taken.notes, note))

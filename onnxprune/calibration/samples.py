@@ -92,6 +92,11 @@ class CalibrationSet:
         """How many samples in use are not drawn, each counted once."""
         return self.count if self.mixture is None else self.mixture.given
 
+    @property
+    def beside(self) -> int:
+        """How many samples in use were drawn in addition to those that were given."""
+        return 0 if self.mixture is None else self.count - self.mixture.given * self.mixture.copies
+
     def places(self) -> NDArray[np.int64]:
         """The position in the data of each sample in use."""
         return self.chosen if self.mixture is None else self.mixture.places(self.chosen)
