@@ -67,7 +67,7 @@ def felt_outputs(
     """
 
     def squares(product: Product, gradient: NDArray[Any]) -> Float:
-        last = np.moveaxis(gradient, product.form.made, -1).reshape(-1, product.groups, product.outputs)
+        last = _rows(product, gradient)
         if not 1 < product.outputs <= MOST_TOGETHER or not product.fine:
             return np.asarray(np.square(last, dtype=np.float64).sum(axis=0))
         rows = last.astype(np.float64).transpose(1, 0, 2)
@@ -107,6 +107,11 @@ def _summed(
     return {label: np.asarray(sums / (data.count * elements)) for label, sums in total.items()}
 
 
+def _rows(product: Product, gradient: NDArray[Any]) -> NDArray[Any]:
+    """Of what a product gives: [rows, groups, outputs]."""
+    return np.moveaxis(gradient, product.form.made, -1).reshape(-1, product.groups, product.outputs)
+
+
 @dataclass(frozen=True)
 class Weighed:
     """A product and its weight [groups, outputs, channels, taps]."""
@@ -121,8 +126,7 @@ class Weighed:
 
     def squares(self, gradient: NDArray[Any]) -> Float:
         """Sum over rows of g g' [groups, outputs, outputs], or W' g g' W [groups, columns, columns]."""
-        last = np.moveaxis(gradient, self.product.form.made, -1)
-        rows = last.reshape(-1, self.product.groups, self.product.outputs).astype(np.float64).transpose(1, 0, 2)
+        rows = _rows(self.product, gradient).astype(np.float64).transpose(1, 0, 2)
         if self._narrow:
             rows = np.matmul(rows, self._flat)
         return np.asarray(np.matmul(rows.transpose(0, 2, 1), rows))
