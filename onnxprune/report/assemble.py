@@ -31,8 +31,7 @@ def report_of(outcome: Outcome) -> Report:
     removed = {g.index: int(gone[g.units].sum()) for g in groups}
     asked = _asked(outcome, removed)
     there = groups.width if outcome.whole is analysis else outcome.whole.groups.width  # some were pinned since
-    others = there - groups.width
-    total = sum(removed.values()) + others
+    total = sum(removed.values()) + there - groups.width
     before = macs_and_bytes.cost(first.model.graph, first.shapes.shape)
     after = macs_and_bytes.cost(written.pruned.graph, later)
     return Report(
@@ -40,7 +39,7 @@ def report_of(outcome: Outcome) -> Report:
         output="",
         sha256=given.sha256,
         options=outcome.options,
-        asked=(sum(asked[g.index] * g.width for g in groups) + others) / there if there else 0.0,
+        asked=(sum(asked[g.index] * g.width for g in groups) + there - groups.width) / there if there else 0.0,
         achieved=total / there if there else 0.0,
         lossless=int(gone[groups.lossless].sum()),
         channels=SizeReport(there, there - total),
