@@ -1,7 +1,7 @@
 """Which weights and tensors go onto which grid, and which weights are solved for it or rounded to the nearest code.
 
-Layers that are solved anew are left to `Compensate`, as `Bits.solved`. All others (shared weights, or no data) are
-rounded before that, as `Bits.fixed`, so that later layers can make up for it.
+Layers that are solved anew are left to `Compensate`, as `Bits.solved`. All others (weights that are read elsewhere
+too, or no data) are rounded before that, as `Bits.fixed`, so that later layers can make up for it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from onnxprune.labels.rewrite import alive_of
 from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.compensate import kept_along
-from onnxprune.passes.shared_weights import free
+from onnxprune.passes.shared_weights import solved_together
 from onnxprune.plans.plan_file import Plan
 
 #: Of so few bits weights have a zero point where nothing is said: without one a code is lost to the side that is full.
@@ -121,9 +121,10 @@ class GridAllocator:
         """Which of them the walk solves for."""
         fixed, solved = {}, {}
         seen = self.observed.seen.products if self.solves and self.observed is not None else {}
+        free = {t[0].node.label for t in solved_together(model, self.trace, seen)[0]}
         for name, grid in asked.items():
             label = layers[name].node.label
-            if label in seen and free(model, self.trace, (layers[name],)):
+            if label in free:
                 solved[label] = grid
             else:
                 fixed[label] = grid

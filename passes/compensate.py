@@ -14,7 +14,7 @@ What else is asked of the weights (`onnxprune.constraints`) is asked here, so th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.calibration.gram_matrices import Observations, Part, Product, as_float, products
+from onnxprune.calibration.gram_matrices import Observations, Part, Product, as_float
 from onnxprune.calibration.least_squares import Kept, Moments
 from onnxprune.calibration.piecewise_replay import Replay
 from onnxprune.constraints.grids import Grid
@@ -39,7 +39,7 @@ from onnxprune.memory_and_threads import another_thread
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.base import PassResult
-from onnxprune.passes.shared_weights import Together, in_step, solvable
+from onnxprune.passes.shared_weights import Together, solved_together
 from onnxprune.progress import Progress, silent
 
 #: Strengths of the ridge that are tried, as shares of the mean square of the columns.
@@ -75,7 +75,7 @@ class Compensate:
     ``rows``: of each product, about so many for each column, and thousands at least; all there are without it.
     ``asked`` and ``grids``: what is asked of the weights of nodes, by label, beside; they are solved again whatever
     comes of it. ``felt``: what errors of their outputs count there. ``rounded``: tensors that are on a grid for all who
-    read them. ``settled``: shared weights that stay as they are.
+    read them.
     """
 
     trace: Trace = field(repr=False)
@@ -88,7 +88,6 @@ class Compensate:
     grids: Mapping[str, WeightGrid] = field(default_factory=dict, repr=False)
     felt: Mapping[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
     rounded: Mapping[str, Grid] = field(default_factory=dict, repr=False)
-    settled: Collection[str] = ()
     name: str = "compensate"
 
     def run(self, model: Model) -> PassResult:
@@ -99,9 +98,10 @@ class Compensate:
 
     def fit(self, model: Model) -> tuple[list[Fit], Model]:
         """Solve as `run` does; returns the fit of each layer, and the model."""
-        weights, order = in_step(model.graph, self._solvable(model))
+        found, order = solved_together(model, self.trace, self.seen.products)
         ordered = model if order == sorted(order) else model.reordered(order)
-        found = [t for t in self._solvable(ordered) if t[0].node.inputs[1] in weights]
+        if ordered is not model:
+            found, _ = solved_together(ordered, self.trace, self.seen.products)
         network = Replay(
             ordered, self.seen, self.trace.shapes.elem_type, {n: g.rounded for n, g in self.rounded.items()}
         )
@@ -113,11 +113,6 @@ class Compensate:
             self.progress(self.name, number, len(found))
         inputs = {order[index]: change for index, change in network.edits.inputs.items()}
         return fits, model.apply(replace(network.edits, inputs=inputs))
-
-    def _solvable(self, model: Model) -> list[Together]:
-        """The products of ``model`` that were seen of the original, by weight."""
-        seen = [p for p in products(model, self.trace.shapes.shape) if p.node.label in self.seen.products]
-        return solvable(model, self.trace, seen, self.settled)
 
     def _solve(self, network: Replay, together: Together, alive: Alive) -> Fit:
         product = together[0]

@@ -148,7 +148,6 @@ class Recovery:
                 grids=bits.solved,
                 felt=asked.felt,
                 rounded=bits.activations,
-                settled={*asked.fixed, *grids},
             )
             fits, result = walk.fit(result)
             solved, layers = sum(f.ridge is not None for f in fits), len(fits)

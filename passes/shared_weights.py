@@ -6,12 +6,12 @@ solved once, for all that its layers see; so what they read has to be computed b
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import networkx as nx
 import numpy as np
 
-from onnxprune.calibration.gram_matrices import Product
+from onnxprune.calibration.gram_matrices import Product, products
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.graph import Graph
 from onnxprune.model.onnx_model import Model
@@ -20,7 +20,7 @@ from onnxprune.model.onnx_model import Model
 Together = tuple[Product, ...]
 
 
-def free(model: Model, trace: Trace, together: Together) -> bool:
+def _free(model: Model, trace: Trace, together: Together) -> bool:
     """Whether nothing else reads their weight and bias, and each output has one label for each channel."""
     graph = model.graph
     outside = {o.name for o in graph.outputs} | model.overridable
@@ -35,13 +35,15 @@ def free(model: Model, trace: Trace, together: Together) -> bool:
     return all(len(layer.axes) == 1 for p in together for layer in trace.tensors[p.target].layers)
 
 
-def solvable(model: Model, trace: Trace, found: Iterable[Product], settled: Collection[str] = ()) -> list[Together]:
-    """Those of ``found`` whose weights may change, by weight; shared weights that are ``settled`` may not."""
+def solved_together(model: Model, trace: Trace, seen: Collection[str]) -> tuple[list[Together], list[int]]:
+    """The layers, of those labels ``seen``, whose weights may be solved anew; and the order of the nodes for that."""
     by_weight: dict[str, list[Product]] = {}
-    for product in found:
-        by_weight.setdefault(product.node.inputs[1], []).append(product)
-    own = [tuple(p) for name, p in by_weight.items() if len(p) == 1 or name not in settled]
-    return [together for together in own if _alike(model, together) and free(model, trace, together)]
+    for product in products(model, trace.shapes.shape):
+        if product.node.label in seen:
+            by_weight.setdefault(product.node.inputs[1], []).append(product)
+    every = [t for t in map(tuple, by_weight.values()) if _alike(model, t) and _free(model, trace, t)]
+    weights, order = in_step(model.graph, every)
+    return [t for t in every if t[0].node.inputs[1] in weights], order
 
 
 def _alike(model: Model, together: Together) -> bool:

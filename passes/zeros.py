@@ -2,7 +2,7 @@
 
 The shares of the layers follow from curves of error against the share of zeros, as observed on the original
 (`onnxprune.constraints.shares`), or from one ranking over the network, or they are the same everywhere. Layers that are
-solved anew are left to `Compensate`, as `Asked.solved`; others (shared weights, no data) are `Asked.fixed`.
+solved anew are left to `Compensate`, as `Asked.solved`; others (weights read elsewhere too, no data) are `Asked.fixed`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.calibration.gram_matrices import Product
+from onnxprune.calibration.gram_matrices import Product, products
 from onnxprune.calibration.original_observed import ObservedOriginal
 from onnxprune.calibration.output_curvature import On, felt_outputs
 from onnxprune.constraints.masks import curve
@@ -35,7 +35,7 @@ from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.bits import Bits, distinct
 from onnxprune.passes.compensate import kept_along
-from onnxprune.passes.shared_weights import free
+from onnxprune.passes.shared_weights import solved_together
 from onnxprune.plans.plan_file import Plan
 from onnxprune.plugins import user_function
 from onnxprune.progress import Progress
@@ -64,9 +64,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class Layer:
-    """A weight as [groups, outputs, channels, taps], and the first node that multiplies with it."""
+    """A weight as [groups, outputs, channels, taps], and the first node that multiplies with it.
+
+    ``labels``: all nodes that do.
+    """
 
     product: Product
+    labels: tuple[str, ...]
     name: str
     weight: Float = field(repr=False)
 
@@ -135,10 +139,12 @@ class ZerosAllocator:
     ) -> Asked:
         """``masks`` [groups, outputs, channels, taps] go to the walk where it can solve for the rest."""
         solved = {layers[n].product.node.label: z for n, z in chosen.items()}
+        seen = self.observed.seen.products if self.observed is not None else {}
+        free = {t[0].node.label for t in solved_together(model, self.trace, seen)[0]}
         fixed = {}
         for name, mask in masks.items():
             layer = layers[name]
-            if self.observed is not None and _solvable(model, self.trace, self.observed, layer.product):
+            if layer.product.node.label in free:
                 flat = mask.reshape(*mask.shape[:2], -1)
                 solved[layer.product.node.label] = Zeros(Pattern("given"), float(1 - mask.mean()), 1, flat)
             else:
@@ -146,10 +152,13 @@ class ZerosAllocator:
         return Asked(fixed, solved)
 
     def layers(self, model: Model) -> Iterator[Layer]:
-        """Every weight once, with the first node that multiplies with it."""
+        """Every weight once, with the nodes that multiply with it."""
+        labels: dict[str, list[str]] = {}
+        for product in products(model, self.trace.shapes.shape, every=True):
+            labels.setdefault(product.node.inputs[1], []).append(product.node.label)
         for product in distinct(model, self.trace):
             name = product.node.inputs[1]
-            yield Layer(product, name, product.form.matrix(model.array(name).astype(np.float64)))
+            yield Layer(product, tuple(labels[name]), name, product.form.matrix(model.array(name).astype(np.float64)))
 
     def _shares(self, layers: Mapping[str, Layer], request: ZerosRequest) -> dict[str, float]:
         """The share of zeros of each layer that nothing else says one of."""
@@ -175,7 +184,8 @@ class ZerosAllocator:
         group, channel = np.divmod(kept.reshape(groups, channels), product.channels)
         column = channel[:, :, None] * taps + np.arange(taps) if product.fine else channel[:, :, None]
         column = column.reshape(groups, -1)
-        whole = covariance(self.observed.seen.moments[product.node.label])
+        each = [covariance(self.observed.seen.moments[label]) for label in layer.labels]
+        whole = np.mean(each, axis=0)
         h = damped(whole[group[:, :1, None], column[:, :, None], column[:, None, :]], RIDGE)
         return Quadratic(h, layer.rowed(layer.weight, h), felt if product.fine else felt.repeat(taps, axis=1))
 
@@ -191,15 +201,14 @@ def felt_by_layer(trace: Trace, observed: ObservedOriginal, seed: int, progress:
     [groups, outputs, outputs], or where that is too large [groups, outputs], as `felt_outputs` gives it. It is the same
     whatever is removed.
     """
-    found = [
-        p.node.label for p in distinct(observed.reference, trace) if _solvable(observed.reference, trace, observed, p)
-    ]
-    own = {label: observed.seen.products[label] for label in found}
+    found, _ = solved_together(observed.reference, trace, observed.seen.products)
+    own = {p.node.label: p for together in found for p in together}
     fit, _ = observed.data.split()
     try:
-        return felt_outputs(trace, own, On(fit, observed.seen.compared.ends), seed, progress)
+        felt: Mapping[str, Float] = felt_outputs(trace, own, On(fit, observed.seen.compared.ends), seed, progress)
     except OptionError:  # no gradients: relative to what the layer gives
-        return {label: _relative(p, observed) for label, p in own.items()}
+        felt = {label: _relative(p, observed) for label, p in own.items()}
+    return {t[0].node.label: np.sum([felt[p.node.label] for p in t], axis=0) for t in found}
 
 
 def felt_by_what_stays(
@@ -214,11 +223,6 @@ def felt_by_what_stays(
         at = (group[:, :1, None], row[:, :, None], row[:, None, :]) if whole.ndim == 3 else (group, row)
         left[product.node.label] = steadied(whole[at])
     return left
-
-
-def _solvable(model: Model, trace: Trace, observed: ObservedOriginal, product: Product) -> bool:
-    """Whether the walk can solve for its weight."""
-    return product.node.label in observed.seen.products and free(model, trace, (product,))
 
 
 def _relative(product: Product, observed: ObservedOriginal) -> Float:

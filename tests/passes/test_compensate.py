@@ -163,14 +163,6 @@ def test_shared_weights_that_cannot_change_stay_as_they_are(nodes: str) -> None:
     np.testing.assert_array_equal(compensated.array("w1"), case.pruned.array("w1"))
 
 
-def test_a_shared_weight_that_is_settled_stays_and_others_are_solved() -> None:
-    with spilling() as spill:
-        case = Case(doubled("Add of two that share a weight"), [4, 5], samples(40, 0), spill)
-        compensated = replace(case.compensate, settled={"w1", "w2"}).run(case.pruned).model
-    np.testing.assert_array_equal(compensated.array("w2"), case.pruned.array("w2"))
-    assert (compensated.array("w1") != case.pruned.array("w1")).any()
-
-
 def test_a_new_bias_takes_no_name_that_is_there() -> None:
     text = "(float[N,3,8,8] x) => (float y) <float[6,3,3,3] w0, float[4,6,1,1] w1, float[1,4,1,1] w1_bias>"
     model = build(f"{text} {{ h = Conv(x, w0)\nc = Conv(h, w1)\ny = Mul(c, w1_bias) }}")

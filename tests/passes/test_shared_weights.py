@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import networkx as nx
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import onnxprune
 from onnxprune.calibration.gram_matrices import Product
 from onnxprune.model.graph import Graph, Node
 from onnxprune.passes.shared_weights import Together, in_step
+from tests.models import build
 
 FORM: Any = None  # not asked for
 
@@ -58,3 +61,26 @@ def test_only_layers_that_feed_each_other_are_left_out_first(made: tuple[Graph, 
         own = [p.node.index for p in first]
         apart = not any(reached.has_edge(a, b) for a in own for b in own)
         assert (first[0].node.inputs[1] in weights) == apart
+
+
+def test_zeros_and_bits_of_a_head_on_two_feature_maps_are_solved_for_both() -> None:
+    proto = build(
+        "(float[1,3,12,12] x) => (float y, float z) <float[8,3,3,3] w0, float[8,8,3,3] w1, float[8] b1,"
+        " float[4,8,1,1] w2> { h = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w0)\nk = MaxPool<kernel_shape=[2,2],"
+        " strides=[2,2]>(h)\na = Conv<pads=[1,1,1,1]>(h, w1, b1)\nb = Relu(a)\ny = Conv(b, w2)\n"
+        "c = Conv<pads=[1,1,1,1]>(k, w1, b1)\nd = Relu(c)\nz = Conv(d, w2) }"
+    )
+    x = np.random.default_rng(0).standard_normal((64, 3, 12, 12)).astype(np.float32)
+    result = onnxprune.prune(proto, ratio=0.0, sparsity=0.5, weights=4, data={"x": x})
+    report = result.report
+    assert not [note for note in report.notes if "to the nearest" in note]
+    assert report.zeros is not None
+    assert report.grids is not None
+    assert (report.zeros.missed, report.grids.missed) == (0, 0)
+    assert "w1" in result.plan.masks
+    assert {"w1", "w2"} <= set(result.plan.grids)
+    plain = onnxprune.prune(proto, ratio=0.0, sparsity=0.5, weights=4, data={"x": x}, compensate=False).report
+    assert report.recovered is not None
+    assert plain.recovered is not None
+    for solved, rounded in zip(report.recovered.final, plain.recovered.final, strict=True):
+        assert solved.snr_db > rounded.snr_db + 3
