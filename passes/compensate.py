@@ -45,6 +45,10 @@ from onnxprune.progress import Progress, silent
 #: Strengths of the ridge that are tried, as shares of the mean square of the columns.
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
+#: The wary leave a layer that misses less than the first as it is, unless no more than the second share of that is
+#: left: where samples do not excite it, solving leads astray, and there is little to win.
+_LITTLE, _LEFT = 1e-2, 0.5
+
 #: However few columns a product has, where ``rows`` says how many it is fitted to.
 _LEAST_ROWS = 4096
 
@@ -75,7 +79,7 @@ class Compensate:
     ``rows``: of each product, about so many for each column, and thousands at least; all there are without it.
     ``asked`` and ``grids``: what is asked of the weights of nodes, by label, beside; they are solved again whatever
     comes of it. ``felt``: what errors of their outputs count there. ``rounded``: tensors that are on a grid for all who
-    read them.
+    read them. ``wary``: samples are not like what the model is given, and layers that miss little stay as they are.
     """
 
     trace: Trace = field(repr=False)
@@ -88,6 +92,7 @@ class Compensate:
     grids: Mapping[str, WeightGrid] = field(default_factory=dict, repr=False)
     felt: Mapping[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
     rounded: Mapping[str, Grid] = field(default_factory=dict, repr=False)
+    wary: bool = False
     name: str = "compensate"
 
     def run(self, model: Model) -> PassResult:
@@ -130,6 +135,8 @@ class Compensate:
         best, after, ridge, mask = prior, before, None, None
         if before > _EXACT:
             best, after, ridge = self._nearest(partial(fit.ridge, prior), held, prior, before, wide=not product.fine)
+            if self.wary and before < _LITTLE and after > _LEFT * before:
+                best, after, ridge = prior, before, None
         felt = self.felt.get(node.label, np.ones(prior.shape[:2]))
         if (zeros := self.asked.get(node.label)) is not None:
             mask = zeros.chosen(fit, prior, ridge, felt)
@@ -139,6 +146,8 @@ class Compensate:
         cells = None
         if (grid := self.grids.get(node.label)) is not None:
             quadratic = Quadratic.of(fit, prior, ridge or RIDGE, felt)
+            if ridge is None:
+                quadratic = replace(quadratic, best=prior[:, :, :-1] if fit.bias else prior)
             w, cells = grid.solved(quadratic, best[:, :, :-1] if fit.bias else best, mask, product.taps)
             best, ridge = with_bias(fit, w + 0.0), ridge or RIDGE  # no zero with a sign: a grid that is given has none
             after = held.error(best)

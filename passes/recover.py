@@ -148,6 +148,7 @@ class Recovery:
                 grids=bits.solved,
                 felt=asked.felt,
                 rounded=bits.activations,
+                wary=self.observed.data.drawn and not len(dead),
             )
             fits, result = walk.fit(result)
             solved, layers = sum(f.ridge is not None for f in fits), len(fits)

@@ -15,6 +15,7 @@ from onnxprune.calibration.gram_matrices import Observations, observe, products
 from onnxprune.file_system.arrays_on_disk import Spill, spilling
 from onnxprune.labels.analysis import Analysis, analyse
 from onnxprune.labels.rewrite import Rewrite, rewrite
+from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.passes import RemoveChannels
 from onnxprune.passes.compensate import RIDGES, Compensate
@@ -243,3 +244,18 @@ def test_before_ir_4_weights_had_to_be_inputs_and_are_solved_for(asked: dict[str
     if "format" not in asked:
         assert [i.name for i in result.model.graph.input] == ["x", "w0", "w1", "w2"]
     assert not any("inputs too" in note for note in result.report.notes)
+
+
+@pytest.mark.parametrize(("off", "ridge", "stays"), [(0.05, 1e3, True), (0.05, 1e-4, False), (0.5, 1e3, False)])
+def test_the_wary_leave_a_layer_that_misses_little_unless_half_of_that_is_won(
+    off: float, ridge: float, stays: bool
+) -> None:
+    with spilling() as spill:
+        case = Case(doubled("two layers"), [], samples(40, 0), spill)
+        moved = case.model.apply(Edits(constants={"w1": case.model.array("w1") * np.float32(1 + off)}))
+        walk = replace(case.compensate, ridges=(ridge,))
+        plain, wary = (replace(walk, wary=w).fit(moved)[0][1] for w in (False, True))
+    assert plain.weight == "w1"
+    assert plain.ridge == ridge, "solving does not help"
+    assert wary.ridge == (None if stays else ridge)
+    assert wary.after == (wary.before if stays else plain.after)
