@@ -37,7 +37,7 @@ FEWEST, MOST_BYTES, MOST_ELEMENTS = 24, 256 << 20, 10**9
 
 #: Of so many times as many pictures those are taken that are of all classes alike, where a model classifies; and how
 #: many elements its maps of all these may have.
-POOL, POOL_ELEMENTS = 4, 12 * 10**8
+POOL, POOL_ELEMENTS = 8, 24 * 10**8
 
 _WHITE = 255
 
