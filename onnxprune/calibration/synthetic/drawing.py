@@ -35,6 +35,9 @@ Array = NDArray[Any]
 #: the network makes of them. `FEWEST` are drawn all the same.
 FEWEST, MOST_BYTES, MOST_ELEMENTS = 24, 256 << 20, 10**9
 
+#: How many to ask for where those are too few: as many real ones keep no more of a classifier of photographs.
+MANY = 128
+
 #: Of so many times as many pictures those are taken that are of all classes alike, where a model classifies; and how
 #: many elements its maps of all these may have.
 POOL, POOL_ELEMENTS = 8, 24 * 10**8
@@ -93,6 +96,8 @@ def load(how: Data, model: Model, shapes: Shapes, seed: int, inputs: Inputs | No
         f"no data was given: calibrated on {count} drawn inputs; --data with real samples keeps more of the accuracy, "
         "--data none leaves weights as they are"
     )
+    if how.samples is None and count < LEAST_SAMPLES:
+        notes = (f"no more are drawn, to stay quick: --samples {MANY} takes longer and may keep more", *notes)
     return calibration.drawn(drawn, inputs, DRAWN, (told, *notes))
 
 
