@@ -32,8 +32,8 @@ sys.argv[1:1] = ["work"]
 wall.main()
 """
 
-#: In the middle of its work, and for ever.
-ENDLESS = "with tempfile.TemporaryDirectory(prefix=scratch.prefix()): time.sleep(86400)"
+#: In the middle of its work, and for ever: what it is inside of will be left in order.
+ENDLESS = "with tempfile.TemporaryDirectory(prefix=scratch.prefix()) as f: os.mkdir(f + '/inside'); time.sleep(86400)"
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def begun(started: list[subprocess.Popen[str]], spool: Path, *args: str) -> subp
     process = subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environ)
     started.append(process)
     until = time.monotonic() + 60
-    while not any(spool.glob("onnxprune.*")) and time.monotonic() < until and process.poll() is None:
+    while not any(spool.glob("onnxprune.*/inside")) and time.monotonic() < until and process.poll() is None:
         time.sleep(0.02)
-    assert any(spool.glob("onnxprune.*"))  # what tempfile itself tries a folder with is there for a moment
+    assert any(spool.glob("onnxprune.*/inside"))
     return process
 
 
