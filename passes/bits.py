@@ -28,7 +28,7 @@ from onnxprune.labels.rewrite import alive_of
 from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.compensate import kept_along
-from onnxprune.passes.shared_weights import solved_together
+from onnxprune.passes.shared_weights import solved_labels
 from onnxprune.plans.plan_file import Plan
 
 #: Of so few bits weights have a zero point where nothing is said: without one a code is lost to the side that is full.
@@ -121,7 +121,7 @@ class GridAllocator:
         """Which of them the walk solves for."""
         fixed, solved = {}, {}
         seen = self.observed.seen.products if self.solves and self.observed is not None else {}
-        free = {t[0].node.label for t in solved_together(model, self.trace, seen)[0]}
+        free = solved_labels(model, self.trace, seen)
         for name, grid in asked.items():
             label = layers[name].node.label
             if label in free:

@@ -46,6 +46,11 @@ def solved_together(model: Model, trace: Trace, seen: Collection[str]) -> tuple[
     return [t for t in every if t[0].node.inputs[1] in weights], order
 
 
+def solved_labels(model: Model, trace: Trace, seen: Collection[str]) -> set[str]:
+    """The first layer of each weight of `solved_together`, by label."""
+    return {together[0].node.label for together in solved_together(model, trace, seen)[0]} if seen else set()
+
+
 def _alike(model: Model, together: Together) -> bool:
     """Whether all of them lay the weight out in the same matrices."""
     first, *others = together

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.calibration.gram_matrices import Product, products
+from onnxprune.calibration.gram_matrices import Product
 from onnxprune.calibration.original_observed import ObservedOriginal
 from onnxprune.calibration.output_curvature import On, felt_outputs
 from onnxprune.constraints.masks import curve
@@ -35,7 +35,7 @@ from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.bits import Bits, distinct
 from onnxprune.passes.compensate import kept_along
-from onnxprune.passes.shared_weights import solved_together
+from onnxprune.passes.shared_weights import solved_labels, solved_together
 from onnxprune.plans.plan_file import Plan
 from onnxprune.plugins import user_function
 from onnxprune.progress import Progress
@@ -64,13 +64,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Layer:
-    """A weight as [groups, outputs, channels, taps], and the first node that multiplies with it.
-
-    ``labels``: all nodes that do.
-    """
+    """A weight as [groups, outputs, channels, taps], and the first node that multiplies with it."""
 
     product: Product
-    labels: tuple[str, ...]
     name: str
     weight: Float = field(repr=False)
 
@@ -140,7 +136,7 @@ class ZerosAllocator:
         """``masks`` [groups, outputs, channels, taps] go to the walk where it can solve for the rest."""
         solved = {layers[n].product.node.label: z for n, z in chosen.items()}
         seen = self.observed.seen.products if self.observed is not None else {}
-        free = {t[0].node.label for t in solved_together(model, self.trace, seen)[0]}
+        free = solved_labels(model, self.trace, seen)
         fixed = {}
         for name, mask in masks.items():
             layer = layers[name]
@@ -152,13 +148,10 @@ class ZerosAllocator:
         return Asked(fixed, solved)
 
     def layers(self, model: Model) -> Iterator[Layer]:
-        """Every weight once, with the nodes that multiply with it."""
-        labels: dict[str, list[str]] = {}
-        for product in products(model, self.trace.shapes.shape, every=True):
-            labels.setdefault(product.node.inputs[1], []).append(product.node.label)
+        """Every weight once, with the first node that multiplies with it."""
         for product in distinct(model, self.trace):
             name = product.node.inputs[1]
-            yield Layer(product, tuple(labels[name]), name, product.form.matrix(model.array(name).astype(np.float64)))
+            yield Layer(product, name, product.form.matrix(model.array(name).astype(np.float64)))
 
     def _shares(self, layers: Mapping[str, Layer], request: ZerosRequest) -> dict[str, float]:
         """The share of zeros of each layer that nothing else says one of."""
@@ -184,7 +177,8 @@ class ZerosAllocator:
         group, channel = np.divmod(kept.reshape(groups, channels), product.channels)
         column = channel[:, :, None] * taps + np.arange(taps) if product.fine else channel[:, :, None]
         column = column.reshape(groups, -1)
-        each = [covariance(self.observed.seen.moments[label]) for label in layer.labels]
+        seen = self.observed.seen
+        each = [covariance(seen.moments[n]) for n, p in seen.products.items() if p.node.inputs[1] == layer.name]
         whole = np.mean(each, axis=0)
         h = damped(whole[group[:, :1, None], column[:, :, None], column[:, None, :]], RIDGE)
         return Quadratic(h, layer.rowed(layer.weight, h), felt if product.fine else felt.repeat(taps, axis=1))

@@ -49,7 +49,6 @@ from onnxprune.model.sparse import dense
 #: protobuf's limit for one message; larger models keep their weights in a file beside.
 PROTO_LIMIT = 2**31 - 2**20
 
-
 #: The opset that brought Where.
 _WHERE_SINCE = 9
 
