@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from onnxprune.labels.labels import Layer, Op
-from onnxprune.labels.ops import find, movement
+from onnxprune.labels.ops import find
+from onnxprune.labels.ops.movement import joining
 from onnxprune.labels.ops.table import Layers
 from tests.models import build
 from tests.property import Removal, assert_exact, check, remove
@@ -172,7 +173,7 @@ def test_broken_rule_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Concat rule with its offsets reversed is right about every size, and wrong about every channel."""
 
     def reversed_concat(op: Op) -> Sequence[Layers]:
-        return [tuple(Layer(np.flip(la.labels), la.axes, la.columns) for la in movement.concat(op)[0])]
+        return [tuple(Layer(np.flip(la.labels), la.axes, la.columns) for la in joining.concat(op)[0])]
 
     model = build(TEXT)
     node = next(n for n in remove(model).trace.model.graph.nodes if n.op == "Concat")

@@ -44,5 +44,4 @@ __all__ = [
     "quantized",
     "recurrent",
     "reduction",
-    "sampling",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxprune.labels.labels import FIXED, Op, Tensor, line, merge
 from onnxprune.labels.ops.contracting import conv_blocks, conv_macs, convolution, product, product_macs, rewrite_group
-from onnxprune.labels.ops.movement import concatenation
+from onnxprune.labels.ops.movement.joining import concatenation
 from onnxprune.labels.ops.reduction import hold_axes
 from onnxprune.labels.ops.table import Blocks, Change, Cut, Layers, blocks, macs, rewrite, rule
 from onnxprune.model.graph import Node, Shape
