@@ -235,7 +235,7 @@ def observe(
 ) -> Observations:
     """Run ``model`` once over ``data``. Raises ModelError where onnxruntime cannot run it."""
     where = str(model.path or "model")
-    outputs = [o.name for o in model.graph.outputs]
+    outputs = [o.name for o in model.graph.number_outputs]
     joined, names = ends(model.graph), seen_of(model, found)
     seen = Observations(
         {p.node.label: p for p in found},

@@ -28,14 +28,16 @@ def joined(model: Model, names: Sequence[str], data: CalibrationSet) -> Calibrat
         return data
     wider = replace(data.head(2), inputs=replace(inputs, any_batch=True))
     where = str(model.path or "model")
-    given = {*(o.name for o in model.graph.outputs), *(i.name for i in model.graph.inputs)}
+    graph = model.graph
+    given = {*(o.name for o in graph.outputs), *(i.name for i in graph.inputs)}
     more = [n for n in names if n not in given]
+    compared = [*(o.name for o in graph.number_outputs), *more]
     try:
         with runtime.session(model, where, optimize=True, outputs=more, any_batch=True) as active:
             both = runtime.run(active, next(wider.batches(2)), where)
             for position, feeds in enumerate(data.head(2).batches(1)):
                 alone = runtime.run(active, feeds, where)
-                if not all(_same(both[n], alone[n], position) for n in alone):
+                if not all(_same(both[n], alone[n], position) for n in compared):
                     return data
     except ModelError:
         return data

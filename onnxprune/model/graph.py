@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import networkx as nx
+from onnx import TensorProto
 
 from onnxprune.errors import ModelError, OnnxPruneError
 
@@ -84,6 +85,11 @@ class Graph:
     inputs: tuple[TensorInfo, ...]  # without those that are initializers
     outputs: tuple[TensorInfo, ...]
     constants: Mapping[str, tuple[int, Shape]] = field(repr=False)  # name -> element type, shape
+
+    @cached_property
+    def number_outputs(self) -> tuple[TensorInfo, ...]:
+        """The outputs that are tensors of numbers: how far two texts or two sequences are apart, nobody can say."""
+        return tuple(o for o in self.outputs if o.elem_type not in (TensorProto.UNDEFINED, TensorProto.STRING))
 
     @cached_property
     def producer(self) -> dict[str, Node]:

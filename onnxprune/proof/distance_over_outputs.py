@@ -28,8 +28,8 @@ class Measured:
 
 
 def mean_over_outputs(differences: Differences) -> float:
-    """Noise over signal, averaged over the outputs; lower is nearer."""
-    return fmean(10 ** (-e.snr_db / 10) for e in differences.errors())
+    """Noise over signal, averaged over the outputs; lower is nearer. 0 where no output can be compared."""
+    return fmean([10 ** (-e.snr_db / 10) for e in differences.errors()] or [0.0])
 
 
 def measure(model: Model, seen: Observations, where: str) -> Measured:

@@ -176,13 +176,11 @@ def run(active: Any, feeds: Feeds, where: str) -> dict[str, NDArray[Any]]:
 
 
 def arrays(results: Mapping[str, object]) -> Feeds:
-    """Results by name, with each element of a sequence as an output of its own."""
+    """Results by name, with each element of a sequence as an output of its own; of a map, its values."""
     flat: Feeds = {}
     for name, value in results.items():
-        if isinstance(value, list):
-            flat.update({f"{name}[{i}]": np.asarray(v) for i, v in enumerate(value)})
-        else:
-            flat[name] = np.asarray(value)
+        parts = {f"{name}[{i}]": v for i, v in enumerate(value)} if isinstance(value, list) else {name: value}
+        flat.update({n: np.asarray([*v.values()] if isinstance(v, dict) else v) for n, v in parts.items()})
     return flat
 
 

@@ -131,6 +131,9 @@ READY: Mapping[str, Kind] = {
 }
 
 
+_OWN = "give a metric of your own as module:function"
+
+
 @dataclass(frozen=True)
 class ReadyMetric:
     """One of `READY` on ``data``; what the original gives there is kept in ``spill`` from the first model on."""
@@ -151,7 +154,9 @@ class ReadyMetric:
     def measure(self, model: Model) -> Measurement:
         """Run ``model`` over the data. Raises MetricError where outputs are not rows of samples."""
         where = f"{self.option} {self.name}"
-        names = [o.name for o in self.original.graph.outputs]
+        names = [o.name for o in self.original.graph.number_outputs]
+        if not names:
+            raise MetricError("no output of the model is a tensor of numbers", where=where, hint=_OWN)
         parts = []
         many = self.data.inputs.any_batch
         with runtime.session(model, str(model.path or "model"), optimize=True, any_batch=many) as active:
@@ -173,19 +178,18 @@ class ReadyMetric:
         return Measurement(float(whole.mean()) if combine is None else combine(whole), whole, combine)
 
     def _parts(self, found: list[Array], wanted: list[Array], rows: int, where: str) -> Array:
-        hint = "give a metric of your own as module:function"
         if any(len(a) != rows for a in (found[0], wanted[0]) if a.ndim) or not found[0].ndim:
-            raise MetricError(f"the model's first output has no row for each of {rows} samples", where=where, hint=hint)
+            raise MetricError(f"the model's first output has no row for each of {rows} samples", where=where, hint=_OWN)
         if self.kind.classes and found[0].dtype.kind == "f" and found[0].shape[1:2] == (1,):
             what = "the model's first output has one channel, and one class always wins"
             raise MetricError(what, where=where, hint="take cosine, or give a metric of your own as module:function")
         if not self.kind.labelled and [a.shape for a in found] != [a.shape for a in wanted]:
-            raise MetricError("outputs are of another shape than the original's", where=where, hint=hint)
+            raise MetricError("outputs are of another shape than the original's", where=where, hint=_OWN)
         try:
             return self.kind.parts(found, wanted)
         except (ValueError, IndexError) as error:
             what = f"does not fit the output {list(found[0].shape)} and labels {list(wanted[0].shape)}: {error}"
-            raise MetricError(what, where=where, hint=hint) from None
+            raise MetricError(what, where=where, hint=_OWN) from None
 
 
 def ready(name: str, option: str) -> tuple[str, Kind, str]:

@@ -136,7 +136,7 @@ class _Reading:
         return seen.with_compared(self.model)
 
     def _names(self, joined: Sequence[str]) -> Iterator[str]:
-        for name in (*(o.name for o in self.model.graph.outputs), *joined):
+        for name in (*(o.name for o in self.model.graph.number_outputs), *joined):
             yield f"output {name}"
         for label, product in self.products.items():
             kinds = ("rows", "shape", "target", *(("beside",) if product.partner else ()))
@@ -156,7 +156,7 @@ class _Reading:
 
 def _check(seen: Observations, reference: Model, shapes: Mapping[str, Shape], unit: int) -> None:
     """Types, shapes and ranges of every batch, as those who read them rely on. Raises ValueError."""
-    outputs = (*(o.name for o in reference.graph.outputs), *ends(reference.graph))
+    outputs = (*(o.name for o in reference.graph.number_outputs), *ends(reference.graph))
     for part in seen.parts:
         for name in outputs:
             array = seen.output(name, part)

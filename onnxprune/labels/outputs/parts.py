@@ -5,7 +5,8 @@ would not count beside boxes; so what is joined last counts each for itself. A c
 writes 0 and 1, whatever its weights do within limits; so of a Softmax counts what goes into it. Of a Sigmoid its
 results count, as hundreds of places that are far from being anything say less than one that is; but where it says
 nothing of any sample (a text detector that is shown no text), what goes into it counts. A decision, as an argument of
-the maximum, is the same or another; what it decides on is near or far.
+the maximum, is the same or another; what it decides on is near or far. Of an output that is text, or a sequence,
+counts what it is made of.
 """
 
 from __future__ import annotations
@@ -53,15 +54,15 @@ def compared(graph: Graph, values: Callable[[str], Iterable[Array]]) -> Compared
     names: dict[str, str] = {}
     notes: list[str] = []
     shown: list[str] = []
-    picked = _picked(graph)
+    picked, numbers = _picked(graph), {o.name for o in graph.number_outputs}
     for output, own in _by_output(graph).items():
         for end in own:
             logits = _logits(graph, end)
             names[end] = logits if logits and _spread(values(end)) < TELLS else end
         instead = {names[end]: end for end in own if names[end] != end}
         hidden = len(instead) == len(own)
-        shown += own if output in picked else instead if hidden else [output]
-        if hidden:
+        shown += own if output in picked or output not in numbers else instead if hidden else [output]
+        if hidden and own:
             said = ", ".join(f"'{n}'" for n in instead)
             said = f"compared is what its Sigmoid takes, {said}"
             notes.append(f"output '{output}' tells nothing on held-out inputs: {said}")
@@ -84,7 +85,28 @@ def _spread(batches: Iterable[Array], *, floats: bool = False) -> float:
 
 def _by_output(graph: Graph) -> dict[str, tuple[str, ...]]:
     picked = _picked(graph)
-    return {o.name: picked.get(o.name) or tuple(dict.fromkeys(_ends(graph, o.name))) for o in graph.outputs}
+    numbers = {o.name for o in graph.number_outputs}
+    made = {
+        o.name: _ends(graph, o.name) if o.name in numbers else _numbers_behind(graph, o.name) for o in graph.outputs
+    }
+    return {name: picked.get(name) or tuple(dict.fromkeys(own)) for name, own in made.items()}
+
+
+def _numbers_behind(graph: Graph, name: str) -> list[str]:
+    """Of an output that is no tensor of numbers: the ends of what was computed by operators on numbers alone."""
+    node = graph.producer.get(name)
+    found: list[str] = []
+    for read in node.inputs if node is not None else ():
+        maker = graph.producer.get(read)
+        if maker is not None and ops.find(maker) is not None and not _takes_text(maker):
+            found += _ends(graph, read)
+        else:
+            found += _numbers_behind(graph, read)
+    return found
+
+
+def _takes_text(node: Node) -> bool:
+    return ops.gathers_of(node) in ("joins", "parts", "moves") or ops.is_one_of(node, ("Identity", "Gather", "Where"))
 
 
 def _picked(graph: Graph) -> dict[str, tuple[str, ...]]:

@@ -1,0 +1,90 @@
+"""Outputs of text, sequences and maps: errors are told of what they are made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from onnxprune.labels.outputs.parts import ends
+from onnxprune.model.onnx_model import from_proto
+from tests.commands import Run
+from tests.models import build
+
+TEXT = """(float[N,3,8,8] x) => (float[N,4] l) <float[16,3,1,1] w0, float[16,16,1,1] w1, float[16,4] w2>
+{ a = Conv(x, w0)
+  b = Relu(a)
+  c = Conv(b, w1)
+  g = GlobalAveragePool(c)
+  f = Flatten(g)
+  l = Gemm(f, w2)
+  p = Softmax(l)
+  i = ArgMax<axis=1, keepdims=0>(p) }"""
+
+FLOATS = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
+MAP = onnx.TypeProto()
+MAP.map_type.key_type = TensorProto.INT64
+MAP.map_type.value_type.CopyFrom(FLOATS)
+NAMES = helper.make_tensor_value_info("o", TensorProto.STRING, ["N"])
+CODES: dict[str, Any] = {"keys_int64s": [0, 1, 2, 3], "values_strings": ["a", "b", "c", "d"]}
+
+#: The last node, its output, and what is compared in its place.
+LAST: dict[str, tuple[onnx.NodeProto, ValueInfoProto, tuple[str, ...]]] = {
+    "text by code": (helper.make_node("LabelEncoder", ["i"], ["o"], domain="ai.onnx.ml", **CODES), NAMES, ("l",)),
+    "text out of a list": (helper.make_node("Gather", ["names", "i"], ["o"]), NAMES, ("l",)),
+    "text that is constant": (helper.make_node("Identity", ["names"], ["o"]), NAMES, ()),
+    "a sequence": (
+        helper.make_node("SplitToSequence", ["p"], ["o"], axis=1),
+        helper.make_value_info("o", helper.make_sequence_type_proto(FLOATS)),
+        ("l",),
+    ),
+    "a sequence of maps": (
+        helper.make_node("ZipMap", ["p"], ["o"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2, 3]),
+        helper.make_value_info("o", helper.make_sequence_type_proto(MAP)),
+        ("l",),
+    ),
+    "an optional": (
+        helper.make_node("Optional", ["p"], ["o"]),
+        helper.make_value_info("o", helper.make_optional_type_proto(FLOATS)),
+        ("l",),
+    ),
+}
+
+
+def model(name: str) -> ModelProto:
+    """The network, of which the last node gives the only output."""
+    proto = build(TEXT)
+    node, output, _ = LAST[name]
+    proto.graph.node.append(node)
+    proto.graph.output[0].CopyFrom(output)
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(["a", "b", "c", "d"], object), "names"))
+    proto.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    return proto
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_counted_is_what_they_are_made_of(name: str) -> None:
+    assert ends(from_proto(model(name)).graph) == LAST[name][2]
+
+
+@pytest.mark.drawn
+@pytest.mark.parametrize("name", LAST)
+def test_models_are_calibrated_and_proven(name: str, run: Run, tmp_path: Path) -> None:
+    onnx.save(model(name), tmp_path / "m.onnx")
+    outcome = run(tmp_path / "m.onnx", "--samples", 16, "--align", 1)
+    assert (outcome.code, outcome.err.count("Traceback")) == (0, 0)
+    assert ("output error: 'l' cosine" in outcome.out) == bool(LAST[name][2])
+    assert "over the limit" not in outcome.out  # of the floats in a map, as of others
+
+
+@pytest.mark.drawn
+@pytest.mark.parametrize("name", LAST)
+def test_metrics_ask_for_one_of_the_users_own(name: str, run: Run, tmp_path: Path) -> None:
+    onnx.save(model(name), tmp_path / "m.onnx")
+    outcome = run("sensitivity", tmp_path / "m.onnx", "--samples", 16)
+    assert outcome.code == 2
+    assert "no output of the model is a tensor of numbers (give a metric of your own" in outcome.err
