@@ -28,13 +28,15 @@ class Analysis:
     """A model that was run on labels, the part of it that can be run on numbers, and its groups.
 
     ``inlined``: the model as given, and with its functions written out; ``flat``: with branches of If written out too,
-    as it was run on labels. ``pins``: units that options hold.
+    as it was run on labels. ``severed``: what of it can be run; ``still``: what gives the same on each run, which is
+    what proofs compare. ``pins``: units that options hold.
     """
 
     inlined: Inlined
     flat: Flat
     trace: Trace
     severed: Severed
+    still: Severed
     groups: Groups
     pins: Mapping[int, Pinned] = field(repr=False)
 
@@ -74,7 +76,8 @@ def analyse(
     model = flat.written
     trace = lossless_removal.mark(tracing.trace(model, replace(shapes, draws=run_at.draws)))
     pins = _excluded(trace, exclude)
-    return Analysis(inlined, flat, trace, sever(inlined.written, shapes), grouping.group(trace, pins), pins)
+    severed, still = (sever(inlined.written, shapes, still=how) for how in (False, True))
+    return Analysis(inlined, flat, trace, severed, still, grouping.group(trace, pins), pins)
 
 
 def matches(trace: Trace, glob: str, where: str) -> set[str]:

@@ -201,7 +201,7 @@ class Planner:
 
     def _steps(self, choice: Choice, *, lossless: bool) -> list[Pass]:
         """What is done to the model; ``lossless``: branches go of which nothing is left."""
-        keep = self.analysis.flat.inner() | {n.outputs for n in self.analysis.severed.gone}
+        keep = self.analysis.flat.inner() | {n.outputs for n in self.analysis.still.gone}
         fold = folding(self.options, self.analysis.trace, keep)
         branches: list[Pass] = []
         if lossless:

@@ -64,8 +64,8 @@ class Writing:
             called = run_passes(whole, self._last(choice))
             model = called.model if len(choice.groups) or weighed else analysis.inlined.model
         with self.watch.stage("prove"):
-            # Nodes that cannot be run are known by their own names, which a call hides.
-            proof = self._proof(choice, whole if analysis.severed.gone else model)
+            # Nodes that are not run are known by their own names, which a call hides.
+            proof = self._proof(choice, whole if analysis.still.gone else model)
         revalued = None
         if (proof and proof.failures()) or (planner.observed is None and not weighed):
             solved = Solved(whole)
@@ -101,7 +101,7 @@ class Writing:
             return None
         return prove(
             analysis.trace,
-            analysis.severed,
+            analysis.still,
             analysis.flat,
             choice.dead,
             pruned,
@@ -109,7 +109,7 @@ class Writing:
             seed=options.seed,
             rtol=options.rtol,
             atol=options.atol,
-            original=self.given.whole.severed.part if self.given.whole else None,
+            original=self.given.whole.still.part if self.given.whole else None,
             progress=self.watch.announce,
         )
 

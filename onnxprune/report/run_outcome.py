@@ -24,7 +24,6 @@ from onnxprune.proof.exact import Proof
 from onnxprune.proof.unrounded_quantized import Steps
 from onnxprune.report.weights_accounted import account, first_reasons
 from onnxprune.running import tried_input_shapes
-from onnxprune.running.unknown_operators import Severed
 from onnxprune.search.smallest import SearchReport
 from onnxprune.widths import named_channels
 from onnxprune.widths.choose_channels import Choice
@@ -86,7 +85,7 @@ class Outcome:
             *_idle(trace, choice.groups, request, self.options),
             *_estimated(request),
             *(_branches(analysis.flat.taken) if len(choice.groups) else _nothing(trace, choice.groups)),
-            *(_proven(written.proof, analysis.severed) if written.proof else ()),
+            *(_proven(written.proof, analysis) if written.proof else ()),
             *_unmoved(trace, choice, written.proof),
         )
 
@@ -160,8 +159,9 @@ def _nothing(trace: Trace, groups: Groups) -> Iterator[str]:
     yield from first_reasons(account(trace, groups))
 
 
-def _proven(proof: Proof, severed: Severed) -> Iterator[str]:
+def _proven(proof: Proof, analysis: Analysis) -> Iterator[str]:
     """What the proof could not compare, or compared in another way."""
+    severed = analysis.severed
     for error in proof.rewrite:
         if error.compared < 1:
             share = f"{100 * (1 - error.compared):.0f} % of output '{error.name}'"
@@ -179,6 +179,11 @@ def _proven(proof: Proof, severed: Severed) -> Iterator[str]:
         first = severed.gone[0].label
         count = "it was" if len(severed.gone) == 1 else f"{len(severed.gone)} nodes from it on were"
         yield f"'{first}' cannot be run here: {count} left as in the model, and what it reads was compared"
+    unknown = {n.outputs for n in severed.foreign}
+    if drawing := [n.label for n in analysis.still.foreign if n.outputs not in unknown]:
+        several = "" if len(drawing) > 1 else "s"
+        how = "both models were given the same in the proof; in all other figures is chance, too"
+        yield f"{first_and_more(drawing)} draw{several} random numbers: {how}"
     if proof.engine != "onnxruntime":
         yield f"proven with {proof.engine}: onnxruntime has no kernel for some of the types in the model"
 

@@ -5,6 +5,8 @@ both go on alike. So a node of standard operators takes its place while models a
 as what they are, but for their rounding:
 
     Quant    y = (clip(x / s + z) - z) * s        for so many bits
+
+A Dropout that drops at random stands aside for one that drops nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +40,11 @@ def _stands_in(model: Model, node: Node) -> bool:
     how = DECLARED.get((node.domain, node.op))
     if how == "channelwise":
         return bool(node.outputs) and _space(model, node.outputs[0]) is not None
-    return how == "elementwise" or (node.domain in QONNX and node.op in QUANTIZERS)
+    return how == "elementwise" or (node.domain in QONNX and node.op in QUANTIZERS) or _drops(node)
+
+
+def _drops(node: Node) -> bool:
+    return node.op == "Dropout" and not node.domain
 
 
 def _space(model: Model, name: str) -> tuple[int, ...] | None:
@@ -92,6 +98,8 @@ class _Writer:
             self.channelwise()
         elif how == "elementwise":
             self.elementwise()
+        elif _drops(self.node):
+            self.nodes.append(helper.make_node("Dropout", self.node.inputs[:1], self.node.outputs))
         else:
             self.quantizer()
 

@@ -5,11 +5,14 @@ it the same inputs, and agree in all that follows whatever it gives. So the grap
 becomes an output, to be compared, and what it gives an input, to be drawn at random. What follows from a tensor whose
 shape nobody knows cannot be run either; it is severed in the same way, and what it reads is compared. So is what
 reads an input that is no tensor: there is nothing to draw for it.
+
+An operator that draws random numbers gives others on each run. For a proof it is severed too, so that both models go on
+from the same ones; a Dropout in training mode becomes one that drops nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
@@ -23,28 +26,32 @@ from onnxprune.running.tensor_shapes import Shapes
 #: Outputs of a node, which are its identity: pruning renames none.
 Outputs = tuple[str, ...]
 
+_RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
+
 
 @dataclass(frozen=True)
 class Severed:
     """``part``: the model without the nodes ``gone``; ``fed``: shapes of the inputs that stand for what they give.
 
-    ``stood``: nodes for which others stand (`onnxprune.running.stand_in_nodes`).
+    ``stood``: nodes for which others stand (`onnxprune.running.stand_in_nodes`). ``still``: nodes that draw random
+    numbers are among both.
     """
 
     part: Model = field(repr=False)
     gone: tuple[Node, ...] = field(default=(), repr=False)
     fed: Mapping[str, Shape] = field(default_factory=dict, repr=False)
     stood: tuple[Node, ...] = field(default=(), repr=False)
+    still: bool = False
 
     @property
     def foreign(self) -> tuple[Node, ...]:
-        """The nodes that cannot be run."""
+        """The nodes that are not run."""
         return (*self.gone, *self.stood)
 
     def again(self, other: Model) -> Model:
         """``other``, which holds the same nodes, severed at them."""
         if self.stood:
-            other, _ = with_stand_ins(other, lambda node: not _can_run(node, _functions(other)))
+            other, _ = with_stand_ins(other, _apart(other, still=self.still))
         gone = {n.outputs for n in self.gone}
         types = {i.name: i.elem_type for i in self.part.graph.inputs}
         return _cut(other, gone, {n: (types[n], s) for n, s in self.fed.items()}) if gone else other
@@ -57,15 +64,18 @@ class Severed:
         return {b: a for b, a in names.items() if b not in other.graph.constants}
 
 
-def sever(model: Model, shapes: Shapes | None = None) -> Severed:
-    """The part of ``model`` that can be run; the model itself where that is all of it."""
-    functions = _functions(model)
-    model, stood = with_stand_ins(model, lambda node: not _can_run(node, functions))
+def sever(model: Model, shapes: Shapes | None = None, *, still: bool = False) -> Severed:
+    """The part of ``model`` that can be run; the model itself where that is all of it.
+
+    ``still``: that gives the same on each run, too.
+    """
+    is_apart = _apart(model, still=still)
+    model, stood = with_stand_ins(model, is_apart)
     unknown = {i.name for i in model.graph.inputs if not i.elem_type}
     gone: list[Node] = []
     fed: dict[str, tuple[int, Shape]] = {}
     for node, proto in zip(model.graph.nodes, model.proto.graph.node, strict=True):
-        if unknown.isdisjoint((*node.inputs, *node.captured)) and _can_run(proto, functions):
+        if unknown.isdisjoint((*node.inputs, *node.captured)) and not is_apart(proto):
             continue
         gone.append(node)
         for name in filter(None, node.outputs):
@@ -74,13 +84,23 @@ def sever(model: Model, shapes: Shapes | None = None) -> Severed:
             else:
                 unknown.add(name)
     if not gone:
-        return Severed(model, stood=stood)
+        return Severed(model, stood=stood, still=still)
     part = _cut(model, {n.outputs for n in gone}, fed)
-    return Severed(part, tuple(gone), {n: s for n, (_, s) in fed.items()}, stood)
+    return Severed(part, tuple(gone), {n: s for n, (_, s) in fed.items()}, stood, still)
 
 
-def _functions(model: Model) -> dict[tuple[str, str], FunctionProto]:
-    return {(f.domain, f.name): f for f in model.proto.functions}
+def _apart(model: Model, *, still: bool) -> Callable[[NodeProto], bool]:
+    """Whether a node of ``model`` is not to be run."""
+    functions = {(f.domain, f.name): f for f in model.proto.functions}
+    return lambda node: not _can_run(node, functions) or (still and _draws(model, node))
+
+
+def _draws(model: Model, node: NodeProto) -> bool:
+    """Whether the node draws random numbers."""
+    if node.domain or node.op_type != "Dropout":
+        return not node.domain and node.op_type in _RANDOM
+    training = node.input[2] if len(node.input) > 2 else ""
+    return bool(training) and (training not in model.graph.constants or bool(model.array(training).any()))
 
 
 def _can_run(node: NodeProto, functions: Mapping[tuple[str, str], FunctionProto]) -> bool:
