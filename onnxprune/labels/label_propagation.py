@@ -301,6 +301,8 @@ class _Run:
                 values = tuple(known_values(self.model, self.shapes, node))
                 layers = rule.trace(Op(node, node.attrs, tuple(inputs), outputs, values, self))
                 constant = bool(inputs) and all(t is None or t.constant for t in inputs)
+                if len(layers) < len(outputs):
+                    self._hold_all(inputs, "has another output, of which its rule says nothing")
         for position, out in enumerate(outputs):
             own = settle(self, layers[position], out) if position < len(layers) else ()
             counted = self.counted.get(out.name, 0)
@@ -311,7 +313,10 @@ class _Run:
             why = f"is read inside {node.op}"
         else:
             why = f"{node.op} has no rule" if ops.find(node) is None else "meets a tensor whose shape nobody knows"
-        for tensor in (*inputs, *(self.tensors.get(n) for n in node.captured)):
+        self._hold_all([*inputs, *(self.tensors.get(n) for n in node.captured)], why)
+
+    def _hold_all(self, tensors: Sequence[Tensor | None], why: str) -> None:
+        for tensor in tensors:
             for layer in tensor.layers if tensor else ():
                 self.pin(layer.labels, why)
 

@@ -10,8 +10,8 @@ import pytest
 from onnx import ModelProto
 
 from onnxprune.labels.ops import known_operators, table
-from tests.models import build, too_new
-from tests.property import Removal, assert_exact, some
+from tests.models import build, sandwich, too_new
+from tests.property import Removal, assert_exact, remove, some
 from tests.rows import ROWS, Row
 
 
@@ -89,3 +89,13 @@ def test_map_of_which_only_the_size_was_read_goes_with_it() -> None:
 def test_captured_tensor_pins_and_its_model_stays_byte_for_byte() -> None:
     removal = narrowed(row_named("Loop that captures a map"))
     assert removal.written.SerializeToString() == removal.given.SerializeToString()
+
+
+def test_channels_stay_where_a_rule_says_nothing_of_an_output() -> None:
+    """Whose declared size would be the old one."""
+    silent = table.Rule(lambda op: [op.inputs[0].layers if op.inputs[0] else ()])
+    text = sandwich("n, m = LayerNormalization<axis=2>(h, s)\ng = Add(n, m)", "float[6,6] s")
+    with table.replaced({("", "LayerNormalization"): silent}):
+        removal = remove(build(text))
+    assert removal.removed == 0
+    assert "has another output, of which its rule says nothing" in removal.reasons

@@ -122,6 +122,13 @@ def norms() -> Iterator[Row]:
         sandwich("g = BatchNormalization(h, scale, b, m, var)", *vectors, "float[8] m", "float[8] var"),
         8,
     )
+    training = sandwich(
+        "g, rm, rv = BatchNormalization<training_mode=1>(h, scale, b, m, var)\np = Sqrt(rv)",
+        *vectors,
+        "float[8] m",
+        "float[8] var",
+    )
+    yield Row("BatchNormalization in training mode", training, 8)
     rank_2 = mlp("g = BatchNormalization(h, scale, b, m, var)", *vectors, "float[8] m", "float[8] var")
     yield Row("BatchNormalization of rank 2", rank_2, 8)
     yield Row("InstanceNormalization", sandwich("g = InstanceNormalization(h, scale, b)", *vectors), 8)
@@ -129,6 +136,8 @@ def norms() -> Iterator[Row]:
     yield Row("LayerNormalization", mlp("g = LayerNormalization(h, scale, b)", *vectors), 0, why)
     spatial = sandwich("g = LayerNormalization<axis=2>(h, s)", "float[6,6] s")
     yield Row("LayerNormalization over height and width", spatial, 8)
+    mean = sandwich("n, m = LayerNormalization<axis=2>(h, s)\ng = Add(n, m)", "float[6,6] s")
+    yield Row("LayerNormalization over height and width, its mean too", mean, 8)
     yield Row("RMSNormalization", mlp("g = RMSNormalization(h, scale)", *vectors[:1]), 0, why, opset=23, ir=11)
     yield Row("LRN", sandwich("g = LRN<size=3>(h)"), 0, why)
     yield Row(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from onnxprune.labels.constant_channels import Facts, Known, placed
-from onnxprune.labels.labels import Op, Tensor, merge
+from onnxprune.labels.labels import Op, Tensor, line, merge
 from onnxprune.labels.ops.reduction import hold_axes
 from onnxprune.labels.ops.table import Change, Cut, Layers, known, rewrite, rule
 
@@ -16,13 +17,16 @@ _OVER_CHANNELS = "is normalised over its channels"
 
 @rule("BatchNormalization")
 def batch_normalization(op: Op) -> Sequence[Layers]:
-    """Y = scale * (X - mean) / sqrt(var + eps) + B, per channel of axis 1; inference mode."""
+    """Y = scale * (X - mean) / sqrt(var + eps) + B, per channel of axis 1; in training mode statistics [C] of X too."""
     x = op.inputs[0]
     assert x is not None
     scale = op.inputs[1]
     for layer in scale.layers if scale else ():
         op.role(scale, layer.labels, "scale")
-    return [merge(op, [x, *(t.at_axis(1, x.rank) if t else None for t in op.inputs[1:])])]
+    if op.attrs.get("training_mode", 0) or len(op.outputs) > 1:  # the latter before opset 14
+        x = replace(x, layers=hold_axes(op, x, [a for a in range(x.rank) if a != 1], _OVER_CHANNELS))
+    layers = merge(op, [x, *(t.at_axis(1, x.rank) if t else None for t in op.inputs[1:])])
+    return [layers, *(tuple(line(la.labels, 0, 1) for la in layers) for _ in op.outputs[1:])]
 
 
 @known("BatchNormalization")
@@ -70,7 +74,7 @@ def layer_normalization(op: Op) -> Sequence[Layers]:
     layers = hold_axes(op, x, range(axis, x.rank), _OVER_CHANNELS)
     for vector in op.inputs[1:]:
         op.keep_all(vector, "scales a norm over channels")
-    return [layers]
+    return [layers for _ in op.outputs]  # mean and deviation have size 1 along the axes that are held
 
 
 @rule("GroupNormalization")
