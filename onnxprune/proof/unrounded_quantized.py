@@ -92,11 +92,11 @@ class _Unrounded:
         stands = {"QLinearConv": self._convolve, "QGemm": self._gemm, "QLinearConcat": self._concat}
         if node.op in stands or node.op in _ON_CODES:
             stands.get(node.op, self._on_codes)(node)
-        elif ops.is_one_of(node, ("QuantizeLinear",)) and node.inputs[0] not in self.model.graph.constants:
+        elif node.op == "QuantizeLinear" and node.inputs[0] not in self.model.graph.constants:
             self._quantize(node, node.inputs[0], 1, node.outputs[0])
         elif self.floats.isdisjoint((*node.inputs, *node.captured)):
             self.nodes.append(proto)
-        elif ops.is_one_of(node, ("DequantizeLinear",)):
+        elif node.op == "DequantizeLinear":
             self._dequantize(node, 0, node.outputs[0])
         elif ops.is_one_of(node, ("Where",)):  # a gate: the zero point where channels are gone
             zero = self._constant(node, 2, self._array(node.inputs[2]).astype(np.float32))

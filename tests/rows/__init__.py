@@ -26,6 +26,7 @@ ROWS: tuple[Row, ...] = tuple(
         movement.zeros,
         movement.repeats,
         along_axes.reductions,
+        along_axes.over_named_axes,
         along_axes.sampling,
         along_axes.norms,
         along_axes.recurrent,

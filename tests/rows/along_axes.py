@@ -77,6 +77,27 @@ def reductions() -> Iterator[Row]:
     yield Row("MaxUnpool to another size", wide, 0, "by positions of another size")
 
 
+def over_named_axes() -> Iterator[Row]:
+    """Operators that work over some axes, and on each position of the others by itself."""
+    backwards = mlp("g = ReverseSequence<batch_axis=0, time_axis=1>(h, a)", "int64[2] a = {2,3}", rows="2,3")
+    yield Row("ReverseSequence over steps", backwards, 8)
+    across = mlp("g = ReverseSequence<batch_axis=0, time_axis=1>(h, a)", "int64[2] a = {5,8}")
+    yield Row("ReverseSequence over channels", across, 0, "goes through ReverseSequence over its channels")
+    for op, space, channels, inputs in (
+        ("MeanVarianceNormalization", "axes=[2,3]", "axes=[0,1,2,3]", ("", "")),
+        ("Compress", "axis=3", "axis=1", ("bool[6] a = {1,0,1,1,0,1}", "bool[8] a = {1,1,1,1,1,1,1,1}")),
+        ("CenterCropPad", "axes=[2,-1]", "axes=[1]", ("int64[2] a = {4,7}", "int64[1] a = {8}")),
+    ):
+        reads = f"h{', a' if inputs[0] else ''}"
+        free, held = (filter(None, [i]) for i in inputs)
+        yield Row(f"{op} over space", sandwich(f"g = {op}<{space}>({reads})", *free), 8, opset=18)
+        why = f"goes through {op} over its channels"
+        yield Row(f"{op} over channels", sandwich(f"g = {op}<{channels}>({reads})", *held), 0, why, opset=18)
+    yield Row("Trilu", sandwich("g = Trilu<upper=1>(h)"), 8)
+    last = sandwich("t = Transpose<perm=[0,2,3,1]>(h)\nu = Trilu(t)\ng = Transpose<perm=[0,3,1,2]>(u)")
+    yield Row("Trilu of NHWC", last, 0, "goes through Trilu over its channels")
+
+
 def sampling() -> Iterator[Row]:
     """Sampling where another input says; the deformable convolution."""
     grid = ("float[2,4,5,2] c", "float[2,8,4,5] g")

@@ -52,6 +52,8 @@ def binary() -> Iterator[Row]:
     for op in ("BitwiseAnd", "BitwiseOr", "BitwiseXor"):
         ints = "r = Mul(h, ten)\ns = Mul(h2, ten)\na = Cast<to=6>(r)\nb = Cast<to=6>(s)"
         yield Row(op, pair(f"{ints}\nc = {op}(a, b)\ng = Cast<to=1>(c)", "float ten = {10}"), 8, opset=18)
+    ints = "r = Abs(h)\na = Cast<to=13>(r)\nr2 = Abs(h2)\nb = Cast<to=13>(r2)"
+    yield Row("BitShift", pair(f'{ints}\nc = BitShift<direction="LEFT">(a, b)\ng = Cast<to=1>(c)'), 8)
     yield Row("Where", pair("c = Greater(h, h2)\ng = Where(c, h, h2)"), 8)
     yield Row("Where of a scalar", pair("c = Greater(h2, zero)\ng = Where(c, h, zero)", "float zero = {0}"), 8)
     sides = ("float[8,1,1] a", "float[1,8,1,1] b")
@@ -79,6 +81,13 @@ def quantized() -> Iterator[Row]:
     """QuantizeLinear and DequantizeLinear: one scale, or one a channel."""
     one = ("float s = {0.05}", "int8 z = {0}")
     yield Row("QDQ per tensor", sandwich("q = QuantizeLinear(h, s, z)\ng = DequantizeLinear(q, s, z)", *one), 8)
+    for bits, kind, scale in (("8", "int8", "0.05"), ("16", "int16", "0.0005")):
+        middle = "q = com.microsoft.QuantizeLinear(h, s, z)\ng = com.microsoft.DequantizeLinear(q, s, z)"
+        grid = (f"float s = {{{scale}}}", f"{kind} z = {{0}}", "float[2,8,6,6] g")
+        yield Row(f"QDQ of {bits} bits in onnxruntime's domain", sandwich(middle, *grid), 8)
+    contrib = ("int16[8,8,1,1] q", "float[8] vars", "int16[8] z", "float[8,8,1,1] w")
+    middle = "w = com.microsoft.DequantizeLinear<axis=0>(q, vars, z)\ng = Conv(h, w)"
+    yield Row("QDQ weight in onnxruntime's domain", sandwich(middle, *contrib), 16)
     weights = ("int8[8,8,1,1] q", "float[8] vars", "int8[8] z")
     for axis in (0, 1):
         middle = f"w = DequantizeLinear<axis={axis}>(q, vars, z)\ng = Conv(h, w)"

@@ -38,6 +38,17 @@ def integers() -> Iterator[Row]:
     ):
         text = f"{into}\np = com.microsoft.{op}{attrs}(q, s, z, s, z)\n{out}"
         yield Row(op, sandwich(text, f"uint8[2,8,{size},{size}] p", *Q), 8)
+    picked = "c = Greater(h, none)\nr = com.microsoft.QLinearWhere(c, q, s, z, q, s, z, s, z)"
+    picked = f"{into}\n{picked}\ng = DequantizeLinear(r, s, z)"
+    yield Row("QLinearWhere", sandwich(picked, "uint8[2,8,6,6] r", "float none = {0}", *Q), 8)
+    for name, axis, prunable, why in (
+        ("width", "axis=3, opset=13", 8, None),
+        ("channels", "axis=1, opset=13", 0, "goes through"),
+        ("width at opset 11", "axis=2, opset=11", 8, None),
+        ("channels at opset 11", "axis=1, opset=11", 0, "goes through"),
+    ):
+        text = f"{into}\np = com.microsoft.QLinearSoftmax<{axis}>(q, s, z, s, z)\n{out}"
+        yield Row(f"QLinearSoftmax along {name}", sandwich(text, "uint8[2,8,6,6] p", *Q), prunable, why)
     concat = (
         f"{into}\nr = QuantizeLinear(h2, s, z)\np = com.microsoft.QLinearConcat<axis=1>(s, z, q, s, z, r, s, z)\n{out}"
     )
@@ -124,6 +135,8 @@ def fused() -> Iterator[Row]:
         text = f"(float[2,3,6] x) => (float[2,3,5] y) <{weights}> {{ {projected}{node}\ny = MatMul(a, w9) }}"
         return Row(name, text, prunable, opset=opset, ir=11 if opset > 22 else 8)
 
+    gemm = 'g = com.microsoft.FusedGemm<activation="Relu", transB=1>(h, w1, b)'
+    yield Row("FusedGemm", mlp(gemm, "float[6,8] w1", "float[6] b", "float[2,6] g", reads=6), 14)
     attend = "a = Attention<q_num_heads=2, kv_num_heads=2>"
     declared = "float[2,3,8] a"
     yield of_three("Attention", f"{attend}(q, k, v)", declared, opset=23)

@@ -3,6 +3,7 @@
 from onnxprune.labels.ops import (
     attention,
     contracting,
+    contrib,
     custom,
     elementwise,
     gather_and_grid_sample,
@@ -31,6 +32,7 @@ __all__ = [
     "Rule",
     "attention",
     "contracting",
+    "contrib",
     "custom",
     "elementwise",
     "find",

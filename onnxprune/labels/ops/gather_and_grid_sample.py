@@ -18,7 +18,7 @@ from onnxprune.labels.ops.reduction import hold_axes
 from onnxprune.labels.ops.table import Layers, blocks, macs, rewrite, rule
 from onnxprune.model.graph import Node, Shape
 
-_INDEXED = "is indexed by positions computed at run time"
+_INDEXED = "is indexed by positions"
 
 
 def _without(op: Op, tensor: Tensor, axes: Sequence[int]) -> Tensor:

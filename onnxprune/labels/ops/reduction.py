@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -125,6 +125,50 @@ def along_axis(op: Op) -> Sequence[Layers]:
         axes = list(range(x.rank))
     layers = hold_axes(op, x, axes, f"goes through {op.node.op} over its channels")
     return [layers for _ in op.outputs]
+
+
+def _over(op: Op, axes: Iterable[int]) -> Sequence[Layers]:
+    """Works over ``axes`` of X, as the other inputs say, and on each position of all others by itself."""
+    x = op.inputs[0]
+    assert x is not None
+    why = f"goes through {op.node.op} over its channels"
+    for tensor in op.inputs[1:]:
+        op.keep_all(tensor, why)
+    return [hold_axes(op, x, [a % x.rank for a in axes], why)]
+
+
+@rule("ReverseSequence")
+def reverse_sequence(op: Op) -> Sequence[Layers]:
+    """X backwards along ``time_axis``, as far as the lengths of ``batch_axis`` say."""
+    return _over(op, (op.attrs.get("time_axis", 0), op.attrs.get("batch_axis", 1)))
+
+
+@rule("MeanVarianceNormalization")
+def mean_variance_normalization(op: Op) -> Sequence[Layers]:
+    """(X - mean) / deviation over ``axes``."""
+    return _over(op, op.attrs.get("axes", (0, 2, 3)))
+
+
+@rule("Trilu")
+def trilu(op: Op) -> Sequence[Layers]:
+    """A triangle of each matrix of the last two axes."""
+    return _over(op, (-1, -2))
+
+
+@rule("Compress")
+def compress(op: Op) -> Sequence[Layers]:
+    """The positions along ``axis`` that a condition picks; without an axis, of all elements."""
+    x = op.inputs[0]
+    assert x is not None
+    return _over(op, (op.attrs["axis"],) if "axis" in op.attrs else range(x.rank))
+
+
+@rule("CenterCropPad")
+def center_crop_pad(op: Op) -> Sequence[Layers]:
+    """X cropped and padded to sizes of ``axes``, which are all by default."""
+    x = op.inputs[0]
+    assert x is not None
+    return _over(op, op.attrs.get("axes", range(x.rank)))
 
 
 @rule("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
