@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from fixtures.build import TAYLOR, labelled_unet
 from onnxprune.errors import OptionError
@@ -301,6 +301,22 @@ def test_softmax_as_it_was_before_opset_13_has_the_gradient_of_today() -> None:
     old, new = (from_proto(build(text, opset=opset)) for opset in (11, 13))
     (expected,) = score("taylor", *subject_of(new, samples_of(new)))
     (found,) = score("taylor", *subject_of(old, samples_of(old)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_gradients_take_sparse_weights_and_an_input_that_is_an_output_too() -> None:
+    body = "<float[8,3,3,3] w, float[4,8,1,1] v> { a = Conv(x, w)\nr = Relu(a)\ny = Conv(r, v) }"
+    plain = build(f"(float[N,3,6,6] x) => (float[N,4,4,4] y) {body}")
+    dense = next(t for t in plain.graph.initializer if t.name == "v")
+    odd = onnx.ModelProto()
+    odd.CopyFrom(plain)
+    values = numpy_helper.from_array(numpy_helper.to_array(dense).ravel(), "v")
+    places = numpy_helper.from_array(np.arange(32), "p")
+    odd.graph.initializer.remove(dense)
+    odd.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [4, 8, 1, 1]))
+    odd.graph.output.append(odd.graph.input[0])
+    models = [from_proto(plain), from_proto(odd)]
+    (expected,), (found,) = (score("taylor", *subject_of(m, samples_of(m))) for m in models)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 

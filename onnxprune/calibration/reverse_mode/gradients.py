@@ -22,7 +22,7 @@ from onnx import ModelProto, TensorProto, helper, shape_inference, version_conve
 from onnxprune.calibration.reverse_mode.reverse_graph import quick
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.labels.label_propagation import Trace
-from onnxprune.model.dtypes import NUMPY_FLOATS, dtype_of
+from onnxprune.model.dtypes import NUMPY_FLOATS, dtype_of, to_tensor
 from onnxprune.model.edits import IR_INITIALIZERS
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
@@ -68,7 +68,7 @@ def differentiable(
     added = bool(instead)
     plain = list(instead) or [o.name for o in model.graph.outputs]
     for names in (plain, _decided_on(trace, kind, set(gates))):
-        floats = [n for n in names if kind[n] in NUMPY_FLOATS]
+        floats = [n for n in names if kind[n] in NUMPY_FLOATS and n in model.graph.producer]
         more = [n for n in floats if n not in outside]
         with runtime.session(model, where, outputs=more, any_batch=batch > 1) as active:
             values = runtime.run(active, feeds, where)
@@ -120,6 +120,8 @@ def _standalone(model: Model, inputs: Sequence[tuple[str, int, Shape]], outputs:
     out.opset_import.extend(model.proto.opset_import)
     out.graph.name = model.proto.graph.name or "graph"
     out.graph.initializer.extend(t for t in model.proto.graph.initializer if t.name in needed - given)
+    sparse = (t.values for t in model.proto.graph.sparse_initializer if t.values.name in needed - given)
+    out.graph.initializer.extend(to_tensor(model.array(t.name), t.name, t.data_type) for t in sparse)
     out.graph.node.extend(model.proto.graph.node[index] for index in reversed(kept))
     out.graph.input.extend(helper.make_tensor_value_info(*i) for i in inputs)
     out.graph.output.extend(helper.make_tensor_value_info(n, t, None) for n, t in outputs.items())
