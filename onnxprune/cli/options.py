@@ -43,6 +43,8 @@ def _made(name: str, flag: Flag, default: Any, **other: Any) -> Callable[[F], F]
         given |= {"type": kind, "multiple": flag.multiple, "show_default": flag.shown}
         given |= {"callback": _reader(flag.read)} if flag.read else {"default": default}
     given |= {"default": ()} if flag.multiple else {}
+    if other.get("required"):
+        given.pop("default", None)  # from click 8.3 on, None that is given is not missing
     return click.option(*flag.names, name, **(given | other))
 
 

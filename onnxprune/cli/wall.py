@@ -35,6 +35,7 @@ _USAGE = 2
 def main() -> None:
     """Run the command line, behind the wall where there can be one."""
     if hasattr(os, "fork") and "_ONNXPRUNE_COMPLETE" not in os.environ and not _ASKS.intersection(sys.argv):
+        _open_streams()
         sys.stdout.flush()
         sys.stderr.flush()
         try:
@@ -54,6 +55,14 @@ def main() -> None:
     from onnxprune.cli.main import main as run
 
     run()
+
+
+def _open_streams() -> None:
+    """Open standard streams that are closed on nothing: the next file would get their number, and what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False, encoding="utf-8"))  # noqa: SIM115
 
 
 # --- the child ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from onnx import ModelProto
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.file_system import scratch
 from onnxprune.model.door.claims import check_claims
-from onnxprune.model.mapped_weights import INLINE, emptied, hold, map_file, own_data, place, pour
+from onnxprune.model.door.external_data import is_external, place_of
+from onnxprune.model.mapped_weights import INLINE, emptied, hold, map_file, own_data, place, pour, tensors_of
 from onnxprune.model.onnx_model import PROTO_LIMIT, Model, check
 from onnxprune.model.protobuf import reference, split
 
@@ -69,9 +70,10 @@ def write(files: Mapping[Path, Model | Folder | str], *, external: bool = False)
     """
     with contextlib.ExitStack() as folders:
         staged: list[tuple[Path, Path]] = []
-        for path, content in files.items():
+        for given, content in files.items():
+            path = given.resolve() if given.is_symlink() else given  # a link stays one
             with _writing(path):
-                _ensure_free(path, content.mark if isinstance(content, Folder) else None)
+                _ensure_free(given, content.mark if isinstance(content, Folder) else None)
                 folder = Path(
                     folders.enter_context(
                         tempfile.TemporaryDirectory(prefix=scratch.prefix(path.parent, _STAGE), dir=path.parent)
@@ -105,7 +107,7 @@ def _stage(content: Model | Folder | str, path: Path, *, external: bool) -> None
         path.write_text(content, encoding="utf-8")
         return
     if external or content.byte_size >= PROTO_LIMIT:
-        content = _poured(content, path.with_name(f"{path.name}.data"))
+        content = _poured(content, _data_of(path))
     with path.open("wb") as file:
         file.writelines(content.pieces())
 
@@ -122,25 +124,46 @@ def _poured(model: Model, path: Path) -> Model:
 
 
 def ensure_writable(paths: Sequence[Path], *, keep: Path | None, folders: Mapping[Path, str] | None = None) -> None:
-    """Raise OutputError before any work where a path cannot be written, is ``keep``, or is given twice.
+    """Raise OutputError before any work where a path cannot be written, is of the model ``keep``, or is given twice.
 
     ``folders``: the paths that will be folders, each with the mark by which an existing one may be replaced.
     """
+    weights = _weights_of(keep) if keep is not None and paths else set()
     for index, path in enumerate(paths):
         if keep is not None and path.resolve() == keep.resolve():
             raise OutputError("is the model itself, which stays as it is", where=str(path), hint="name another file")
+        if not weights.isdisjoint((path.resolve(), _data_of(path).resolve())):
+            raise OutputError("would replace weights of the model", where=str(path), hint="name another file")
         if path.resolve() in [p.resolve() for p in paths[:index]]:
             raise OutputError("is named twice as an output", where=str(path), hint="name another file")
         with _writing(path), tempfile.NamedTemporaryFile(prefix=scratch.prefix(path.parent, _STAGE), dir=path.parent):
             _ensure_free(path, (folders or {}).get(path))
 
 
+def _data_of(path: Path) -> Path:
+    """The file of the weights of a model at ``path``, where they do not go into it."""
+    return path.with_name(f"{path.name}.data")
+
+
+def _weights_of(model: Path) -> set[Path]:
+    """The files that hold external data of ``model``; none where it cannot be read, which `load` says."""
+    proto = ModelProto()
+    try:
+        proto.ParseFromString(split(map_file(model).data, INLINE))
+        places = [place_of(t) for t in tensors_of(proto) if is_external(t) and reference(t) is None]
+        return {(model.parent / place.location).resolve() for place in places}
+    except Exception:  # noqa: BLE001 (a stranger's file)
+        return set()
+
+
 def _ensure_free(path: Path, mark: str | None) -> None:
     """Raise OutputError for what is there and not of the kind that is written: a file, or a folder with ``mark`` in it.
 
-    A pipe or a device is never replaced.
+    A pipe or a device is never replaced, nor is a link to one, as /dev/stdout is.
     """
-    if path.exists() and not path.is_dir() and not path.is_file():
+    folder = path.parent.resolve()
+    special = folder == Path("/dev") or folder.is_relative_to("/proc")
+    if special or (path.exists() and not path.is_dir() and not path.is_file()):
         raise OutputError("is a pipe or a device", where=str(path), hint="name a file")
     if mark is None and path.is_dir():
         raise OutputError("is a folder", where=str(path), hint="name a file")

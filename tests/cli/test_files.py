@@ -34,6 +34,39 @@ def test_an_existing_output_is_replaced(run: Run, chain: Path, tmp_path: Path) -
     onnx.checker.check_model(str(tmp_path / "out.onnx"))
 
 
+@pytest.mark.parametrize(
+    ("place", "more"),
+    [("m.bin.data", []), ("m.bin", ["--save-as-external-data"]), ("out.onnx", ["--json", "m.bin.data"])],
+)
+def test_weights_of_the_model_are_not_replaced(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, more: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = unet(fold_bn=True, size=32, base=8)
+    onnx.save_model(model, "m.onnx", save_as_external_data=True, location="m.bin.data", size_threshold=0)
+    before = files_in(tmp_path)
+    refused = run("m.onnx", "-o", place, "--check-n", 0, *more)
+    assert refused.code == 2
+    assert_one_line(refused.err, "m.bin", "would replace weights of the model (name another file)")
+    assert files_in(tmp_path) == before
+
+
+def test_a_link_stays_a_link(run: Run, chain: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "out.onnx").symlink_to("there/new.onnx")
+    assert run(chain, "-o", tmp_path / "out.onnx", "--check-n", 0).code == 0
+    assert (tmp_path / "out.onnx").is_symlink()
+    onnx.checker.check_model(str(tmp_path / "there" / "new.onnx"))
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").is_symlink(), reason="needs /dev/stdout")
+def test_a_link_to_an_open_file_is_refused(run: Run, chain: Path) -> None:
+    """The file would be replaced, and root would replace the link."""
+    refused = run(chain, "-o", "/dev/stdout", "--check-n", 0)
+    assert (refused.code, Path("/dev/stdout").is_symlink()) == (2, True)
+    assert_one_line(refused.err, "/dev/stdout", "is a pipe or a device")
+
+
 @pytest.mark.parametrize("full_at", ["onnx", "text"])
 @pytest.mark.parametrize("external", [[], ["--save-as-external-data"]], ids=["whole", "external"])
 def test_a_full_disk_leaves_nothing_half_written(

@@ -93,6 +93,20 @@ def test_a_name_that_is_nearly_right_is_answered_with_the_right_one(
     assert_one_line(outcome.err, row.says)
 
 
+@pytest.mark.parametrize("command", ["advise", "rknn"])
+def test_a_target_that_is_missing_is_asked_for(run: Run, chain: Path, command: str) -> None:
+    outcome = run(command, chain)
+    assert outcome.code == 2
+    assert_one_line(outcome.err, "Missing option '--target'", f"{command} --help")
+
+
+@pytest.mark.parametrize("command", ["prune", "inspect", "sparsity", "sensitivity"])
+def test_a_model_without_a_name_is_no_file(run: Run, command: str) -> None:
+    outcome = run(command, "")
+    assert outcome.code == 2
+    assert_one_line(outcome.err, "cannot read the model")
+
+
 def test_help_loads_nothing_heavy() -> None:
     start = "import sys; from onnxprune.cli.main import main"
     code = start + "\ntry: main(['{}--help'])\nexcept SystemExit: print(*sys.modules)"

@@ -149,6 +149,14 @@ def test_what_a_run_does_to_its_process(what: str, says: str) -> None:
     assert_one_line(done.stderr, says)
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_cost_nothing(chain: Path, closed: str) -> None:
+    command = f'exec "{sys.executable}" -m onnxprune inspect "{chain}" {closed}'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("Conv:a" in done.stdout) == (">&-" not in closed.replace("2>&-", ""))
+
+
 @pytest.mark.parametrize("given", ["", "x", "0", "-1GB", "1XB"])
 def test_an_amount_that_is_none_is_refused(chain: Path, given: str) -> None:
     command = [sys.executable, "-m", "onnxprune", str(chain), "--max-memory", given]

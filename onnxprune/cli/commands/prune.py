@@ -65,8 +65,8 @@ def run(
 
     settings = _settings(**given)
     folder = settings.format == FOLDER
-    target = output or model.with_name(f"{model.stem}.pruned{'' if folder else '.onnx'}")
     loaded = files.load(model)
+    target = output or model.with_name(f"{model.stem}.pruned{'' if folder else '.onnx'}")
     wanted = (json_path, page_path, ci.junit, *(() if dry_run else (target, save_plan)))
     places = {target: MANIFEST} if folder else {}
     files.ensure_writable([p for p in wanted if p is not None], keep=model, folders=places)

@@ -3,7 +3,6 @@
 from onnxprune.labels.ops import (
     attention,
     contracting,
-    contrib,
     custom,
     elementwise,
     gather_and_grid_sample,
@@ -32,7 +31,6 @@ __all__ = [
     "Rule",
     "attention",
     "contracting",
-    "contrib",
     "custom",
     "elementwise",
     "find",

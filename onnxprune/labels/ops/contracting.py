@@ -355,6 +355,7 @@ def fused_matmul(op: Op) -> Sequence[Layers]:
 
 
 @rule("Gemm")
+@rule("FusedGemm", domain="com.microsoft")
 def gemm(op: Op) -> Sequence[Layers]:
     """Y = alpha * A' @ B' + beta * C. A': [M, K], B': [K, N], C broadcast to [M, N]."""
     y = op.outputs[0]
@@ -371,7 +372,6 @@ def product_linear(node: Node, inputs: Sequence[Tensor | None]) -> Linear | None
     flipped = bool(node.attrs.get("transB", 0))
     summed = x.rank - (2 if node.attrs.get("transA", 0) else 1)
     alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
-
     return Linear(
         matrix=lambda array: (array if flipped else array.T)[None, :, :, None],
         weight=lambda matrix: np.ascontiguousarray(matrix[0, :, :, 0] if flipped else matrix[0, :, :, 0].T),
@@ -392,7 +392,7 @@ def gemm_kernel(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -
 
 
 @macs("MatMul", "Gemm")
-@macs("FusedMatMul", domain="com.microsoft")
+@macs("FusedMatMul", "FusedGemm", domain="com.microsoft")
 def product_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
     """One per output element and summed position."""
     rows = 0 if node.attrs.get("transBatchA", 0) else -2

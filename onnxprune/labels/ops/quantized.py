@@ -1,6 +1,7 @@
 """Operators on integers: the contraction or the elementwise rule, with scales and zero points cut along.
 
 A channel of a quantized tensor is zero where it holds its zero point, which is what a read says beside its position.
+onnxruntime's quantizer writes QuantizeLinear and DequantizeLinear of 16 bits in its own domain before opset 21.
 """
 
 from __future__ import annotations
@@ -12,12 +13,17 @@ import numpy as np
 
 from onnxprune.labels.labels import FIXED, Op, Tensor, line, merge
 from onnxprune.labels.ops.contracting import conv_blocks, conv_macs, convolution, product, product_macs, rewrite_group
+from onnxprune.labels.ops.elementwise import known_dequantized, known_quantized, quantize
 from onnxprune.labels.ops.movement.joining import concatenation
 from onnxprune.labels.ops.reduction import hold_axes
-from onnxprune.labels.ops.table import Blocks, Change, Cut, Layers, blocks, macs, rewrite, rule
+from onnxprune.labels.ops.table import Blocks, Change, Cut, Layers, blocks, known, macs, rewrite, rule
 from onnxprune.model.graph import Node, Shape
 
 MICROSOFT = "com.microsoft"
+
+rule("QuantizeLinear", "DequantizeLinear", domain=MICROSOFT)(quantize)
+known("QuantizeLinear", domain=MICROSOFT)(known_quantized)
+known("DequantizeLinear", domain=MICROSOFT)(known_dequantized)
 
 _BLOCKS = "is quantized in blocks"
 
@@ -126,6 +132,22 @@ def qlinear_pool(op: Op) -> Sequence[Layers]:
     assert x is not None
     spatial = range(1, x.rank - 1) if op.attrs.get("channels_last", 0) else range(2, x.rank)
     return [hold_axes(op, x, list(spatial), "is pooled over its channels")]
+
+
+@rule("QLinearSoftmax", domain=MICROSOFT)
+def qlinear_softmax(op: Op) -> Sequence[Layers]:
+    """X, x_scale, x_zero, y_scale, y_zero; ``opset`` says whether Softmax works along one axis or from there on."""
+    x = op.inputs[0]
+    assert x is not None
+    axis = op.attrs.get("axis", -1) % x.rank
+    axes = [axis] if op.attrs["opset"] >= 13 else range(axis, x.rank)
+    return [hold_axes(op, x, axes, f"goes through {op.node.op} over its channels")]
+
+
+@rule("QLinearWhere", domain=MICROSOFT)
+def qlinear_where(op: Op) -> Sequence[Layers]:
+    """Condition, X, x_scale, x_zero, Y, y_scale, y_zero, z_scale, z_zero."""
+    return [merge(op, [op.tensor(0), op.tensor(1), op.tensor(4)])]
 
 
 @rule("QLinearConcat", domain=MICROSOFT)
