@@ -144,6 +144,23 @@ def fused() -> Iterator[Row]:
         "Attention with other sizes of Q and V", f"{attend}(q, k, v)", declared, width=6, prunable=14, opset=23
     )
     yield of_three("Attention with a mask of heads", f"{attend}(q, k, v, m)", declared, "float[1,2,3,3] m", opset=23)
+    shared = "float[6,16] wq, float[6,8] wk, float[6,8] wv, float[16,5] w9, float[2,3,16] a"
+    for name, more, mask in (("", "", ""), (" and a mask", ", float[1,4,3,3] m", ", m")):
+        node = f"a = Attention<q_num_heads=4, kv_num_heads=2>(q, k, v{mask})"
+        text = f"(float[2,3,6] x) => (float[2,3,5] y) <{shared}{more}> {{ {projected}{node}\ny = MatMul(a, w9) }}"
+        yield Row(f"Attention of two heads for each of K and V{name}", text, 16, opset=23, ir=11)
+    tables = ("float[8,2] c", "float[8,2] s", "int64[2,3] p = {0,1,2,3,4,5}")
+    turned = "r = RotaryEmbedding<num_heads=2>(q, c, s, p)\nt = RotaryEmbedding<num_heads=2>(k, c, s, p)\n"
+    turned += "a = Attention<q_num_heads=2, kv_num_heads=2>(r, t, v)"
+    yield of_three("RotaryEmbedding", turned, declared, *tables, prunable=8, opset=23)
+    own = turned.replace("Rotary", "com.microsoft.Rotary").replace("c, s, p", "p, c, s")
+    own = own.replace("Attention<q_num_heads=2, kv_", "com.microsoft.MultiHeadAttention<")
+    given = (declared, "float[2,3,8] r", "float[2,3,8] t", *tables)
+    yield of_three("RotaryEmbedding of onnxruntime", own, *given, prunable=8)
+    spread = "r = Reshape(q, s4)\nt = Transpose<perm=[0,2,1,3]>(r)\nu = RotaryEmbedding(t, c, s, p)\n"
+    spread += "b = Transpose<perm=[0,2,1,3]>(u)\na = Reshape(b, s3)"
+    sizes = ("int64[4] s4 = {0,0,2,4}", "int64[3] s3 = {0,0,-1}", "float[2,3,8] a")
+    yield of_three("RotaryEmbedding of four dimensions", spread, *sizes, *tables, prunable=18, opset=23)
     four = "".join(f"{n}r = Reshape({n}, s)\n{n}t = Transpose<perm=[0,2,1,3]>({n}r)\n" for n in "qkv")
     four += "b = Attention(qt, kt, vt)\nbt = Transpose<perm=[0,2,1,3]>(b)\na = Reshape(bt, u)"
     shapes = ("float[2,2,3,4] b", "int64[4] s = {0,0,2,4}", "int64[3] u = {0,0,-1}")

@@ -72,6 +72,13 @@ def slices() -> Iterator[Row]:
         "int64[2] t = {2,2}",
     )
     yield Row("Focus", sandwich(stepped, *ints, reads=16), 8)
+    turned = (
+        "r = Reshape(h, s)\np = Slice(r, z, e, a, t)\nq = Slice(r, o, e, a, t)\nv = Mul(p, k)\nw = Mul(q, k)\n"
+        "m = Unsqueeze(v, n)\nl = Unsqueeze(w, n)\nj = Concat<axis=-1>(l, m)\ng = Reshape(j, u)"
+    )
+    ends = [f"int64[1] {n} = {{{v}}}" for n, v in zip("zoeatn", (0, 1, 9, 2, 2, -1), strict=True)]
+    sizes = ("float[1,1,2] k", "int64[3] s = {0,2,4}", "int64[2] u = {2,-1}")
+    yield Row("Slice of pairs of each head", mlp(turned, *ends, *sizes), 2)
     yield Row("Gather of channels", sandwich("g = Gather<axis=1>(h, i)", "int64[5] i = {7,-8,3,3,1}", reads=5), 8)
     shuffle = "g = Gather<axis=1>(h, i)", "int64[8] i = {0,4,1,5,2,6,3,7}"
     yield Row("Gather as a channel shuffle", sandwich(*shuffle), 8)

@@ -19,7 +19,8 @@ from onnxprune.model.graph import Node, Shape
 MICROSOFT = "com.microsoft"
 _WHY = "is attended over"
 _HEADS = "is split into heads that are fixed"
-_SPECIAL = "is attended over by groups of heads, with a cache, or in an unusual layout"
+_TURNED = "is turned by its position"
+_SPECIAL = "is attended over with a cache, or in an unusual layout"
 
 
 def _heads(op: Op, tensor: Tensor, heads: int) -> Labels:
@@ -73,21 +74,26 @@ def attention(op: Op) -> Sequence[Layers]:
     assert q is not None
     assert k is not None
     assert v is not None
-    mine = q.shape[1] if q.rank == 4 else op.attrs.get("q_num_heads", 0)
-    shared = k.shape[1] if k.rank == 4 else op.attrs.get("kv_num_heads", 0)
-    if mine != shared or op.has(4) or op.has(5) or len(op.outputs) > 1:
+    if op.has(4) or op.has(5) or len(op.outputs) > 1:
         return _refused(op)
-    return [_attend(op, (q, k, v), mine, op.tensor(3))]
+    own = q.shape[1] if q.rank == 4 else op.attrs["q_num_heads"]
+    shared = k.shape[1] if k.rank == 4 else op.attrs["kv_num_heads"]
+    return [_attend(op, (q, k, v), (own, shared), op.tensor(3))]
 
 
-def _attend(op: Op, inputs: tuple[Tensor, Tensor, Tensor], heads: int, mask: Tensor | None) -> Layers:
-    """What all attention of Q, K and V shares. Gives the layers of the output."""
-    query, keys, values = (_heads(op, tensor, heads) for tensor in inputs)
-    op.say.equate(query, keys, _HEADS)
+def _attend(op: Op, inputs: tuple[Tensor, Tensor, Tensor], heads: tuple[int, int], mask: Tensor | None) -> Layers:
+    """What all attention of Q, K and V shares. Gives the layers of the output.
+
+    ``heads``: of Q, and of K and V, each of which serves as many heads of Q one after the other, and goes with them.
+    """
+    served = heads[0] // heads[1]
+    query = _heads(op, inputs[0], heads[0])
+    keys, values = (_heads(op, tensor, heads[1]) for tensor in inputs[1:])
+    op.say.equate(query, keys.repeat(served, axis=0), _HEADS)
     op.say.together(keys, values)
-    _mask(op, mask, keys)
+    _mask(op, mask, keys.repeat(served, axis=0))
     op.say.read(0)
-    return _output(values, op.outputs[0])
+    return _output(values.repeat(served, axis=0), op.outputs[0])
 
 
 def _left(cut: Cut, labels: Labels | None, heads: int) -> int:
@@ -110,7 +116,8 @@ def rewrite_attention(cut: Cut) -> Change:
         return _written(cut, q.shape[3], {})
     heads = cut.op.attrs["q_num_heads"]
     left = _left(cut, _last(q), heads)
-    return _written(cut, q.shape[2] // heads, {"q_num_heads": left, "kv_num_heads": left})
+    shared = left * cut.op.attrs["kv_num_heads"] // heads
+    return _written(cut, q.shape[2] // heads, {"q_num_heads": left, "kv_num_heads": shared})
 
 
 def _written(cut: Cut, size: int, numbers: dict[str, int]) -> Change:
@@ -127,6 +134,31 @@ def attention_macs(node: Node, inputs: Sequence[Shape], outputs: Sequence[Shape]
     return q[0] * q[-2] * k[-2] * (q[-1] * (q[1] if len(q) == 4 else 1) + y[-1] * (y[1] if len(y) == 4 else 1))
 
 
+@rule("RotaryEmbedding")
+@rule("RotaryEmbedding", domain=MICROSOFT)
+def rotary_embedding(op: Op) -> Sequence[Layers]:
+    """X: [B, heads, T, D] or [B, T, heads * D], tables of sines and positions: whole heads can go."""
+    x = op.inputs[0]
+    assert x is not None
+    for table in op.inputs[1:]:
+        op.keep_all(table, _TURNED)
+    heads = x.shape[1] if x.rank == 4 else op.attrs.get("num_heads", 0)
+    if not heads:
+        op.keep_all(x, _TURNED)
+        return [()]
+    labels = _heads(op, x, heads)
+    op.say.equate(labels, labels[:, :1], _TURNED)
+    return [_output(labels, op.outputs[0])]
+
+
+@rewrite("RotaryEmbedding")
+@rewrite("RotaryEmbedding", domain=MICROSOFT)
+def rewrite_rotary_embedding(cut: Cut) -> Change:
+    """The number of heads that are left, where it is said."""
+    heads = cut.op.attrs.get("num_heads", 0)
+    return Change(attrs={"num_heads": _left(cut, _last(cut.op.inputs[0]), heads)}) if heads else Change()
+
+
 @rule("MultiHeadAttention", domain=MICROSOFT)
 def multi_head_attention(op: Op) -> Sequence[Layers]:
     """Q, K, V: [B, T, heads * D], bias: [Q's + K's + V's channels], key mask, attention bias [B, heads, T, S], past."""
@@ -138,7 +170,7 @@ def multi_head_attention(op: Op) -> Sequence[Layers]:
     assert k is not None
     assert v is not None
     op.keep_all(op.tensor(4), "masks an attention")
-    layers = _attend(op, (q, k, v), op.attrs["num_heads"], op.tensor(5))
+    layers = _attend(op, (q, k, v), (op.attrs["num_heads"],) * 2, op.tensor(5))
     if (bias := op.tensor(3)) is not None:
         vectors = [
             found if (found := _last(t)) is not None else np.full(t.shape[2], FIXED, np.int64) for t in (q, k, v)

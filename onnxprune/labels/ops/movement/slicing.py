@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from onnxprune.labels.constant_channels import moved
 from onnxprune.labels.labels import Labels, Layer, Op, cut_shape, rows_of
+from onnxprune.labels.ops.reduction import hold_axes
 from onnxprune.labels.ops.table import Change, Cut, Layers, gathers, ints, known, rewrite, rule, unwritten
 
 
@@ -98,15 +99,14 @@ def slice_(op: Op) -> Sequence[Layers]:
                 op.pin(layer, f"is sliced, and {reason}")
         return [tuple(la for la in x.layers if not any(a in la.axes for a in unknown))]
     out = []
-    for layer in x.layers:
+    stepped = [axis for axis, (_, _, step) in bounds.items() if abs(step) > 1]
+    for layer in hold_axes(op, x, stepped, "is sliced with a step"):
         sliced = layer
         for axis, (start, end, step) in bounds.items():
             if axis in layer.axes:
                 part = slice(start, end, step)  # ONNX clamps bounds as Python does
                 if range(x.full[axis])[part] != range(x.full[axis]):
                     hold_rows(op, layer, axis)
-                if abs(step) > 1:
-                    op.pin(layer, "is sliced with a step")
                 sliced = _part(op, sliced, axis, part)
         out.append(sliced)
     return [tuple(out)]
