@@ -49,6 +49,9 @@ from onnxprune.model.sparse import dense
 #: protobuf's limit for one message; larger models keep their weights in a file beside.
 PROTO_LIMIT = 2**31 - 2**20
 
+#: The opset in which onnx got what onnxruntime had under the same name.
+_LAYER_NORMALIZATION = 17
+
 #: The opset that brought Where.
 _WHERE_SINCE = 9
 
@@ -302,9 +305,28 @@ def check(proto: ModelProto, where: str, *, full: bool = False) -> None:
     """onnx.checker's verdict on a model as a ModelError; of one over protobuf's limit, on its `skeleton`."""
     try:
         small = proto if weight_bytes(proto) < PROTO_LIMIT else Model(proto).skeleton()
-        onnx.checker.check_model(small, full_check=full)
+        onnx.checker.check_model(_known_to_onnx(small), full_check=full)
     except Exception as error:  # noqa: BLE001 (the checker raises several types)
         reason = str(error).split("==> Context")[0]
         raise ModelError(
             f"onnx.checker refuses the model: {reason}", where=where, hint="export it again or repair it first"
         ) from None
+
+
+def _known_to_onnx(proto: ModelProto) -> ModelProto:
+    """The model with onnxruntime's operators, which its optimizer writes into onnx's domain, in a domain of their own.
+
+    SimplifiedLayerNormalization is never onnx's, LayerNormalization from opset 17 on.
+    """
+    opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+    foreign = {"SimplifiedLayerNormalization", *(["LayerNormalization"] if opset < _LAYER_NORMALIZATION else [])}
+    places = [i for i, n in enumerate(proto.graph.node) if n.domain in ("", "ai.onnx") and n.op_type in foreign]
+    if not places:
+        return proto
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    for index in places:
+        copy.graph.node[index].domain = "com.microsoft"
+    if "com.microsoft" not in {o.domain for o in copy.opset_import}:
+        copy.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return copy
