@@ -49,8 +49,12 @@ from onnxprune.model.sparse import dense
 #: protobuf's limit for one message; larger models keep their weights in a file beside.
 PROTO_LIMIT = 2**31 - 2**20
 
-#: The opset in which onnx got what onnxruntime had under the same name.
-_LAYER_NORMALIZATION = 17
+#: Operators of onnx's domain that onnxruntime runs at these opsets, and onnx refuses.
+_ONLY_RUN = {
+    "SimplifiedLayerNormalization": range(1, 1000),
+    "LayerNormalization": range(1, 17),
+    "GroupNormalization": range(18, 21),
+}
 
 #: The opset that brought Where.
 _WHERE_SINCE = 9
@@ -314,12 +318,13 @@ def check(proto: ModelProto, where: str, *, full: bool = False) -> None:
 
 
 def _known_to_onnx(proto: ModelProto) -> ModelProto:
-    """The model with onnxruntime's operators, which its optimizer writes into onnx's domain, in a domain of their own.
+    """The model with operators that onnxruntime runs, and onnx refuses in its own domain, in another one.
 
-    SimplifiedLayerNormalization is never onnx's, LayerNormalization from opset 17 on.
+    onnxruntime's optimizer writes SimplifiedLayerNormalization and, before opset 17, LayerNormalization there. The
+    first GroupNormalization was taken back.
     """
     opset = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
-    foreign = {"SimplifiedLayerNormalization", *(["LayerNormalization"] if opset < _LAYER_NORMALIZATION else [])}
+    foreign = {op for op, versions in _ONLY_RUN.items() if opset in versions}
     places = [i for i, n in enumerate(proto.graph.node) if n.domain in ("", "ai.onnx") and n.op_type in foreign]
     if not places:
         return proto
