@@ -280,3 +280,29 @@ def test_a_number_may_stand_beside_pictures(inputs: str, shape: str, asked: dict
     assert recovered is not None
     assert recovered.solved
     assert len(recovered.by_sample) == recovered.held_out
+
+
+@pytest.mark.parametrize(
+    ("room", "drawn", "told"),
+    [
+        (3, drawing.FEWEST, "--samples 128 takes longer and may keep more"),
+        (49, 49, "--samples 128 takes longer and may keep more"),
+        (100, 100, "--samples 200 takes longer and may keep more"),  # twice as many
+        (200, 200, "--samples 256 takes longer and may keep more"),  # more would not be looked at
+        (255, 255, "--samples 256 takes longer and may keep more"),
+        (256, 256, ""),
+        (900, 256, ""),
+    ],
+)
+def test_where_few_are_drawn_to_stay_quick_more_are_offered(
+    room: int, drawn: int, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """256 give each layer of 8 x 8 positions rows enough."""
+    known = analyse(from_proto(build(CHAIN))).trace.shapes.shape
+    one = sum(float(np.prod(shape)) for shape in known.values())
+    monkeypatch.setattr(drawing, "MOST_ELEMENTS", room * one)
+    data = draw(CHAIN, Data(None))
+    said = [n for n in data.notes if "to stay quick" in n]
+    assert data.count == drawn
+    assert said == ([f"no more are drawn, to stay quick: {told}"] if told else [])
+    assert not [n for n in draw(CHAIN, Data(None, samples=30)).notes if "to stay quick" in n]

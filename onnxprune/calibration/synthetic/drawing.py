@@ -35,7 +35,7 @@ Array = NDArray[Any]
 #: the network makes of them. `FEWEST` are drawn all the same.
 FEWEST, MOST_BYTES, MOST_ELEMENTS = 24, 256 << 20, 10**9
 
-#: How many to ask for where those are too few: as many real ones keep no more of a classifier of photographs.
+#: How many to ask for where those are fewer than help: as many real ones keep no more of a classifier of photographs.
 MANY = 128
 
 #: Of so many times as many pictures those are taken that are of all classes alike, where a model classifies; and how
@@ -96,8 +96,9 @@ def load(how: Data, model: Model, shapes: Shapes, seed: int, inputs: Inputs | No
         f"no data was given: calibrated on {count} drawn inputs; --data with real samples keeps more of the accuracy, "
         "--data none leaves weights as they are"
     )
-    if how.samples is None and count < LEAST_SAMPLES:
-        notes = (f"no more are drawn, to stay quick: --samples {MANY} takes longer and may keep more", *notes)
+    more = min(max(MANY, 2 * count), count if how.samples else helpful(inputs, model, known))
+    if more > count:
+        notes = (f"no more are drawn, to stay quick: --samples {more} takes longer and may keep more", *notes)
     return calibration.drawn(drawn, inputs, DRAWN, (told, *notes))
 
 
@@ -108,10 +109,15 @@ def _kind(slot: Slot, model: Model, known: Mapping[str, Shape]) -> Kind:
     return kind
 
 
-def enough(inputs: Inputs, model: Model, known: Mapping[str, Shape]) -> int:
+def helpful(inputs: Inputs, model: Model, known: Mapping[str, Shape]) -> int:
     """As many samples as give every product rows enough, within what is used of real ones."""
     wanted = max(LEAST_SAMPLES, samples_for(ENOUGH_ROWS, products(model, known), known))
-    return min(wanted, DEFAULT_SAMPLES, max(FEWEST, _room(inputs, known, MOST_ELEMENTS)))
+    return -(-min(wanted, DEFAULT_SAMPLES) // inputs.unit) * inputs.unit
+
+
+def enough(inputs: Inputs, model: Model, known: Mapping[str, Shape]) -> int:
+    """As many of `helpful` samples as are drawn while a run stays quick."""
+    return min(helpful(inputs, model, known), max(FEWEST, _room(inputs, known, MOST_ELEMENTS)))
 
 
 def _room(inputs: Inputs, known: Mapping[str, Shape], elements: int) -> int:
