@@ -115,8 +115,9 @@ def _attempted(workers: Workers, plan: Plan | None, watch: Stopwatch, where: str
     _check(options, plan)
     analysis, given = analysed(model, options, plan.options if plan else options.to_json(), watch)
     check_model(options, analysis.trace)
+    run = _Run(analysis, given, plan, where, watch)
     if options.reading is None or not options.reading.drawn:
-        return _run_on_data(analysis, workers, watch, plan, where, given)
+        return run.on_data(workers)
     drawing.check(options.reading)
 
     def weights_only() -> Workers:
@@ -124,9 +125,9 @@ def _attempted(workers: Workers, plan: Plan | None, watch: Stopwatch, where: str
 
     idle = not len(analysis.groups) or (plan is None and options.request.exact)
     if idle and not options.weighed and not (plan and plan.weighed):
-        return _run_on_data(analysis, weights_only(), watch, plan, where, given)
+        return run.on_data(weights_only())
     try:
-        return _run_on_data(analysis, workers, watch, plan, where, given)
+        return run.on_data(workers)
     except (MetricError, KeptError, ToolError):
         raise  # other weights are no answer to these
     except (OnnxPruneError, np.linalg.LinAlgError) as reason:
@@ -134,7 +135,7 @@ def _attempted(workers: Workers, plan: Plan | None, watch: Stopwatch, where: str
             raise
         what = reason.what if isinstance(reason, OnnxPruneError) else str(reason)
         note = f"drawn inputs did not serve, and weights are as they were: {what}; --data gives real samples"
-        return _run_on_data(analysis, weights_only(), watch, plan, where, given, note)
+        return run.on_data(weights_only(), note)
 
 
 def sensitivity(model: Model, options: Options, asked: SensitivityRequest, progress: Progress = silent) -> Sensitivity:
@@ -144,58 +145,57 @@ def sensitivity(model: Model, options: Options, asked: SensitivityRequest, progr
         return measure(planner, asked, workers)
 
 
-def _run_on_data(
-    analysis: Analysis, workers: Workers, watch: Stopwatch, plan: Plan | None, where: str, given: Given, *notes: str
-) -> Result:
-    """Observe the calibration data, if there is any, and run the other stages. ``notes``: added to the report."""
-    options, searched = workers.options, plan is not None and "metric" in plan.options  # samples are split as then
-    with observing(given.whole or analysis, options, watch, judged=searched) as seen:
-        observed = whole_branches.observed_for(analysis, options, seen) if seen and given.whole else seen
-        planner = Planner(analysis, options, observed, watch.announce, [*given.rows.values()])
-        return _result(planner, workers, watch, given, plan, where, notes)
+@dataclass(frozen=True)
+class _Run:
+    """A model that was analysed, and what is made of it: what ``plan`` (from ``where``) says, or what is chosen."""
 
+    analysis: Analysis
+    given: Given
+    plan: Plan | None
+    where: str
+    watch: Stopwatch
 
-def _result(
-    planner: Planner,
-    workers: Workers,
-    watch: Stopwatch,
-    given: Given,
-    plan: Plan | None,
-    where: str,
-    notes: tuple[str, ...],
-) -> Result:
-    """Choose channels, or apply ``plan`` (from ``where``); then write the model, proven, and the report."""
-    options, found, request = planner.options, None, planner.options.request
-    if plan is None and options.metric is not None:
-        with watch.stage("search"):
-            found = smallest(planner, workers)
-        request = found.made.request
-    with watch.stage("choose"):
-        if found is not None:
-            judged = found.made.judged
-        elif plan is not None:
-            dead, rewrite = applied(planner.analysis.trace, plan, where)
-            judged = Judged(Choice(dead, rewrite, planner.analysis.groups, {}))
-        else:
-            planner, given, judged = _chosen(planner, given)
-    asked = {**options.to_json(), **request.to_json(), **given.to_json()}
-    made = plan or plan_of(planner.analysis.trace, judged.best.rewrite, asked)
-    written = Writing(planner, given, watch).written(judged, made, plan, found.made.solved if found else None)
-    report = report_of(
-        Outcome(
+    def on_data(self, workers: Workers, *notes: str) -> Result:
+        """Observe the calibration data, if there is any, and run the other stages. ``notes``: added to the report."""
+        options, given = workers.options, self.given
+        searched = self.plan is not None and "metric" in self.plan.options  # samples are split as then
+        with observing(given.whole or self.analysis, options, self.watch, judged=searched) as seen:
+            observed = whole_branches.observed_for(self.analysis, options, seen) if seen and given.whole else seen
+            planner = Planner(self.analysis, options, observed, self.watch.announce, [*given.rows.values()])
+            return self._finished(planner, workers, notes)
+
+    def _finished(self, planner: Planner, workers: Workers, notes: tuple[str, ...]) -> Result:
+        """Choose channels, or apply the plan; then write the model, proven, and the report."""
+        options, given, request, found = planner.options, self.given, planner.options.request, None
+        if self.plan is None and options.metric is not None:
+            with self.watch.stage("search"):
+                found = smallest(planner, workers)
+            request = found.made.request
+        with self.watch.stage("choose"):
+            if found is not None:
+                judged = found.made.judged
+            elif self.plan is not None:
+                dead, rewrite = applied(planner.analysis.trace, self.plan, self.where)
+                judged = Judged(Choice(dead, rewrite, planner.analysis.groups, {}))
+            else:
+                planner, given, judged = _chosen(planner, given)
+        asked = {**options.to_json(), **request.to_json(), **given.to_json()}
+        made = self.plan or plan_of(planner.analysis.trace, judged.best.rewrite, asked)
+        writing = Writing(planner, given, self.watch)
+        written = writing.written(judged, made, self.plan, found.made.solved if found else None)
+        outcome = Outcome(
             planner,
             given,
             judged,
             written,
-            planned=plan is not None,
+            planned=self.plan is not None,
             request=request,
             options=asked,
             said=notes,
-            seconds=watch.seconds,
+            seconds=self.watch.seconds,
             search=found.report if found else None,
         )
-    )
-    return Result(written.model, written.plan, report)
+        return Result(written.model, written.plan, report_of(outcome))
 
 
 def _chosen(planner: Planner, given: Given) -> tuple[Planner, Given, Judged[Choice]]:

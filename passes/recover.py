@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxprune.activations.simulated import simulated
 from onnxprune.calibration.gram_matrices import samples_for
 from onnxprune.calibration.original_observed import ObservedOriginal
-from onnxprune.constraints.grids import Grids
+from onnxprune.constraints.grids import Grid, Grids
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes import Compensate, Distill
@@ -20,6 +20,7 @@ from onnxprune.passes.bits import nearest
 from onnxprune.passes.zeros import Asked, masked
 from onnxprune.progress import Progress
 from onnxprune.proof import distance_over_outputs
+from onnxprune.proof.distance_over_outputs import Measured
 from onnxprune.running.snr_and_cosine import OutputError
 from onnxprune.widths.plan_contest import Tried
 
@@ -102,6 +103,17 @@ class Solved:
 
 
 @dataclass(frozen=True)
+class _Walked:
+    """A model after one walk: its masks and grids by weight, and how many of so many layers have new weights."""
+
+    model: Model
+    masks: Mapping[str, NDArray[np.bool_]]
+    grids: Mapping[str, Grid]
+    solved: int = 0
+    layers: int = 0
+
+
+@dataclass(frozen=True)
 class Recovery:
     """Compensates pruned forms of the ``observed`` original; without ``compensate`` it only measures them.
 
@@ -133,51 +145,61 @@ class Recovery:
         Without what does not help held-out samples, but with all that is ``asked`` of the weights. Where activations
         are on grids, errors are of the network with them rounded.
         """
-        bits = asked.bits
         seen = self.observed.seen
         before = after = distance_over_outputs.measure(pruned, seen, "the pruned model")
-        solved, layers, masks = 0, 0, dict(asked.fixed)
-        result, grids = nearest(masked(pruned, asked.fixed), self.trace, bits)
-        if self.compensate:
-            walk = Compensate(
-                self.trace,
-                dead,
-                seen,
-                self.progress,
-                asked=asked.solved,
-                grids=bits.solved,
-                felt=asked.felt,
-                rounded=bits.activations,
-                wary=self.observed.data.drawn and not len(dead),
-            )
-            fits, result = walk.fit(result)
-            solved, layers = sum(f.ridge is not None for f in fits), len(fits)
-            masks |= {f.weight: f.mask for f in fits if f.mask is not None}
-            grids |= {f.weight: f.grid for f in fits if f.grid is not None}
+        walked = self._walked(pruned, dead, asked)
         if self.compensate or asked:
-            after = distance_over_outputs.measure(simulated(result, bits.activations), seen, "the compensated model")
+            rounded = simulated(walked.model, asked.bits.activations)
+            after = distance_over_outputs.measure(rounded, seen, "the compensated model")
             if math.isfinite(before.distance) and after.distance >= before.distance and not asked:
-                result, solved, after = pruned, 0, before
-        best = 0
+                walked, after = replace(walked, model=pruned, solved=0), before
+        model, best = walked.model, 0
         if self.steps:
-            train = Distill(self.trace, seen, self.steps, self.seed, self.progress, masks)
-            best, result = train.fit(result)
-            after = distance_over_outputs.measure(result, seen, "the trained model")
+            best, model = Distill(self.trace, seen, self.steps, self.seed, self.progress, walked.masks).fit(model)
+            after = distance_over_outputs.measure(model, seen, "the trained model")
+        recovered = replace(self._told(walked, before, after), tried=tried, best_step=best)
+        holds = Constrained(walked.masks, Grids(walked.grids, asked.bits.activations))
+        return Solved(model, recovered, asked, holds)
+
+    def _walked(self, pruned: Model, dead: Units, asked: Asked) -> _Walked:
+        """The model with what is ``asked`` of its weights, which are solved anew for it where that is wanted."""
+        bits = asked.bits
+        model, grids = nearest(masked(pruned, asked.fixed), self.trace, bits)
+        if not self.compensate:
+            return _Walked(model, dict(asked.fixed), grids)
+        walk = Compensate(
+            self.trace,
+            dead,
+            self.observed.seen,
+            self.progress,
+            asked=asked.solved,
+            grids=bits.solved,
+            felt=asked.felt,
+            rounded=bits.activations,
+            wary=self.observed.data.drawn and not len(dead),
+        )
+        fits, model = walk.fit(model)
+        return _Walked(
+            model,
+            {**asked.fixed, **{f.weight: f.mask for f in fits if f.mask is not None}},
+            {**grids, **{f.weight: f.grid for f in fits if f.grid is not None}},
+            sum(f.ridge is not None for f in fits),
+            len(fits),
+        )
+
+    def _told(self, walked: _Walked, before: Measured, after: Measured) -> Recovered:
+        """What the walk did, and what was measured on which data."""
         data = self.observed.data
         held = data.split()[1].places().tolist()
-        by_sample = tuple(SampleError(*s) for s in zip(held, before.samples, after.samples, strict=True))
-        recovered = Recovered(
+        return Recovered(
             samples=data.given,
             held_out=len(held),
             pruned=before.errors,
             final=after.errors,
-            solved=solved,
-            layers=layers,
-            tried=tried,
+            solved=walked.solved,
+            layers=walked.layers,
             steps=self.steps,
-            best_step=best,
-            by_sample=by_sample,
+            by_sample=tuple(SampleError(*s) for s in zip(held, before.samples, after.samples, strict=True)),
             drawn=data.drawn_judge,
             beside=data.beside,
         )
-        return Solved(result, recovered, asked, Constrained(masks, Grids(grids, bits.activations)))
