@@ -36,10 +36,14 @@ _LONGEST = 1500
 
 def one_line(text: str) -> str:
     """``text`` made safe for a terminal, whoever wrote it: one line, no control characters, at most `_LONGEST` long."""
-    flat = " ".join(text.split())
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in flat)
+    shown = printable(" ".join(text.split()))
     half = _LONGEST // 2
     return shown if len(shown) <= _LONGEST else f"{shown[:half]} ... {shown[-half:]}"
+
+
+def printable(text: str) -> str:
+    """``text`` with its control characters, line ends too, written out as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class OnnxPruneError(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from onnxprune.cli.printing.report_tables import size_row
-from onnxprune.cli.printing.table_style import table
+from onnxprune.cli.printing.table_style import paragraph, table
 from onnxprune.report.diff import Changed, Comparison
 
 _SHOWN = 12
@@ -34,7 +34,7 @@ def comparison_text(found: Comparison, *, verbose: bool) -> list[str]:
         size_row("MACs", found.macs),
         size_row("bytes", found.file_bytes),
     ]
-    parts += [table(("", "before", "after", ""), sizes, right=frozenset({1, 2, 3})), "\n".join(_verdict(found))]
+    parts += [table(("", "before", "after", ""), sizes, right=frozenset({1, 2, 3})), paragraph(_verdict(found))]
     return parts
 
 
@@ -52,7 +52,7 @@ def _widths(found: Comparison, most: int | None) -> Iterator[str]:
 
 def _listed(title: str, lines: Sequence[str], most: int | None) -> str:
     more = [f"  {len(lines) - most} more (-v shows them)"] if most is not None and len(lines) > most else []
-    return "\n".join([f"{title}: {len(lines)}", *(f"  {line}" for line in lines[:most]), *more])
+    return paragraph([f"{title}: {len(lines)}", *(f"  {line}" for line in lines[:most]), *more])
 
 
 def _change(change: Changed) -> str:

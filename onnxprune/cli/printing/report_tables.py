@@ -10,7 +10,7 @@ from dataclasses import replace
 from onnxprune.cli.printing.grid_tables import grids_said
 from onnxprune.cli.printing.search import searched
 from onnxprune.cli.printing.sparsity_tables import zeros_said
-from onnxprune.cli.printing.table_style import shortened, table
+from onnxprune.cli.printing.table_style import paragraph, shortened, table
 from onnxprune.errors import thousands
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.recover import Recovered
@@ -61,7 +61,7 @@ def report_text(report: Report, beside: Mapping[str, str]) -> list[str]:
         *(size_row(name, size) for name, size in report.costs.items()),
     ]
     parts.append(table(("", "before", "after", ""), sizes, right=frozenset({1, 2, 3})))
-    parts.append("\n".join([*_verdict(report), *_places(report, beside)]))
+    parts.append(paragraph([*_verdict(report), *_places(report, beside)]))
     return parts
 
 
@@ -181,7 +181,7 @@ def plan_text(plan: Plan, model: Model) -> str:
             node = readers[sources[name]][0][0]
             widths = f"{axis.size} -> {kept}, -{thousands(count)} parameters"
             lines.append(f"{node.op} {node.label}: {name} axis {axis.axis}, {widths}, {_gone(axis)}")
-    return "\n".join([*lines, f"-{thousands(total)} parameters in all"])
+    return paragraph([*lines, f"-{thousands(total)} parameters in all"])
 
 
 def _gone(axis: AxisKept) -> str:
@@ -209,7 +209,7 @@ def inspection_text(found: Inspection, *, verbose: bool) -> list[str]:
     if rows:
         parts.append(table(("group", "width", "parameters", "MACs", "nodes", ""), rows, right=frozenset({1, 2, 3, 4})))
     if verbose:
-        parts.extend(f"{g.name}\n" + "\n".join(f"  {n}" for n in g.nodes) for g in found.groups)
+        parts.extend(paragraph([g.name, *(f"  {n}" for n in g.nodes)]) for g in found.groups)
     if found.held:
         held = [(shortened(h.node), f"{h.held} of {h.width}", shortened(_first(h), _REASON)) for h in found.held]
         header = ("node", "channels", "because")
@@ -230,7 +230,7 @@ def inspection_text(found: Inspection, *, verbose: bool) -> list[str]:
         f"them lossless, {thousands(total)} output channels held; "
         f"{thousands(found.cost.parameters)} parameters, {thousands(found.cost.macs)} MACs at {shapes}"
     )
-    parts[-1] = "\n".join([parts[-1], *in_words(found.nodes, found.cost.parameters)])
+    parts[-1] = paragraph([parts[-1], *in_words(found.nodes, found.cost.parameters)])
     return parts
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from onnxprune.cli.printing.table_style import table
+from onnxprune.cli.printing.table_style import paragraph, table
 from onnxprune.search.drop import told
 from onnxprune.search.sensitivity import Sensitivity, Step, by_ratio
 from onnxprune.search.smallest import SearchReport, Tested
@@ -51,7 +51,7 @@ def sensitivity_text(found: Sensitivity) -> list[str]:
         *(f"note: {note}" for note in found.notes),
         f"{sum(len(g.steps) for g in found.groups)} points in {found.seconds:.1f} s",
     ]
-    return [*parts, "\n".join(lines)]
+    return [*parts, paragraph(lines)]
 
 
 def _cell(step: Step | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.cli.printing.table_style import shortened, table
+from onnxprune.cli.printing.table_style import paragraph, shortened, table
 from onnxprune.errors import thousands
 from onnxprune.report.run_report import Report
 from onnxprune.report.sparsity import TARGETS, Sparsity
@@ -28,7 +28,7 @@ def sparsity_text(found: Sparsity) -> list[str]:
     holds = f"; where channels allow, all are {', '.join(found.patterns)}" if found.patterns else ""
     share = f"{100 * found.share:.2f} % of {thousands(found.size)} weights are zero"
     targets = [f"{name}: {what}" for name, what in TARGETS.items()]
-    return [*parts, "\n".join([f"{share}{holds}", *targets])]
+    return [*parts, paragraph([f"{share}{holds}", *targets])]
 
 
 def zeros_said(report: Report) -> Iterator[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onnxprune.errors import printable
 from onnxprune.progress import Progress
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Table(str):
 
     def __new__(cls, header: Row, rows: Iterable[Row], right: frozenset[int], title: str) -> Table:  # noqa: PYI034 (not of 3.10)
         """Lay it out."""
-        rows = list(rows)
+        rows = [tuple(map(printable, row)) for row in rows]
         lines = [header, *rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
         text = "\n".join(
@@ -53,6 +54,11 @@ class Table(str):
 def table(header: Row, rows: Iterable[Row], *, right: frozenset[int] = frozenset(), title: str = "") -> Table:
     """A table; ``right``: columns of numbers."""
     return Table(header, rows, right, title)
+
+
+def paragraph(lines: Iterable[str]) -> str:
+    """Lines as they are printed: each stays one, whatever a name out of a stranger's file holds."""
+    return "\n".join(map(printable, lines))
 
 
 def show(parts: Sequence[str]) -> None:

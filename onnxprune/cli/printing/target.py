@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.cli.printing.table_style import Table, table
+from onnxprune.cli.printing.table_style import Table, paragraph, table
 from onnxprune.cost.rknn.convert import Compiled, Conversion
 from onnxprune.errors import thousands
 from onnxprune.report.advice import Advice
@@ -15,11 +15,11 @@ _SHOWN = 12
 def conversion_text(found: Conversion, *, verbose: bool) -> list[str]:
     """Each layer's cycles, before and after where two models are compared; then what a reader must not miss."""
     last = found.models[-1]
-    parts = [_layers(found, verbose=verbose), *("\n".join(_compiled(c, found)) for c in found.models)]
+    parts = [_layers(found, verbose=verbose), *(paragraph(_compiled(c, found)) for c in found.models)]
     lines = [f"note: {note}" for note in found.notes]
     lines.append("cycles are the compiler's own estimate, not a measurement on a board")
     lines.append(f"written: {last.output}")
-    return [*parts, "\n".join(lines)]
+    return [*parts, paragraph(lines)]
 
 
 def _layers(found: Conversion, *, verbose: bool) -> Table:
@@ -83,15 +83,15 @@ def advice_text(found: Advice, *, verbose: bool) -> list[str]:
             f" for {100 * e.share:.1f} % of its channels"
             for e in found.edges[:most]
         ]
-        parts.append("\n".join(["just above an edge:", *lines]))
+        parts.append(paragraph(["just above an edge:", *lines]))
     if found.copies:
         lines = [f"  {c.node}: {' + '.join(map(str, c.parts))}" for c in found.copies[:most]]
         parts.append(
             f"parts of a Concat that are no multiples of {found.join_block} (the compiler may copy them):\n"
-            + "\n".join(lines)
+            + paragraph(lines)
         )
     if found.elsewhere:
-        parts.append("on the CPU: " + ", ".join(found.elsewhere))
+        parts.append(paragraph(["on the CPU: " + ", ".join(found.elsewhere)]))
     source = f"as {found.measured} counts them" if found.measured else "from documents, not measured"
     share = 100 * found.wasted / total
     shapes = ", ".join(f"{n}:{','.join(map(str, s))}" for n, s in found.input_shapes.items())
