@@ -76,9 +76,12 @@ def slices() -> Iterator[Row]:
         "r = Reshape(h, s)\np = Slice(r, z, e, a, t)\nq = Slice(r, o, e, a, t)\nv = Mul(p, k)\nw = Mul(q, k)\n"
         "m = Unsqueeze(v, n)\nl = Unsqueeze(w, n)\nj = Concat<axis=-1>(l, m)\ng = Reshape(j, u)"
     )
-    ends = [f"int64[1] {n} = {{{v}}}" for n, v in zip("zoeatn", (0, 1, 9, 2, 2, -1), strict=True)]
+    bound = [f"int64[1] {n} = {{{v}}}" for n, v in zip("zoeatn", (0, 1, 9, 2, 2, -1), strict=True)]
     sizes = ("float[1,1,2] k", "int64[3] s = {0,2,4}", "int64[2] u = {2,-1}")
-    yield Row("Slice of pairs of each head", mlp(turned, *ends, *sizes), 2)
+    yield Row("Slice of pairs of each head", mlp(turned, *bound, *sizes), 2)
+    nothing = "a, b = Split<axis=1>(h, s)\nc = Slice(h, n, n, o)\ng = Concat<axis=1>(b, a, c)"
+    ends = ("int64[2] s = {8,0}", "int64[1] n = {3}", "int64[1] o = {1}")
+    yield Row("Split and Slice of which nothing is taken", sandwich(nothing, *ends), 8)
     yield Row("Gather of channels", sandwich("g = Gather<axis=1>(h, i)", "int64[5] i = {7,-8,3,3,1}", reads=5), 8)
     shuffle = "g = Gather<axis=1>(h, i)", "int64[8] i = {0,4,1,5,2,6,3,7}"
     yield Row("Gather as a channel shuffle", sandwich(*shuffle), 8)

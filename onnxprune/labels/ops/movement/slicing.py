@@ -25,7 +25,11 @@ def split(op: Op) -> Sequence[Layers]:
     if layer is None:
         return [others for _ in op.outputs]
     bounds = np.cumsum([0, *(y.shape[axis] for y in op.outputs)])
-    return [(*others, _part(op, layer, axis, slice(int(a), int(b)))) for a, b in itertools.pairwise(bounds)]
+    found = []
+    for y, (start, end) in zip(op.outputs, itertools.pairwise(map(int, bounds)), strict=True):
+        own = (_part(op, layer, axis, slice(start, end)),) if y.full[axis] else ()  # of nothing, nothing must stay
+        found.append((*others, *own))
+    return found
 
 
 @rewrite("Split")
@@ -35,7 +39,7 @@ def rewrite_split(cut: Cut) -> Change:
     assert x is not None
     axis = cut.op.attrs.get("axis", 0) % x.rank
     sizes = [cut_shape(y, cut.alive)[axis] for y in cut.outputs]
-    if 0 in sizes:
+    if any(size == 0 < y.shape[axis] for size, y in zip(sizes, cut.outputs, strict=True)):
         raise LookupError("nothing would be left of one of its parts")
     if sizes == [y.shape[axis] for y in cut.outputs]:
         return Change()
@@ -101,6 +105,8 @@ def slice_(op: Op) -> Sequence[Layers]:
     out = []
     stepped = [axis for axis, (_, _, step) in bounds.items() if abs(step) > 1]
     for layer in hold_axes(op, x, stepped, "is sliced with a step"):
+        if any(y.full[axis] == 0 for axis in layer.axes):
+            continue
         sliced = layer
         for axis, (start, end, step) in bounds.items():
             if axis in layer.axes:
@@ -176,7 +182,7 @@ def gather(op: Op) -> Sequence[Layers]:
         elif taken.ndim == 0 and layer.columns != axis:
             labels = np.asarray(layer.labels.take(int(taken), axis))
             out.append(Layer(labels, tuple(shifted), columns))
-        elif taken.ndim == 1:
+        elif taken.ndim == 1 and taken.size:
             hold_rows(op, layer, axis)
             out.append(_part(op, layer, axis, taken.astype(np.int64)))
         else:
