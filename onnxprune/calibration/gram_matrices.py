@@ -37,6 +37,9 @@ ROWS_PER_COLUMN, LEAST_ROWS, MOST_ROWS = 8, 16384, 65536
 #: Positions that there are to be of every product, in all samples: rows of one sample are alike.
 ENOUGH_ROWS = 16384
 
+#: About so many rows of a product's columns are kept of the held-out samples.
+HELD_OUT_ROWS = 512
+
 #: Products of more columns a group than this are not looked at: their moments would fill the memory.
 MOST_COLUMNS = 6144
 
@@ -86,6 +89,16 @@ class Product:
         """The entries of the output ``y`` at ``rows``: [rows, groups, outputs]."""
         last = np.moveaxis(y, self.form.made, -1)
         return np.asarray(last[np.unravel_index(rows, last.shape[:-1])].reshape(len(rows), self.groups, -1))
+
+    def columns_at(self, x: Array, made: Shape, rows: Rows) -> Array:
+        """What of the input ``x`` moments are sums of, at ``rows`` of an output of shape ``made``: [rows, groups, n].
+
+        Where they are of channels, every tap is a row of its own, and fewer of ``rows`` are looked at.
+        """
+        if self.fine:
+            return as_float(self.form.patches(x, made, rows)).reshape(len(rows), self.groups, -1)
+        patches = as_float(self.form.patches(x, made, rows[:: self.taps]))
+        return patches.transpose(0, 3, 1, 2).reshape(-1, self.groups, self.channels)
 
     def parts_of(self, other: Array, shape: Shape, rows: Rows) -> Array:
         """As `targets_of` of what is added to an output of ``shape``; that may be one for all samples."""
@@ -166,8 +179,9 @@ class Observations:
     """What was observed of a model on calibration data.
 
     ``products`` and ``moments`` are by node label. Moments are sums over the samples that are not held out, of columns
-    or of channels (`Product.fine`), without targets. For each part ``spill`` holds its feeds, sampled rows of every
-    product's output, every graph output, and all tensors of `ends`; ``compared`` tells which of those are compared.
+    or of channels (`Product.fine`), without targets; of held-out samples some rows of these are kept as they are. For
+    each part ``spill`` holds its feeds, sampled rows of every product's output, every graph output, and all tensors of
+    `ends`; ``compared`` tells which of those are compared.
     ``any_batch``: parts may hold more samples than the model declares.
     """
 
@@ -199,6 +213,10 @@ class Observations:
     def held_out_rows(self, node: str) -> int:
         """How many sampled rows of a product's output are held out."""
         return sum(self.spill.size(f"rows {node}", p.number) for p in self.parts if p.held_out)
+
+    def held_out_columns(self, node: str) -> Array:
+        """Some rows of what a product's moments are sums of, of samples that are held out: [rows, groups, n]."""
+        return np.concatenate([self.spill.get(f"columns {node}", p.number) for p in self.parts if p.held_out])
 
     def beside(self, node: str, part: Part) -> Array:
         """The sampled rows of the product's `Product.partner`."""
@@ -256,7 +274,7 @@ def observe(
             for product in found:
                 y = values[product.target]
                 ensure_as_traced(product.target, y.shape, shapes[product.target], [product.form.made])
-            _take(seen, part, values, data.count, takers, doing)
+            _take(seen, part, values, data, takers, doing)
             for name in dict.fromkeys((*outputs, *joined)):
                 doing(spill.put, f"output {name}", part.number, values[name])
             del values  # before there are those of the next batch
@@ -277,10 +295,16 @@ def fed(data: CalibrationSet, size: int, spill: Spill) -> Iterator[tuple[Part, F
 
 
 def _take(
-    seen: Observations, part: Part, values: Feeds, samples: int, takers: Mapping[str, Taking], doing: Doing
+    seen: Observations,
+    part: Part,
+    values: Feeds,
+    data: CalibrationSet,
+    takers: Mapping[str, Taking],
+    doing: Doing,
 ) -> None:
+    held_out = data.split()[1].count
     for label, product in seen.products.items():
-        rows = product.rows_of(values[product.target], part.number, samples)
+        rows = product.rows_of(values[product.target], part.number, data.count)
         doing(seen.spill.put, f"rows {label}", part.number, rows)
         doing(seen.spill.put, f"shape {label}", part.number, np.asarray(values[product.target].shape))
         target = as_float(product.targets_of(values[product.target], rows))
@@ -289,15 +313,11 @@ def _take(
             beside = product.parts_of(values[product.partner], values[product.target].shape, rows)
             doing(seen.spill.put, f"beside {label}", part.number, beside)
         if part.held_out:
-            continue
-        if not product.fine:  # each makes a row of every tap
-            rows = rows[:: product.taps]
-        x = as_float(product.form.patches(values[product.source], values[product.target].shape, rows))
-        if product.fine:
-            x = x.reshape(len(rows), product.groups, -1)
-        else:
-            x = x.transpose(0, 3, 1, 2).reshape(-1, product.groups, product.channels)
-        takers[label](x, np.zeros((*x.shape[:2], 0), np.float32))
+            rows = rows[:: max(1, len(rows) * held_out // (HELD_OUT_ROWS * part.samples))]
+        x = product.columns_at(values[product.source], values[product.target].shape, rows)
+        doing(seen.spill.put, f"columns {label}", part.number, x if part.held_out else x[:0])
+        if not part.held_out:
+            takers[label](x, np.zeros((*x.shape[:2], 0), np.float32))
 
 
 def empty_moments(product: Product) -> Moments:

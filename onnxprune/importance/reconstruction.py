@@ -10,6 +10,10 @@ and the cheapest goes first, again and again (optimal brain surgery by structure
 2302.04089). The costs at all consumers of a group add up, each divided by the energy of the consumer's output, so
 that they compare between layers. A consumer whose own outputs go with the channel, as a depthwise convolution's do,
 costs nothing: what is missed there is missed by nobody but its readers, which count.
+
+Where C is of few rows, others seem to take over what they cannot, most of all in the last layers: on rows x that are
+held out a channel alone costs |W_B ([H^-1]_BB)^-1 [H^-1 x]_B|^2, and by as much as that is more than it seems, summed
+over channels, the costs at the consumer are raised.
 """
 
 from __future__ import annotations
@@ -71,6 +75,21 @@ class _Consumer:
             part = self.weight.T[own]  # [k, b, m]
             found[units[left]] = np.einsum("kbm,kbm->k", np.matmul(block, part), part) * self.scale
         return found
+
+    def understates(self, held_out: Float) -> float:
+        """How many times as much as `costs` the columns cost on rows ``held_out`` [rows, n], less the mean; 1 if less.
+
+        Each unit counts as the only one that goes.
+        """
+        moved, said, found = held_out @ self.inverse, 0.0, 0.0
+        for _, columns in self.columns.values():
+            block = np.linalg.inv(self.inverse[columns[:, :, None], columns[:, None, :]])
+            part = self.weight.T[columns]  # [k, b, m]
+            square = np.matmul(part, part.transpose(0, 2, 1))
+            left = np.matmul(moved[:, columns].transpose(1, 0, 2), block)  # [k, rows, b]
+            said += float((square * block).sum())
+            found += float((square * np.matmul(left.transpose(0, 2, 1), left)).sum()) / len(held_out)
+        return max(1.0, found / said) if said > 0 else 1.0
 
     def remove(self, units: Positions) -> None:
         """Eliminate units, letting the others take over."""
@@ -165,7 +184,8 @@ class _Reader:
             return []
         weighed = self.weighs.get(product.node.label)
         weight = _weight(self.model, product) if weighed is None else weighed
-        covariance = centred(self.seen.moments[product.node.label])
+        moments = self.seen.moments[product.node.label]
+        covariance, mean = centred(moments), moments.xx[:, -1, :-1] / moments.rows
         if product.fine:
             weight = weight.reshape(*weight.shape[:2], -1)
             unit = unit.repeat(product.taps, axis=1)
@@ -173,14 +193,19 @@ class _Reader:
             weight = weight.transpose(0, 1, 3, 2).reshape(product.groups, -1, product.channels)
         energy = float((np.matmul(weight, covariance) * weight).sum())
         made = self._made(product)
-        found = []
+        found: list[_Consumer] = []
+        held_out = mean[None]  # read where anything is to be judged by it
         for part in range(product.groups):
             columns = _columns(unit[part], group.units)
             if columns and energy > 0 and not np.isin(made[part], unit[part]).all():  # else its outputs go too
                 damping = DAMPING * float(np.diag(covariance[part]).mean()) + 1e-12
                 inverse = np.linalg.inv(covariance[part] + damping * np.eye(len(covariance[part])))
                 scale = 1 / energy if weighed is None else 1.0
-                found.append(_Consumer(inverse, weight[part].copy(), scale, columns))
+                if not found:
+                    held_out = self.seen.held_out_columns(product.node.label) - mean
+                consumer = _Consumer(inverse, weight[part].copy(), scale, columns)
+                consumer.scale *= consumer.understates(held_out[:, part])
+                found.append(consumer)
         return found
 
     def _made(self, product: Product) -> Positions:

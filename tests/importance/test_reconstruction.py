@@ -23,8 +23,14 @@ NODES = "{ c = Conv<pads=[1,1,1,1]>(x, w0, b0)\nh = Relu(c)\n"
 
 
 def scored(model: Model, x: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch) -> NDArray[np.float64]:
-    """Of the channels of h, without damping."""
+    """Of the channels of h, without damping, and as the rows that are fitted to have it."""
     monkeypatch.setattr(reconstruction, "DAMPING", 1e-9)
+    monkeypatch.setattr(reconstruction._Consumer, "understates", lambda *_: 1.0)
+    return scores_of(model, x)
+
+
+def scores_of(model: Model, x: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Of the channels of h."""
     analysis = analyse(model, input_shapes={"x": (1, 3, 8, 8)})
     data = from_arrays({"x": x}, model, analysis.trace.shapes.inputs)
     with spilling() as spill:
@@ -73,6 +79,35 @@ def test_a_depthwise_convolution_costs_nothing_as_its_outputs_go_too(monkeypatch
     expected = [missed(r, y, [i]) for i in range(8)]
     assert first == int(np.argmin(expected))
     assert found[first] == pytest.approx(expected[first], rel=1e-3)
+
+
+def test_scores_are_raised_at_a_consumer_with_as_many_rows_as_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = f"{NODES} p = GlobalAveragePool(h)\ny = Conv(p, w1) }}"
+    model = from_proto(build(f"{HEAD} float[5,8,1,1] w1> {nodes}"))
+    nine, all_of_them = scores_of(model, SAMPLES[:9]), scores_of(model, SAMPLES)
+    monkeypatch.setattr(reconstruction._Consumer, "understates", lambda *_: 1.0)
+    assert (nine > 2 * scores_of(model, SAMPLES[:9])).all()
+    assert (all_of_them < 2 * scores_of(model, SAMPLES)).all()
+
+
+def consumer(x: NDArray[np.float64]) -> reconstruction._Consumer:
+    """Of y = w x with w of ones, x [rows, columns], a unit for every column."""
+    count = x.shape[1]
+    inverse = np.asarray(np.linalg.inv(np.cov(x.T, bias=True) + reconstruction.DAMPING * np.eye(count)), np.float64)
+    return reconstruction._Consumer(
+        inverse, np.ones((1, count)), 1.0, {1: (np.arange(count), np.arange(count)[:, None])}
+    )
+
+
+def test_costs_are_raised_by_what_held_out_rows_say_of_them() -> None:
+    rng = np.random.default_rng(0)
+    few, many, held_out = (rng.standard_normal((rows, 20)) for rows in (24, 20000, 5000))
+    alone = consumer(few).costs(np.ones(20, np.bool_)).sum() * consumer(few).understates(held_out)
+    inverse = consumer(few).inverse
+    assert alone == pytest.approx(np.square(held_out @ inverse / np.diag(inverse)).mean(axis=0).sum(), rel=1e-6)
+    assert consumer(few).understates(held_out) > 5  # 19 columns seem to tell of the twentieth, which is noise
+    assert consumer(many).understates(held_out) == pytest.approx(1, abs=0.02)
+    assert consumer(many).understates(held_out / 2) == 1
 
 
 @pytest.mark.parametrize(

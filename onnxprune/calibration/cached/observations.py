@@ -26,7 +26,7 @@ from onnxprune.running import session as runtime
 from onnxprune.running.batch_size import batch_size
 
 #: Tensors of these names were computed; those that are fed are read with the samples.
-_COMPUTED = ("rows ", "shape ", "target ", "beside ", "output ")
+_COMPUTED = ("rows ", "shape ", "target ", "beside ", "columns ", "output ")
 
 #: Types that arrays of an entry may have.
 _NUMBERS = "biuf"
@@ -139,7 +139,7 @@ class _Reading:
         for name in (*(o.name for o in self.model.graph.number_outputs), *joined):
             yield f"output {name}"
         for label, product in self.products.items():
-            kinds = ("rows", "shape", "target", *(("beside",) if product.partner else ()))
+            kinds = ("rows", "shape", "target", "columns", *(("beside",) if product.partner else ()))
             yield from (f"{kind} {label}" for kind in kinds)
 
     def _extract(self, names: set[str], parts: Sequence[Part]) -> None:
@@ -172,6 +172,9 @@ def _check_rows(seen: Observations, label: str, part: Part) -> None:
     places = math.prod(made) // max(int(made[product.form.made]), 1)
     _must(rows.dtype == np.int64 and rows.ndim == 1 and len(rows) > 0)
     _must(rows[0] >= 0 and rows[-1] < places and (np.diff(rows) > 0).all())
+    columns = seen.spill.get(f"columns {label}", part.number)
+    _must(columns.dtype in (np.float32, np.float64) and (len(columns) > 0) == part.held_out)
+    _must(columns.shape[1:] == (product.groups, product.columns if product.fine else product.channels))
     for values in (target, *((seen.beside(label, part),) if product.partner else ())):
         _must(values.dtype in (np.float32, np.float64))
         _must(values.shape == (len(rows), product.groups, product.outputs))
