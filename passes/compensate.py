@@ -35,7 +35,7 @@ from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.labels import Alive
 from onnxprune.labels.ops.table import Array, Rows
 from onnxprune.labels.rewrite import alive_of
-from onnxprune.memory_and_threads import another_thread
+from onnxprune.memory_and_threads import another_thread, in_threads
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.base import PassResult
@@ -176,16 +176,24 @@ class Compensate:
     ) -> tuple[NDArray[Any], float, float | None]:
         """Weights, their held-out error and their ridge: from the middle on, upwards or else down, while that helps.
 
-        What is ``wide`` takes long to solve and asks for more: it begins one further up.
+        What is ``wide`` takes long to solve and asks for more: it begins one further up, and the first two, which are
+        looked at in any case, are solved side by side.
         """
+
+        def judged(strength: float) -> tuple[NDArray[Any] | None, float]:
+            solved = solve(strength)
+            return solved, np.inf if solved is None else held.error(solved)
+
         best, least, ridge = prior, np.inf, None
         middle = min(len(self.ridges) // 2 + wide, len(self.ridges) - 1)
+        first = self.ridges[middle : middle + 2] if wide else ()
+        known = dict(zip(first, in_threads(judged, first), strict=True))
         for side in (self.ridges[middle:], self.ridges[:middle][::-1]):
             for strength in side:
-                solved = solve(strength)
+                solved, error = known.get(strength) or judged(strength)
                 if solved is None:
                     continue
-                if (error := held.error(solved)) >= least:
+                if error >= least:
                     break
                 best, least, ridge = solved, error, strength
             if ridge is not None and ridge > self.ridges[middle]:

@@ -111,7 +111,9 @@ class Moments:
                 weights[-1] = 0  # nothing pulls the bias
             k = strength * float(np.diag(xx) @ weights) / max(weights.sum(), 1.0)
             try:
-                factor = scipy.linalg.cho_factor(xx + np.diag(k * weights), lower=True, check_finite=False)
+                damped = np.array(xx, order="F")  # as LAPACK wants it, so that there is one copy and no other
+                damped[np.diag_indices(len(xx))] += k * weights
+                factor = scipy.linalg.cho_factor(damped, lower=True, overwrite_a=True, check_finite=False)
                 found[group] = scipy.linalg.cho_solve(factor, xy + k * weights[:, None] * prior[group].T).T
             except scipy.linalg.LinAlgError:
                 return None
