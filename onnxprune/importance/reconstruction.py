@@ -13,7 +13,7 @@ costs nothing: what is missed there is missed by nobody but its readers, which c
 
 Where C is of few rows, others seem to take over what they cannot, most of all in the last layers: on rows x that are
 held out a channel alone costs |W_B ([H^-1]_BB)^-1 [H^-1 x]_B|^2, and by as much as that is more than it seems, summed
-over channels, the costs at the consumer are raised.
+over channels, the costs at the consumer are raised. The damping is the one at which they are least there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from onnxprune.model.onnx_model import Model
 Float = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
-DAMPING = 1e-2  #: of the mean variance of the columns
+#: The least damping, of the mean variance of the columns, and how many times as much is tried.
+DAMPING, STRONGER = 1e-2, (1, 10, 100)
 
 #: The greedy order stops where this share of a group is left: further it is not followed in any sensible plan.
 _LEAST_LEFT = 0.04
@@ -198,13 +199,10 @@ class _Reader:
         for part in range(product.groups):
             columns = _columns(unit[part], group.units)
             if columns and energy > 0 and not np.isin(made[part], unit[part]).all():  # else its outputs go too
-                damping = DAMPING * float(np.diag(covariance[part]).mean()) + 1e-12
-                inverse = np.linalg.inv(covariance[part] + damping * np.eye(len(covariance[part])))
-                scale = 1 / energy if weighed is None else 1.0
                 if not found:
                     held_out = self.seen.held_out_columns(product.node.label) - mean
-                consumer = _Consumer(inverse, weight[part].copy(), scale, columns)
-                consumer.scale *= consumer.understates(held_out[:, part])
+                consumer = _damped(covariance[part], weight[part], columns, held_out[:, part], group.width)
+                consumer.scale *= 1 / energy if weighed is None else 1.0
                 found.append(consumer)
         return found
 
@@ -215,6 +213,24 @@ class _Reader:
         if layer is None or len(layer.axes) > 1:
             return np.full((product.groups, product.outputs), -1)
         return self.trace.unit[layer.labels.reshape(-1)].reshape(product.groups, product.outputs)
+
+
+def _damped(
+    covariance: Float, weight: Float, columns: dict[int, tuple[Positions, Positions]], held_out: Float, width: int
+) -> _Consumer:
+    """A consumer at the damping at which units cost least on ``held_out`` rows, and scaled to what they cost there."""
+    best, least = None, np.inf
+    for more in STRONGER:
+        damping = more * DAMPING * float(np.diag(covariance).mean()) + 1e-12
+        inverse = np.asarray(np.linalg.inv(covariance + damping * np.eye(len(covariance))), np.float64)
+        consumer = _Consumer(inverse, weight.copy(), 1.0, columns)
+        consumer.scale = consumer.understates(held_out)
+        cost = float(consumer.costs(np.ones(width, np.bool_)).sum())
+        if best is not None and cost >= least:
+            break
+        best, least = consumer, cost
+    assert best is not None
+    return best
 
 
 def _columns(unit: Positions, wanted: Positions) -> dict[int, tuple[Positions, Positions]]:

@@ -110,6 +110,18 @@ def test_costs_are_raised_by_what_held_out_rows_say_of_them() -> None:
     assert consumer(many).understates(held_out / 2) == 1
 
 
+@pytest.mark.parametrize(("rows", "more"), [(24, 100), (20000, 1)])
+def test_the_damping_is_the_one_at_which_held_out_rows_cost_least(rows: int, more: int) -> None:
+    rng = np.random.default_rng(0)
+    fitted, held_out = rng.standard_normal((rows, 20)), rng.standard_normal((5000, 20))
+    covariance = np.asarray(np.cov(fitted.T, bias=True), np.float64)
+    columns = {1: (np.arange(20), np.arange(20)[:, None])}
+    found = reconstruction._damped(covariance, np.ones((1, 20)), columns, held_out, 20)
+    damping = more * reconstruction.DAMPING * np.diag(covariance).mean()
+    assert found.inverse == pytest.approx(np.linalg.inv(covariance + damping * np.eye(20)), rel=1e-6, abs=1e-9)
+    assert found.scale == found.understates(held_out)
+
+
 @pytest.mark.parametrize(
     ("reader", "used"), [("y = Conv(h, w1) }", 64), ("p = GlobalAveragePool(h)\ny = Conv(p, w1) }", 90)]
 )
