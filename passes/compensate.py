@@ -28,7 +28,7 @@ from onnxprune.calibration.piecewise_replay import Replay
 from onnxprune.constraints.grids import Grid
 from onnxprune.constraints.laid import laid_along
 from onnxprune.constraints.patterns import Mask
-from onnxprune.constraints.quadratic import Quadratic, with_bias
+from onnxprune.constraints.quadratic import Quadratic, covariance, damped, with_bias
 from onnxprune.constraints.rounding import WeightGrid
 from onnxprune.constraints.zeros import RIDGE, Zeros, solver
 from onnxprune.labels.label_propagation import Trace
@@ -145,10 +145,9 @@ class Compensate:
             ridge = ridge or self.ridges[-1]
         cells = None
         if (grid := self.grids.get(node.label)) is not None:
-            quadratic = Quadratic.of(fit, prior, ridge or RIDGE, felt)
-            if ridge is None:
-                quadratic = replace(quadratic, best=prior[:, :, :-1] if fit.bias else prior)
-            w, cells = grid.solved(quadratic, best[:, :, :-1] if fit.bias else best, mask, product.taps)
+            free = best[:, :, :-1] if fit.bias else best
+            h = damped(covariance(fit), ridge or max(RIDGE, fit.by_chance))
+            w, cells = grid.solved(Quadratic(h, free, felt), free, mask, product.taps)
             best, ridge = with_bias(fit, w + 0.0), ridge or RIDGE  # no zero with a sign: a grid that is given has none
             after = held.error(best)
         if ridge is not None:

@@ -91,6 +91,11 @@ class Moments:
         x, y = (np.concatenate(arrays) if len(arrays) > 1 else arrays[0] for arrays in zip(*parts, strict=True))
         self.add(x, y)
 
+    @property
+    def by_chance(self) -> float:
+        """The share of a target that is nothing but noise which so many columns explain in so many rows."""
+        return float(self.xx.shape[1] / max(1, self.rows))
+
     def energy(self) -> float:
         """The mean square of the targets around their means, summed over targets."""
         return float((self.yy / self.rows - (self.y / self.rows) ** 2).clip(0).sum())

@@ -10,7 +10,7 @@ from onnxprune.constraints.masks import alternating
 from onnxprune.constraints.patterns import Mask, Pattern
 from onnxprune.constraints.quadratic import Float, Quadratic, with_bias
 
-#: The ridge by which masks are chosen where least squares without zeros did not choose one.
+#: The least ridge by which masks and codes are chosen where least squares without them did not choose one.
 RIDGE = 1e-3
 
 
@@ -33,7 +33,8 @@ class Zeros:
         """
         if self.mask is not None:
             return self.mask
-        return alternating(Quadratic.of(fit, prior, ridge or RIDGE, felt), self.pattern, self.share, self.taps)
+        strength = ridge or max(RIDGE, fit.by_chance)
+        return alternating(Quadratic.of(fit, prior, strength, felt), self.pattern, self.share, self.taps)
 
 
 def solver(fit: Moments, prior: Float, mask: Mask, felt: Float) -> Callable[[float], Float]:

@@ -13,6 +13,7 @@ from onnxprune.constraints.masks import alternating, curve
 from onnxprune.constraints.patterns import Pattern
 from onnxprune.constraints.quadratic import Quadratic, steadied, with_bias
 from onnxprune.constraints.shares import Curve, spread
+from onnxprune.constraints.zeros import Zeros
 
 
 def test_a_share_is_met_to_the_weight_and_the_largest_stay() -> None:
@@ -154,3 +155,16 @@ def test_shares_meet_the_whole_and_spare_what_is_dear() -> None:
 
 def test_shares_end_where_curves_end() -> None:
     assert spread({"a": Curve(10, (0, 1.0), (0.0, 0.9))}, 0.99) == {"a": pytest.approx(0.9)}
+
+
+@pytest.mark.parametrize("rows", [16, 64])
+def test_few_rows_are_no_reason_to_spare_the_small_rather_than_the_large(rows: int) -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((rows, 1, 64)), rng.standard_normal((1, 8, 64))
+    moments = Moments.empty(1, 64, 8, bias=False)
+    moments.add(x, np.einsum("rgn,gmn->rgm", x, w))
+
+    mask = Zeros(Pattern.parse("unstructured"), 0.5, 1).chosen(moments, w, None, np.ones((1, 8)))
+
+    lost = float(np.square(w[~mask]).sum())  # on further rows, whose columns have nothing in common
+    assert lost < 1.2 * np.sort(np.square(w).ravel())[:256].sum()
