@@ -7,7 +7,6 @@ solved anew are left to `Compensate`, as `Asked.solved`; others (weights read el
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration.gram_matrices import Product
+from onnxprune.calibration.npz import members
 from onnxprune.calibration.original_observed import ObservedOriginal
 from onnxprune.calibration.output_curvature import On, felt_outputs
 from onnxprune.constraints.masks import curve
@@ -42,6 +42,9 @@ from onnxprune.progress import Progress
 
 Masks = Mapping[str, NDArray[np.bool_]]
 Number = TypeVar("Number", bound=np.generic)
+
+#: How a file of masks is made.
+_SAVING = "numpy.savez(path, **{weight: mask})"
 
 
 @dataclass(frozen=True)
@@ -285,17 +288,11 @@ def _given(path: str, layers: Mapping[str, Layer], plan: Plan) -> dict[str, NDAr
     if not path:
         return {}
     found = {}
-    try:
-        ensure_regular(Path(path))
-        with np.load(path) as stored:
-            arrays = {n: stored[n] for n in stored.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        hint = "numpy.savez(path, **{weight: mask})"
-        reason = getattr(error, "strerror", None) or error
-        raise OptionError(f"cannot read masks: {reason}", where=path, hint=hint) from None
-    for name, array in arrays.items():
+    for name, array in _read(path).items():
         if name not in layers:
             raise OptionError(f"'{name}' is no weight of a layer", where=path, hint="onnxprune sparsity lists them")
+        if array.dtype.kind not in "biuf":
+            raise OptionError(f"the mask of '{name}' is {array.dtype}, not numbers", where=path, hint=_SAVING)
         shape = layers[name].product.form.weight(layers[name].weight).shape
         mask = array != 0
         if mask.shape != shape:
@@ -307,3 +304,12 @@ def _given(path: str, layers: Mapping[str, Layer], plan: Plan) -> dict[str, NDAr
             raise OptionError(what, where=path)
         found[name] = mask
     return found
+
+
+def _read(path: str) -> dict[str, NDArray[Any]]:
+    try:
+        ensure_regular(Path(path))
+        return {n: next(m.read(1, m.shape, [0])) for n, m in members(Path(path)).items()}
+    except Exception as error:  # noqa: BLE001 (numpy, zipfile, and what unpacks, raise what they meet in a file)
+        reason = getattr(error, "strerror", None) or error
+        raise OptionError(f"cannot read masks: {reason}", where=path, hint=_SAVING) from None

@@ -406,6 +406,23 @@ def _data() -> Iterator[Attack]:
     yield data("a list with a NUL", "d.txt", b"a\0b", "no such file")
 
 
+def _masks() -> Iterator[Attack]:
+    model = _chain(lambda _: None)
+
+    def mask(name: str, content: bytes, *says: str) -> Attack:
+        args = ("sparsify", *PRUNE[1:], "--data", "none", "--mask", "m.npz")
+        return Attack(name, {**model, "m.npz": content}, ["m.npz", *says], args=args)
+
+    shape = (16, 3, 1, 1)
+    yield mask("an .npy as masks", _npy(shape, data=bytes(192)), "cannot read masks")
+    yield mask("an empty file of masks", b"", "cannot read masks")
+    yield mask("masks that claim terabytes", _npz(w0=_npy((2**40, *shape))), "cut off", "211.1 TB")
+    yield mask("masks that are no arrays", _npz(w0=b"hello"), "cannot read masks", "'w0'")
+    whole = _npz(w0=_npy(shape, data=bytes(range(192))))
+    yield mask("damaged masks", whole[:50] + b"x" * 20 + whole[70:], "cannot read masks")
+    yield mask("masks of words", _npz(w0=_npy(shape, "<U1", bytes(192))), "'w0' is <U1, not numbers")
+
+
 def _plans() -> Iterator[Attack]:
     model = _chain(lambda _: None)
 
@@ -508,6 +525,7 @@ ATTACKS: tuple[Attack, ...] = tuple(
         _nesting,
         _external,
         _data,
+        _masks,
         _plans,
         _tables,
         _without_end,
