@@ -25,6 +25,7 @@ from onnxprune.errors import OptionError, PlanError, first_and_more
 from onnxprune.labels.analysis import matches
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.rewrite import alive_of
+from onnxprune.model.dtypes import dtype_of
 from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.compensate import kept_along
@@ -201,6 +202,32 @@ def left_to_callers(trace: Trace) -> tuple[str, ...]:
     ]
     what = "weights are inputs too, for which callers may give others: none are solved for, rounded or made zero there"
     return (f"{first_and_more(found)}: {what}; export with keep_initializers_as_inputs=False",) if found else ()
+
+
+def left_alone(trace: Trace, given: Model) -> Iterator[str]:
+    """What is said of weights that are neither rounded nor made zero; ``given``: the model with its branches."""
+    model = trace.model
+    graph, found = model.graph, products(model, trace.shapes.shape, every=True)
+    outputs, layers = {o.name for o in graph.outputs}, {p.node.index for p in found}
+    floats = {n for n, (kind, shape) in graph.constants.items() if dtype_of(kind).kind == "f" and 0 not in shape}
+    others = [
+        node.label
+        for node in graph.nodes
+        if node.index not in layers and node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul")
+        if floats.intersection(node.inputs[:2])
+    ]
+    left = {
+        "weights are graph outputs too": [p.node.label for p in found if p.node.inputs[1] in outputs],
+        "weights are in a branch of an If": [
+            p.node.label for p in found if p.node.inputs[1] not in given.graph.constants
+        ],
+        "constants on the left, in batches or of one axis are no weights of a layer": others,
+    }
+    for why, labels in left.items():
+        if labels:
+            yield f"{first_and_more(labels)}: {why}: none are rounded or made zero there"
+    if not found and not others:
+        yield "no layer has weights of its own in floats: none are rounded or made zero"
 
 
 def nearest(model: Model, trace: Trace, bits: Bits) -> tuple[Model, dict[str, Grid]]:

@@ -61,7 +61,7 @@ def report_of(outcome: Outcome) -> Report:
         slices=structure.slices(trace, groups, written.plan),
         zeros=written.zeros,
         grids=written.grids,
-        sparsity=sparsity_of(written.model, later) if written.zeros is not None else None,
+        sparsity=sparsity_of(written.pruned, later, written.solved.model) if written.zeros is not None else None,
     )
 
 

@@ -16,7 +16,7 @@ from onnxprune.labels.groups import Groups
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.lossless_removal import missed
 from onnxprune.model.graph import Graph
-from onnxprune.passes.bits import left_to_callers
+from onnxprune.passes.bits import left_alone, left_to_callers
 from onnxprune.planning.given_model import Given
 from onnxprune.planning.planner import Planner
 from onnxprune.planning.written_model import Written
@@ -100,7 +100,8 @@ def _begun(planner: Planner, given: Given, choice: Choice) -> tuple[str, ...]:
     count, names = len(given.gone), ", ".join(f"'{n}'" for n in given.gone)
     gone = [f"{count} branch{'es' if count > 1 else ''} went whole, constant now: {names}"] if count else []
     left = left_to_callers(analysis.trace) if observed is not None or planner.options.weighed else ()
-    return (*given.notes, *gone, *held, *left, *data)
+    alone = left_alone(analysis.trace, analysis.inlined.model) if planner.options.weighed else ()
+    return (*given.notes, *gone, *held, *left, *alone, *data)
 
 
 def _stayed(groups: Groups, gone: NDArray[np.bool_], after: Graph, align: int) -> Iterator[str]:

@@ -93,19 +93,19 @@ class Sparsity:
         return json.dumps(document, indent=2) + "\n"
 
 
-def sparsity_of(model: Model, shapes: Mapping[str, Shape]) -> Sparsity:
-    """The zeros of ``model``; ``shapes``: those of its tensors."""
-    return Sparsity(tuple(_layers(model, shapes)))
+def sparsity_of(model: Model, shapes: Mapping[str, Shape], values: Model | None = None) -> Sparsity:
+    """The zeros of ``model``; ``shapes``: those of its tensors; ``values``: where its weights have others since."""
+    return Sparsity(tuple(_layers(model, shapes, values or model)))
 
 
-def _layers(model: Model, shapes: Mapping[str, Shape]) -> Iterator[SparseLayer]:
+def _layers(model: Model, shapes: Mapping[str, Shape], values: Model) -> Iterator[SparseLayer]:
     done = set()
     for product in products(model, shapes, every=True):
         name = product.node.inputs[1]
         if name in done:
             continue
         done.add(name)
-        array = model.array(name)
+        array = (values if name in values.graph.constants else model).array(name)
         matrix = product.form.matrix(array)
         rows = (matrix != 0).any(axis=(2, 3))
         yield SparseLayer(

@@ -207,3 +207,41 @@ def test_the_proof_finds_a_weight_that_is_not_zero() -> None:
 def test_options_that_cannot_be_met_are_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(OptionError, match=says):
         onnxprune.prune(net(), **options)
+
+
+HEAD = "(float[1,3,8,8] x) => (float[1,4,8,8] y) <float[16,3,1,1] w0, float[4,16,1,1] w1>"
+BLOCK = '\n<domain: "custom", opset_import: ["" : 17]> Block (X, W) => (Y) { C = Conv(X, W)\nY = Relu(C) }'
+ONES = f"Constant<value = float[4,16,1,1] {{{', '.join('1' * 64)}}}>()"
+BRANCHES = f"""(float[1,3,8,8] x, bool c) => (float[1,4,8,8] y) <float[16,3,1,1] w0> {{
+    r = Conv(x, w0)
+    y = If(c) <then_branch = one () => (float[1,4,8,8] t) {{ w1 = {ONES}\n t = Conv(r, w1) }},
+               else_branch = two () => (float[1,4,8,8] e) {{ w2 = {ONES}\n e = Conv(r, w2) }}> }}"""
+OUTPUT = f"""(float[1,3,8,8] x) => (float[1,4,8,8] y, float[4,16,1,1] w1) <float[16,3,1,1] w0>
+{{ w1 = {ONES}\n r = Conv(x, w0)\n y = Conv(r, w1) }}"""
+LEFT = "(float[6,2] x) => (float[4,2] y) <float[8,6] w0, float[4,8] w1> { h = MatMul(w0, x)\n y = MatMul(w1, h) }"
+
+
+@pytest.mark.parametrize(
+    ("text", "zeros", "of", "says"),
+    [
+        (f"{HEAD} {{ r = custom.Block(x, w0)\n y = custom.Block(r, w1) }}{BLOCK}", 56, 112, ()),
+        (BRANCHES, 24, 176, ("'Conv:If:y/then/t' and 1 more: weights are in a branch of an If",)),
+        (OUTPUT, 24, 112, ("'Conv:y': weights are graph outputs too",)),
+        (LEFT, 0, 0, ("'MatMul:h' and 1 more: constants on the left",)),
+        ("(float[6,2] x) => (float[6,2] y) { y = Relu(x) }", 0, 0, ("no layer has weights of its own",)),
+    ],
+    ids=["functions", "branches", "outputs", "left", "none"],
+)
+def test_what_is_said_of_zeros_is_true_of_all_weights(
+    text: str, zeros: int, of: int, says: tuple[str, ...], tmp_path: Path
+) -> None:
+    """As many as `onnxprune sparsity` finds in what is written; what has none of them is named."""
+    result = onnxprune.prune(build(text), ratio=0.0, sparsity=0.5, data="none")
+    told = result.report.sparsity
+    assert (told.zeros, told.size) == (zeros, of) if told is not None else (zeros, of) == (0, 0)
+    result.save(tmp_path / "m.onnx")
+    found = onnxprune.sparsity(tmp_path / "m.onnx")
+    assert (found.zeros, found.size) == (zeros, of)
+    notes = [n for n in result.report.notes if "none are rounded or made zero" in n]
+    assert len(notes) == len(says)
+    assert all(n.startswith(s) for n, s in zip(notes, says, strict=True))
