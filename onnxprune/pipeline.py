@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxprune.calibration.data_options import NO_DATA
 from onnxprune.calibration.synthetic import drawing
-from onnxprune.errors import CheckError, KeptError, MetricError, OnnxPruneError, OptionError, ToolError
+from onnxprune.errors import CheckError, KeptError, MetricError, OnnxPruneError, OptionError, PlanError, ToolError
 from onnxprune.formats.export import check_asked, check_model, export
 from onnxprune.importance import criteria
 from onnxprune.labels.analysis import Analysis
@@ -25,7 +25,7 @@ from onnxprune.planning.given_model import Given, analysed
 from onnxprune.planning.planner import Planner
 from onnxprune.planning.planner_opened import observing, planning
 from onnxprune.planning.written_model import Writing
-from onnxprune.plans.applied import applied, plan_of
+from onnxprune.plans.applied import applied, made_for, plan_of
 from onnxprune.plans.plan_file import Plan
 from onnxprune.progress import Progress, Stopwatch, silent
 from onnxprune.proof.validity import check_original
@@ -182,7 +182,10 @@ class _Run:
         asked = {**options.to_json(), **request.to_json(), **given.to_json()}
         made = self.plan or plan_of(planner.analysis.trace, judged.best.rewrite, asked)
         writing = Writing(planner, given, self.watch)
-        written = writing.written(judged, made, self.plan, found.made.solved if found else None)
+        try:
+            written = writing.written(judged, made, self.plan, found.made.solved if found else None)
+        except PlanError as error:
+            raise PlanError(error.what, where=self.where, hint=made_for(made)) from None
         outcome = Outcome(
             planner,
             given,

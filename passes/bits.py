@@ -94,9 +94,11 @@ class GridAllocator:
             shape = model.graph.constants[name][1] if name in layers else ()
             cells = cells_of(layers[name], grid, shape) if name in layers else None
             if cells is None:
-                hint = "make the plan for this model"
-                raise PlanError(f"its grid does not lie along '{name}'", where=f"tensor '{name}'", hint=hint)
+                raise PlanError(f"its grid of '{name}' lies along no layer's weight")
             asked[name] = WeightGrid(grid.bits, given=cells)
+        for name in grids.activations:
+            if name not in self.trace.tensors:
+                raise PlanError(f"its grid of '{name}' is of no tensor")
         return replace(self._told(model, layers, asked), activations=dict(grids.activations))
 
     def own(self, layers: Mapping[str, Product], request: BitsRequest) -> dict[str, int]:

@@ -26,7 +26,7 @@ from onnxprune.constraints.quadratic import Float, Quadratic, covariance, damped
 from onnxprune.constraints.request import ZerosRequest
 from onnxprune.constraints.shares import SHARES, Curve, spread
 from onnxprune.constraints.zeros import RIDGE, Zeros
-from onnxprune.errors import OptionError, first_and_more
+from onnxprune.errors import OptionError, PlanError, first_and_more
 from onnxprune.file_system.regular_file import ensure_regular
 from onnxprune.labels.analysis import matches
 from onnxprune.labels.label_propagation import Trace
@@ -94,9 +94,12 @@ class ZerosAllocator:
     progress: Progress = field(repr=False)
 
     def again(self, model: Model, masks: Masks) -> Asked:
-        """The masks of a plan."""
+        """The masks of a plan. Raises PlanError where one does not fit."""
         layers = {la.name: la for la in self.layers(model)}
-        return self._asked(model, layers, {n: _matrix(layers[n], m) for n, m in masks.items() if n in layers}, {})
+        for name, mask in masks.items():
+            if name not in layers or model.graph.constants[name][1] != mask.shape:
+                raise PlanError(f"its mask of '{name}' is {list(mask.shape)}, and no layer has such a weight")
+        return self._asked(model, layers, {n: _matrix(layers[n], m) for n, m in masks.items()}, {})
 
     def decide(self, model: Model, request: ZerosRequest, plan: Plan) -> Asked:
         """What ``request`` asks of ``model``, which ``plan`` was cut by. Raises OptionError."""

@@ -61,20 +61,20 @@ def applied(trace: Trace, plan: Plan, where: str) -> tuple[NDArray[np.int64], Re
             source, node, position = plan.copies[name]
             use = (source, nodes[node].index, position) if node in nodes else None
         if use is None or use not in trace.uses:
-            raise PlanError(f"the model has no initializer '{name}'", where=where, hint=_other(plan))
+            raise PlanError(f"the model has no initializer '{name}'", where=where, hint=made_for(plan))
         dead.extend(_dead(trace, use, axis, name, plan, where) for axis in axes)
     units = trace.heads.completed(np.concatenate(dead)) if dead else np.zeros(0, np.int64)
     held = next(((int(u), trace.pinned[int(u)]) for u in units if int(u) in trace.pinned), None)
     if held is not None:
-        raise PlanError(f"removes channels that must stay: {held[1][0]}", where=where, hint=_other(plan))
+        raise PlanError(f"removes channels that must stay: {held[1][0]}", where=where, hint=made_for(plan))
     result = rewrite(trace, units)
     if not isinstance(result, Rewrite):
-        raise PlanError(f"does not fit: {result.reason}", where=where, hint=_other(plan))
+        raise PlanError(f"does not fit: {result.reason}", where=where, hint=made_for(plan))
     again = plan_of(trace, result, plan.options)
     for name in {**again.initializers, **plan.initializers}:
         if _key(again, name) != _key(plan, name):
             raise PlanError(
-                f"keeps other channels of '{name}' than the rest of it asks for", where=where, hint=_other(plan)
+                f"keeps other channels of '{name}' than the rest of it asks for", where=where, hint=made_for(plan)
             )
     return units, result
 
@@ -83,7 +83,8 @@ def _key(plan: Plan, name: str) -> list[dict[str, Any]]:
     return [a.to_json() for a in plan.initializers.get(name, ())]
 
 
-def _other(plan: Plan) -> str:
+def made_for(plan: Plan) -> str:
+    """The hint where a plan does not fit."""
     return f"it was made for {plan.model_name or 'another model'}, sha256 {plan.model_sha256[:12]}"
 
 
@@ -93,12 +94,14 @@ def _dead(trace: Trace, use: Use, axis: AxisKept, name: str, plan: Plan, where: 
     if layer is None or tensor.shape[axis.axis] != axis.size or (axis.keep.size and axis.keep.max() >= axis.size):
         shape = ", ".join(map(str, tensor.shape))
         raise PlanError(
-            f"initializer '{name}' is [{shape}], not {axis.size} along axis {axis.axis}", where=where, hint=_other(plan)
+            f"initializer '{name}' is [{shape}], not {axis.size} along axis {axis.axis}",
+            where=where,
+            hint=made_for(plan),
         )
     labels = layer.labels.reshape(layer.labels.shape[0], -1) if len(layer.axes) > 1 else layer.labels.reshape(1, -1)
     keep = axis.keep.reshape(-1, axis.keep.shape[-1])
     if labels.shape[0] % len(keep):
-        raise PlanError(f"initializer '{name}' has no {len(keep)} blocks", where=where, hint=_other(plan))
+        raise PlanError(f"initializer '{name}' has no {len(keep)} blocks", where=where, hint=made_for(plan))
     gone = np.ones((len(keep), axis.size), np.bool_)
     np.put_along_axis(gone, keep, values=False, axis=1)
     if len(keep) == 1:

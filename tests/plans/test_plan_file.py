@@ -267,3 +267,28 @@ def test_a_consistent_edit_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(json.dumps(document))
     result = prune(proto, load_plan(tmp_path / "plan.json"))
     np.testing.assert_array_equal(arrays(result.model.proto)["w0"], arrays(proto)["w0"][[2, 5, 7]])
+
+
+@pytest.mark.parametrize(
+    ("asked", "other", "says"),
+    [
+        (
+            {"sparsity": 0.5},
+            CHAIN.replace("[8,8,3,3] w1", "[6,8,3,3] w1").replace("[4,8", "[4,6"),
+            r"of 'w1' is \[8, 8,",
+        ),
+        ({"sparsity": 0.5}, CHAIN.replace("w1", "w3"), "its mask of 'w1'"),
+        ({"weights": 4}, CHAIN.replace("w2", "w3"), "its grid of 'w2' lies along no"),
+        ({"activations": 8}, CHAIN.replace("c = ", "d = ").replace("(c,", "(d,"), "its grid of 'c' is of no tensor"),
+    ],
+    ids=["another-shape", "no-such-mask", "no-such-grid", "no-such-tensor"],
+)
+@pytest.mark.parametrize("data", ["none", "samples"])
+def test_a_plan_of_zeros_or_bits_is_refused_by_another_model(
+    asked: dict[str, Any], other: str, says: str, data: str
+) -> None:
+    """No initializer is cut, so that only masks and grids tell the models apart."""
+    given = {"x": np.random.default_rng(0).standard_normal((70, 3, 6, 6)).astype(np.float32)}
+    plan = prune(build(CHAIN), ratio=0.0, data=given, **asked).plan
+    with pytest.raises(PlanError, match=f"^plan: .*{says}.*made for another model"):
+        prune(build(other), plan, data=given if data == "samples" else "none")
