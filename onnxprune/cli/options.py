@@ -13,6 +13,7 @@ import click
 from onnxprune.calibration.data_options import NO_DATA, Data
 from onnxprune.constraints.bit_options import BitOptions
 from onnxprune.constraints.zero_options import ZeroOptions
+from onnxprune.errors import OptionError
 from onnxprune.formats.format_options import FormatOptions
 from onnxprune.option_declarations import Flag, flags
 from onnxprune.options import ApplyOptions, Options
@@ -80,6 +81,22 @@ def without_channels(given: dict[str, Any], *allowed: str) -> dict[str, Any]:
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{name} is about channels, and {ctx.info_name} removes none: prune takes both")
     return {**given, **dict.fromkeys(channels), "ratio": 0.0}
+
+
+#: Options of `prune` that neither choose what goes nor what is asked of the weights that stay.
+_BESIDE_A_PLAN = frozenset({"target", "dtype", "cache", "trials", "resume", "jobs", "cluster"})
+
+
+def ensure_the_plan_decides() -> None:
+    """Raise OptionError for a typed option that says what goes, as the plan does. In a file it is for other runs."""
+    ctx = click.get_current_context()
+    if ctx.info_name in ("sparsify", "quantize"):
+        raise OptionError("says what goes, and prune applies it", where="--plan", hint="onnxprune MODEL --plan PATH")
+    for name, flag in flags(Options).items():
+        typed = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if typed and name not in flags(ApplyOptions) and name not in _BESIDE_A_PLAN:
+            what = "says what goes, and so does the plan"
+            raise OptionError(what, where=flag[0].names[0].split("/")[0], hint="leave one of them out")
 
 
 def calibration(*, drawn: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -54,3 +54,12 @@ def test_how_many_channels_go_is_not_asked_where_none_does(
     outcome = run(command, chain, *asked)
     assert outcome.code == 2
     assert_one_line(outcome.err, f"{asked[0]} is about channels, and {command} removes none: prune takes both")
+
+
+@pytest.mark.parametrize("command", ["sparsify", "quantize"])
+def test_a_plan_is_applied_by_prune(run: Run, chain: Path, command: str) -> None:
+    """One of channels would remove them, and make nothing zero."""
+    assert run(chain, "--ratio", 0.5, "--save-plan", chain.with_name("p.json"), "-q").code == 0
+    outcome = run(command, chain, "--plan", chain.with_name("p.json"))
+    assert outcome.code == 2
+    assert_one_line(outcome.err, "--plan: says what goes, and prune applies it")

@@ -63,6 +63,8 @@ def run(
     from onnxprune.report.gates import Measured, failure
     from onnxprune.training import rounds
 
+    if plan_path is not None:
+        shared.ensure_the_plan_decides()
     settings = _settings(**given)
     folder = settings.format == FOLDER
     loaded = files.load(model)
