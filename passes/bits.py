@@ -22,6 +22,7 @@ from onnxprune.constraints.grids import Grid, Grids
 from onnxprune.constraints.laid import cells_of, laid_along
 from onnxprune.constraints.rounding import DIGITS, WeightGrid
 from onnxprune.errors import OptionError, PlanError, first_and_more
+from onnxprune.labels import ops
 from onnxprune.labels.analysis import matches
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.labels.rewrite import alive_of
@@ -215,8 +216,8 @@ def left_alone(trace: Trace, given: Model) -> Iterator[str]:
     others = [
         node.label
         for node in graph.nodes
-        if node.index not in layers and node.op in ("Conv", "ConvTranspose", "Gemm", "MatMul")
-        if floats.intersection(node.inputs[:2])
+        if node.index not in layers and floats.intersection(node.inputs[:2])
+        if (rule := ops.find(node)) is not None and rule.linear is not None
     ]
     left = {
         "weights are graph outputs too": [p.node.label for p in found if p.node.inputs[1] in outputs],

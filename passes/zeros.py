@@ -37,7 +37,7 @@ from onnxprune.passes.bits import Bits, distinct
 from onnxprune.passes.compensate import kept_along
 from onnxprune.passes.shared_weights import solved_labels, solved_together
 from onnxprune.plans.plan_file import Plan
-from onnxprune.plugins import user_function
+from onnxprune.plugins import giving_numbers, user_function
 from onnxprune.progress import Progress
 
 Masks = Mapping[str, NDArray[np.bool_]]
@@ -263,7 +263,8 @@ def _scores(layer: Layer, request: ZerosRequest) -> NDArray[np.floating[Any]]:
         return np.asarray(layer.weight**2)
     if request.criterion in ("l1", "reconstruction"):
         return np.abs(layer.weight)
-    found = np.asarray(user_function(request.criterion, "--sparsity-criterion")(layer.weight), np.float64)
+    option = "--sparsity-criterion"
+    found = giving_numbers(user_function(request.criterion, option), f"{option} {request.criterion}")(layer.weight)
     if found.shape != layer.weight.shape or not np.isfinite(found).all() or (found < 0).any():
         what = f"must give numbers of at least 0 in shape {list(layer.weight.shape)} for '{layer.name}'"
         raise OptionError(what, where="--sparsity-criterion")

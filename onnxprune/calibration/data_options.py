@@ -77,6 +77,11 @@ class Data:
         """Whether inputs are drawn because no source was given."""
         return self.source is None
 
+    @property
+    def named(self) -> str | None:
+        """The source, where it is one by name."""
+        return self.source if isinstance(self.source, str) else None
+
     def to_json(self) -> dict[str, Any]:
         """The options as plans and reports write them."""
         source = DRAWN if self.source is None else self.source if isinstance(self.source, str) else IN_MEMORY

@@ -20,7 +20,7 @@ from onnxprune.calibration.model_inputs import LABELS, Inputs, Sample, Slot
 from onnxprune.calibration.npz import Member, header, members
 from onnxprune.errors import DataError
 from onnxprune.file_system.regular_file import ensure_regular
-from onnxprune.plugins import is_code, user_function
+from onnxprune.plugins import RAISED, is_code, user_function
 
 _SUFFIXES = {".npy", ".npz", *images.SUFFIXES}
 
@@ -294,7 +294,7 @@ def _yielded(source: str, inputs: Inputs, samples: int) -> Callable[[], Iterator
 def _caught(function: Callable[[], Iterable[Any]], source: str) -> Iterator[Any]:
     try:
         yield from function()
-    except Exception as error:  # noqa: BLE001 (whatever a user's code raises)
+    except RAISED as error:
         raise DataError(
             f"raises {type(error).__name__}: {error}",
             where=source,

@@ -87,8 +87,10 @@ def without_channels(given: dict[str, Any], *allowed: str) -> dict[str, Any]:
 _BESIDE_A_PLAN = frozenset({"target", "dtype", "cache", "trials", "resume", "jobs", "cluster"})
 
 
-def ensure_the_plan_decides() -> None:
-    """Raise OptionError for a typed option that says what goes, as the plan does. In a file it is for other runs."""
+def ensure_the_plan_decides(plan: Path | None) -> None:
+    """Raise OptionError for a typed option that says what goes, as a plan does. In a file it is for other runs."""
+    if plan is None:
+        return
     ctx = click.get_current_context()
     if ctx.info_name in ("sparsify", "quantize"):
         raise OptionError("says what goes, and prune applies it", where="--plan", hint="onnxprune MODEL --plan PATH")

@@ -17,7 +17,7 @@ from onnxprune.importance import activation, fpgm, magnitude, reconstruction, ta
 from onnxprune.importance.criterion import Criterion, Scorer, Scores, Subject
 from onnxprune.importance.group_weights import GroupWeights
 from onnxprune.labels.groups import Groups
-from onnxprune.plugins import is_code, user_function
+from onnxprune.plugins import giving_numbers, is_code, user_function
 
 
 def of_weights(measure: Callable[[GroupWeights], Scores]) -> Criterion:
@@ -50,7 +50,7 @@ def resolve(name: str) -> Criterion:
         hint = nearest(name, CRITERIA, f"{', '.join(CRITERIA)}, or module:function")
         raise OptionError(f"no importance is called '{name}'", where="--importance", hint=hint)
     found = user_function(name, "--importance")
-    return found if isinstance(found, Criterion) else of_weights(found)
+    return found if isinstance(found, Criterion) else of_weights(giving_numbers(found, f"--importance {name}"))
 
 
 def score(subject: Subject, groups: Groups, scorer: Scorer) -> list[Scores]:

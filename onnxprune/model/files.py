@@ -123,19 +123,33 @@ def _poured(model: Model, path: Path) -> Model:
     return Model(proto, None, {n: w for n, w in model.weights.items() if n not in large})
 
 
-def ensure_writable(paths: Sequence[Path], *, keep: Path | None, folders: Mapping[Path, str] | None = None) -> None:
+def ensure_writable(
+    paths: Sequence[Path],
+    *,
+    keep: Path | None,
+    folders: Mapping[Path, str] | None = None,
+    read: Sequence[str | os.PathLike[str] | None] = (),
+    appended: Sequence[str | None] = (),
+) -> None:
     """Raise OutputError before any work where a path cannot be written, is of the model ``keep``, or is given twice.
 
-    ``folders``: the paths that will be folders, each with the mark by which an existing one may be replaced.
+    ``folders``: the paths that will be folders, each with the mark by which an existing one may be replaced. ``read``:
+    what else the run reads; ``appended``: what it only appends to, which may be a pipe.
     """
-    weights = _weights_of(keep) if keep is not None and paths else set()
-    for index, path in enumerate(paths):
+    every = [*paths, *(Path(p) for p in appended if p)]
+    weights = _weights_of(keep) if keep is not None and every else set()
+    sources = {Path(p).resolve() for p in read if p}
+    for index, path in enumerate(every):
         if keep is not None and path.resolve() == keep.resolve():
             raise OutputError("is the model itself, which stays as it is", where=str(path), hint="name another file")
         if not weights.isdisjoint((path.resolve(), _data_of(path).resolve())):
             raise OutputError("would replace weights of the model", where=str(path), hint="name another file")
-        if path.resolve() in [p.resolve() for p in paths[:index]]:
+        if path.resolve() in sources:
+            raise OutputError("is read by this run", where=str(path), hint="name another file")
+        if path.resolve() in [p.resolve() for p in every[:index]]:
             raise OutputError("is named twice as an output", where=str(path), hint="name another file")
+        if index >= len(paths):
+            continue
         with _writing(path), tempfile.NamedTemporaryFile(prefix=scratch.prefix(path.parent, _STAGE), dir=path.parent):
             _ensure_free(path, (folders or {}).get(path))
 

@@ -20,7 +20,7 @@ from onnxprune.errors import MetricError, OnnxPruneError
 from onnxprune.file_system import scratch
 from onnxprune.model import files
 from onnxprune.model.onnx_model import Model
-from onnxprune.plugins import user_function
+from onnxprune.plugins import RAISED, user_function
 from onnxprune.running import session as runtime
 from onnxprune.search.drop import Measurement
 from onnxprune.widths.metric_options import MetricSource, name_of
@@ -59,7 +59,7 @@ class UserMetric:
             found = self._called(model)
         except OnnxPruneError:
             raise
-        except Exception as error:  # noqa: BLE001 (whatever a user's code raises)
+        except RAISED as error:
             raise MetricError(f"raises {type(error).__name__}: {error}", where=where) from None
         return measurement(found, where)
 
@@ -124,7 +124,7 @@ def alike(found: Measurement, original: Measurement, where: str) -> Measurement:
 def _combined(combine: Callable[[Any], Any], parts: Any, where: str) -> float:
     try:
         value = float(combine(parts))
-    except Exception as error:  # noqa: BLE001 (whatever a user's code raises)
+    except RAISED as error:
         raise MetricError(f"its combine raises {type(error).__name__}: {error}", where=where) from None
     if np.isnan(value):
         raise MetricError("gives NaN", where=where, hint=_GIVES)

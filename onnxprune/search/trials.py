@@ -50,8 +50,10 @@ class Table:
     @classmethod
     def at(cls, path: Path | None, *, resume: bool) -> Table:
         """``resume``: what is there need not be made again. Raises DataError where it is no table."""
-        there = path is not None and resume and path.exists()
-        return cls(path, {row["key"]: row for row in rows([path])} if there and path else {})
+        if path is None or not path.exists():
+            return cls(path)
+        found = rows([path])  # what is no table is not appended to
+        return cls(path, {row["key"]: row for row in found} if resume else {})
 
     def rows(
         self,

@@ -33,7 +33,7 @@ from onnxprune.options import Options
 from onnxprune.pipeline import Result, prune
 from onnxprune.planning.planner_opened import planning
 from onnxprune.plans.plan_file import Plan
-from onnxprune.plugins import user_function
+from onnxprune.plugins import RAISED, user_function
 from onnxprune.progress import Progress
 from onnxprune.report.run_report import Report, SizeReport
 from onnxprune.search.drop import told
@@ -63,6 +63,7 @@ def finetuned(model: Model, options: Options, progress: Progress) -> Result:
     if options.format != "float":
         what = "is of what is pruned, and training comes after it"
         raise OptionError(what, where=f"--format {options.format}", hint="quantize what --finetune writes")
+    Table.of(options)
     drawn = options.reading is not None and options.reading.drawn
     seen = replace(options, progress=progress, finetune=None, data=NO_DATA if drawn else options.data)
     with planning(model, seen) as planner, spilling() as spill:
@@ -183,7 +184,7 @@ class _Rounds:
             found = _called(function, pruned.model, pruned.plan, number)
         except OnnxPruneError:
             raise
-        except Exception as error:  # noqa: BLE001 (whatever a user's code raises)
+        except RAISED as error:
             raise MetricError(f"raises {type(error).__name__}: {error}", where=where) from None
         if found is None:
             raise MetricError("gives no model", where=where, hint=_GIVES)

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from fixtures.build import unet
-from tests.commands import Run, assert_one_line, files_in, weights
+from tests.commands import CHAIN, Run, assert_one_line, files_in, put, weights
 
 
 def test_external_data_is_written_and_read_again(run: Run, tmp_path: Path) -> None:
@@ -104,4 +104,48 @@ def test_a_name_that_cannot_be_taken_is_said(
     outcome = run(chain, "-o", tmp_path / "out.onnx")
     assert outcome.code == 2
     assert_one_line(outcome.err, "out.onnx", "Read-only file system")
+    assert files_in(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("m.onnx", "--data", "x.npy", "-o", "x.npy"), "x.npy: is read by this run"),
+        (("m.onnx", "--data", "x.npy", "--json", "x.npy"), "x.npy: is read by this run"),
+        (("m.onnx", "--plan", "p.json", "--report", "p.json"), "p.json: is read by this run"),
+        (("sparsify", "m.onnx", "--mask", "k.npz", "-o", "k.npz"), "k.npz: is read by this run"),
+        (("sensitivity", "m.onnx", "--data", "x.npy", "--csv", "x.npy"), "x.npy: is read by this run"),
+        (("diff", "m.onnx", "other.onnx", "--data", "x.npy", "--json", "x.npy"), "x.npy: is read by this run"),
+        (
+            ("rknn", "m.onnx", "--target", "rk3588", "--against", "other.onnx", "-o", "other.onnx"),
+            "other.onnx: is read",
+        ),
+        (("m.onnx", "--summary", "m.onnx"), "m.onnx: is the model itself"),
+        (("diff", "m.onnx", "other.onnx", "--summary", "other.onnx"), "other.onnx: is the model itself"),
+        (("m.onnx", "--summary", "out.onnx", "-o", "out.onnx"), "out.onnx: is named twice"),
+        (
+            ("m.onnx", "--data", "x.npy", "--metric", "cosine", "--max-drop", 1, "--trials", "m.onnx"),
+            "is the model itself",
+        ),
+        (
+            ("m.onnx", "--data", "x.npy", "--metric", "cosine", "--max-drop", 1, "--trials", "k.npz"),
+            "k.npz, line 1: is no",
+        ),
+        (("sensitivity", "m.onnx", "--data", "x.npy", "--trials", "m.onnx"), "m.onnx: is the model itself"),
+        (("sensitivity", "m.onnx", "--data", "x.npy", "--trials", "no/t.jsonl"), "no/t.jsonl: cannot write"),
+    ],
+)
+def test_what_a_run_reads_is_not_written_over(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[object, ...], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    put(Path("m.onnx"), CHAIN)
+    put(Path("other.onnx"), CHAIN)
+    np.save("x.npy", np.zeros((8, 3, 8, 8), np.float32))
+    np.savez("k.npz", w0=np.ones((16, 3, 1, 1)))
+    assert run("m.onnx", "--save-plan", "p.json", "-o", "p.onnx", "-q").code == 0
+    before = files_in(tmp_path)
+    refused = run(*args)
+    assert refused.code == 2
+    assert_one_line(refused.err, says)
     assert files_in(tmp_path) == before

@@ -362,3 +362,51 @@ def test_scope_cost_alone_keeps_the_macs_that_the_ratio_would(run: Run, chain: P
         run(chain, "--ratio", "0.5", "--scope", scope, "--json", tmp_path / "r.json")
         shares[scope] = json.loads((tmp_path / "r.json").read_text())["macs"]["ratio"]
     assert shares["cost"] <= shares["group"] + 1e-9
+
+
+CODE = """
+import sys
+def raises(_): raise ValueError("not today")
+def leaves(*_): sys.exit(0)
+def words(_): return "abc"
+"""
+MEASURED = ("--data", "x.npy", "--max-drop", 1, "--metric")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--importance", "own:raises"), "--importance own:raises: raises ValueError: not today"),
+        (("--importance", "own:leaves"), "--importance own:leaves: raises SystemExit: 0"),
+        (("--importance", "own:words"), "--importance own:words: raises ValueError: could not convert"),
+        (
+            ("--sparsity", 0.5, "--sparsity-criterion", "own:raises"),
+            "--sparsity-criterion own:raises: raises ValueError",
+        ),
+        (
+            ("--sparsity", 0.5, "--sparsity-criterion", "own:leaves"),
+            "--sparsity-criterion own:leaves: raises SystemExit",
+        ),
+        (("--data", "own:leaves"), "own:leaves: raises SystemExit: 0"),
+        ((*MEASURED, "own:leaves"), "--metric own:leaves: raises SystemExit: 0"),
+        ((*MEASURED, "cosine", "--finetune", "own:leaves"), "--finetune own:leaves: raises SystemExit: 0"),
+        (("--importance", "misspelt:f"), "--importance: cannot load 'misspelt:f': SyntaxError"),
+        (("--data", "ends:f"), "--data: cannot load 'ends:f': SystemExit: 0"),
+    ],
+)
+def test_code_of_the_user_that_fails_is_one_line_and_no_success(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[object, ...], says: str
+) -> None:
+    """That it ends the program with 0 is no run that is done, as nothing was written."""
+    monkeypatch.chdir(tmp_path)
+    put(Path("m.onnx"), CHAIN)
+    np.save("x.npy", np.random.default_rng(0).standard_normal((40, 3, 8, 8)).astype(np.float32))
+    Path("own.py").write_text(CODE, encoding="utf-8")
+    Path("misspelt.py").write_text("def f(:\n", encoding="utf-8")
+    Path("ends.py").write_text("import sys\nsys.exit(0)\n", encoding="utf-8")
+    for name in ("own", "misspelt", "ends"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    outcome = run("m.onnx", *args)
+    assert outcome.code == 2
+    assert_one_line(outcome.err, says)
+    assert not Path("m.pruned.onnx").exists()

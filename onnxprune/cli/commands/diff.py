@@ -57,8 +57,9 @@ def diff(
 
     on = side_by_side.On(count=check_n, **given)
     first, second = files.load(before), files.load(after)
+    wanted, data = [p for p in (json_path, page_path, ci.junit) if p is not None], given["data"]
     for path in (before, after):
-        files.ensure_writable([p for p in (json_path, page_path, ci.junit) if p is not None], keep=path)
+        files.ensure_writable(wanted, keep=path, read=[data.named if data else None], appended=[ci.summary])
     with table_style.status() as announce:
         found = compare.compare(first, second, on, announce)
     checks = ci.judge(after, Measured.of_comparison(found), found.notes)

@@ -63,15 +63,14 @@ def run(
     from onnxprune.report.gates import Measured, failure
     from onnxprune.training import rounds
 
-    if plan_path is not None:
-        shared.ensure_the_plan_decides()
+    shared.ensure_the_plan_decides(plan_path)
     settings = _settings(**given)
     folder = settings.format == FOLDER
     loaded = files.load(model)
     target = output or model.with_name(f"{model.stem}.pruned{'' if folder else '.onnx'}")
-    wanted = (json_path, page_path, ci.junit, *(() if dry_run else (target, save_plan)))
-    places = {target: MANIFEST} if folder else {}
-    files.ensure_writable([p for p in wanted if p is not None], keep=model, folders=places)
+    wanted = [json_path, page_path, ci.junit, *([] if dry_run else [target, save_plan])]
+    marks = {target: MANIFEST} if folder else {}
+    files.ensure_writable(**_paths(settings, wanted, plan_path), keep=model, folders=marks, appended=[ci.summary])
     plan = load_plan(plan_path) if plan_path else None
     with nullcontext() if quiet else table_style.status() as announce, ci.proving(model):
         result = rounds.attempt(loaded, settings, plan, announce or silent, str(plan_path))
@@ -95,6 +94,13 @@ def run(
         table_style.show([*slices, *render.report_text(report, beside)])
     if failed is not None:
         raise failed
+
+
+def _paths(settings: Options, wanted: list[Path | None], plan: Path | None) -> dict[str, Any]:
+    """What is written, the table of trials too, and what is read beside the model."""
+    table = Path(settings.trials) if settings.trials else None
+    data = settings.reading.named if settings.reading else None
+    return {"paths": [p for p in (*wanted, table) if p is not None], "read": (data, plan, settings.mask)}
 
 
 def _settings(**given: Any) -> Options:

@@ -62,7 +62,8 @@ def rknn(
     place = output or model.with_suffix(".rknn")
     loaded = files.load(model)
     other = files.load(against) if against else None
-    files.ensure_writable([p for p in (place, json_path) if p is not None], keep=model)
+    read = (against, given["dataset"])
+    files.ensure_writable([p for p in (place, json_path) if p is not None], keep=model, read=read)
     request = toolkit.Request(loaded, place, other, **given)
     with table_style.status() as announce:
         found = toolkit.convert(request, target, dtype or "fp16", announce)

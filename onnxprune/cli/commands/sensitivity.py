@@ -55,8 +55,9 @@ def sensitivity(
     asked = SensitivityRequest(metric, ratios or RATIOS, ratios_for, early_stop, threshold)
     options = Options(**given)
     loaded = files.load(model)
-    places = [p for p in (csv_path, json_path, page_path) if p is not None]
-    files.ensure_writable(places, keep=model)
+    table = Path(options.trials) if options.trials else None
+    places = [p for p in (csv_path, json_path, page_path, table) if p is not None]
+    files.ensure_writable(places, keep=model, read=[options.reading.named if options.reading else None])
     with table_style.status() as announce:
         found = pipeline.sensitivity(loaded, options, asked, announce)
     command = shlex.join(["onnxprune", *click.get_current_context().obj])
