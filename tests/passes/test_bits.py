@@ -263,3 +263,21 @@ def test_the_proof_finds_a_weight_that_is_not_on_its_grid() -> None:
 def test_options_that_cannot_be_met_are_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(OptionError, match=says):
         onnxprune.prune(net(), **options)
+
+
+@pytest.mark.drawn
+@pytest.mark.parametrize("asked", [{"sparsity": 0.5}, {"weights": 4, "activations": 8}, {"weights": "mean:3"}])
+def test_layers_before_an_if_are_solved_for_without_gradients(asked: dict[str, Any]) -> None:
+    """Its branches are written out, and what merges them runs nowhere: no model of that is run."""
+    text = """(float[N,3,8,8] x, bool c) => (float[N,4,8,8] y)
+        <float[16,3,3,3] w0, float[16,16,1,1] w1, float[4,16,1,1] w2> {
+        a = Conv<pads=[1,1,1,1]>(x, w0)
+        r = Relu(a)
+        b = Conv(r, w1)
+        i = If(c) <then_branch = one () => (float[N,16,8,8] t) { t = Relu(b) },
+                   else_branch = two () => (float[N,16,8,8] e) { e = Sigmoid(b) }>
+        y = Conv(i, w2) }"""
+    result = onnxprune.prune(build(text), ratio=0.0, **asked)
+    assert result.report.recovered is not None
+    assert result.report.recovered.solved > 0
+    assert not any("did not serve" in note for note in result.report.notes)

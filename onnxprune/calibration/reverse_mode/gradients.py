@@ -26,6 +26,7 @@ from onnxprune.model.dtypes import NUMPY_FLOATS, dtype_of, to_tensor
 from onnxprune.model.edits import IR_INITIALIZERS
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
+from onnxprune.model.written_out.if_branches import DOMAIN
 from onnxprune.running import session as runtime
 from onnxprune.running.session import Feeds
 
@@ -63,6 +64,10 @@ def differentiable(
     """
     model, batch = trace.model, next(iter(gates.values()))[0]
     where = str(model.path or "model")
+    for node in model.graph.nodes:
+        if node.domain == DOMAIN:  # its branches are written out, and no runtime knows what merges them
+            what = "is the result of an If, which has no gradient here"
+            raise OptionError(what, where=f"tensor '{node.outputs[0]}'", hint=_WAY_OUT)
     kind = _elem_types(trace)
     outside = {o.name for o in model.graph.outputs}
     added = bool(instead)
