@@ -211,10 +211,10 @@ def checking(*, proven: bool) -> Callable[[Callable[..., Any]], Callable[..., An
         @wraps(function)
         def collected(*args: Any, junit: Path | None, summary: str | None, **given: Any) -> Any:
             from onnxprune.cli.junit_summary import Checking
-            from onnxprune.report.gates import Gates, Requirement
+            from onnxprune.report.gates import COMPARED, SIZES, Gates, Requirement
 
             limits = {name: given.pop(name) for name in ("max_rewrite_error", "min_cosine", "min_snr") if name in given}
-            require = tuple(Requirement.parse(text) for text in given.pop("require"))
+            require = tuple(Requirement.parse(text, SIZES if proven else COMPARED) for text in given.pop("require"))
             return function(*args, ci=Checking(Gates(**limits, require=require), junit, summary), **given)
 
         sizes = "params, macs, bytes, channels, cycles, sparsity or packed" if proven else "params, macs or bytes"

@@ -20,6 +20,9 @@ from onnxprune.running.snr_and_cosine import OutputError
 #: What --require may limit, by the name that --budget has for it.
 SIZES = ("channels", "params", "macs", "bytes", "cycles", "sparsity", "packed")
 
+#: What it may limit of any two models.
+COMPARED = ("params", "macs", "bytes")
+
 _REQUIREMENT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*")
 
 
@@ -36,8 +39,8 @@ class Requirement:
     limit: float
 
     @staticmethod
-    def parse(text: str) -> Requirement:
-        """Parse ``macs<=0.6``. Raises OptionError."""
+    def parse(text: str, sizes: Sequence[str] = SIZES) -> Requirement:
+        """Parse ``macs<=0.6``, of one of ``sizes``. Raises OptionError."""
         found = _REQUIREMENT.fullmatch(text)
         try:
             limit = float(found[3]) if found else math.nan
@@ -45,8 +48,8 @@ class Requirement:
             limit = math.nan
         if found is None or math.isnan(limit):
             raise OptionError(f"'{text}' is not SIZE<=LIMIT", where="--require", hint="macs<=0.6, in quotes in a shell")
-        if found[1] not in SIZES:
-            raise OptionError(f"there is no size '{found[1]}'", where="--require", hint=nearest(found[1], SIZES))
+        if found[1] not in sizes:
+            raise OptionError(f"there is no size '{found[1]}' here", where="--require", hint=nearest(found[1], sizes))
         return Requirement(found[1], found[2], limit)
 
     def __str__(self) -> str:

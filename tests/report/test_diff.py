@@ -231,3 +231,11 @@ def test_errors_are_one_line_and_nothing_is_written(run: Run, tmp_path: Path) ->
         assert outcome.code == 2
         assert_one_line(outcome.err, says)
     assert files_in(tmp_path) == before
+
+
+def test_a_size_that_two_models_do_not_have_is_bad_usage(run: Run, tmp_path: Path) -> None:
+    """A gate on it could never hold, and would look as if the model had failed."""
+    path = put(tmp_path / "a.onnx", CHAIN)
+    outcome = run("diff", path, path, "--require", "cycles<=0.5")
+    assert outcome.code == 2
+    assert_one_line(outcome.err, "--require: there is no size 'cycles' here", "params", "macs", "bytes")
