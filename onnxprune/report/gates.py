@@ -119,6 +119,12 @@ class Gates:
     min_snr: float | None = None
     require: tuple[Requirement, ...] = field(default=())
 
+    def __post_init__(self) -> None:
+        """Raise OptionError for a limit that nothing keeps."""
+        for name in ("max_rewrite_error", "min_cosine", "min_snr"):
+            if (limit := getattr(self, name)) is not None and math.isnan(limit):
+                raise OptionError("must be a number, not nan", where=f"--{name.replace('_', '-')}")
+
     def checks(self, measured: Measured) -> tuple[Check, ...]:
         """A check for each limit that is set."""
         return tuple(self._checks(measured))

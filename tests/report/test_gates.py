@@ -83,6 +83,13 @@ def test_a_rewrite_error_that_the_proof_lets_through_may_still_fail(
     assert_one_line(outcome.err, "--max-rewrite-error 0.001", "of the output's range")
 
 
+@pytest.mark.parametrize("option", ["--min-cosine", "--min-snr", "--max-rewrite-error"])
+def test_a_limit_that_is_no_number_is_a_usage_error(run: Run, chain: Path, option: str) -> None:
+    outcome = run(chain, option, "nan")
+    assert outcome.code == 2
+    assert_one_line(outcome.err, option, "not nan")
+
+
 @pytest.mark.parametrize("text", ["macs", "macs<0.5", "macs<=", "macs<=x", "macs<=nan", "size<=1", ""])
 def test_a_requirement_that_is_none_is_a_usage_error(run: Run, chain: Path, text: str) -> None:
     with pytest.raises(OptionError):
