@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.labels.ops.normalization import trains
 from onnxprune.model.edits import Edits
 from onnxprune.model.graph import Graph, Node
 from onnxprune.model.mapped_weights import Value
@@ -93,8 +94,7 @@ def _orphans(graph: Graph, folds: list[_Fold]) -> frozenset[int]:
 
 def _fold(model: Model, norm: Node) -> _Fold | None:
     graph = model.graph
-    inference = not norm.attrs.get("training_mode", 0) and len([o for o in norm.outputs if o]) == 1
-    if norm.op != "BatchNormalization" or norm.domain or not inference:
+    if norm.op != "BatchNormalization" or norm.domain or trains(norm):
         return None
     node = graph.producer.get(norm.inputs[0])
     if node is None or node.op not in ("Conv", "ConvTranspose", "Gemm") or node.domain:

@@ -92,6 +92,13 @@ ROWS = (
     Row("gamma and beta of zero behind padding", padded(NORM, *VECTORS), {"b1": FILTERS, "b2": FILTERS}, 2),
     Row("gamma of zero behind padding", padded(NORM, *VECTORS), {"b1": FILTERS}, 0),
     Row("filters of zeros before a norm", sandwich(NORM, *VECTORS), H, 2),
+    Row(
+        "filters of zeros before a norm in training, as it was before opset 14",
+        sandwich(NORM.replace("g =", "g, n, v, m, w ="), *VECTORS),
+        H,
+        0,
+        opset=9,
+    ),
     Row("instance norm of zeros", sandwich("g = InstanceNormalization(h, b1, b2)", "float[8] b1", "float[8] b2"), H, 2),
     Row("both sides of a sum", pair("g = Add(h, h2)"), {"w0": [1, 4], "w1": [4, 5]}, 1),
     Row("one side of a product", pair("g = Mul(h, h2)"), {"w0": [1, 4], "w1": [5]}, 3),

@@ -11,6 +11,7 @@ from onnxprune.labels.constant_channels import Facts, Known, placed
 from onnxprune.labels.labels import Op, Tensor, line, merge
 from onnxprune.labels.ops.reduction import hold_axes
 from onnxprune.labels.ops.table import Change, Cut, Layers, known, rewrite, rule
+from onnxprune.model.graph import Node
 
 _OVER_CHANNELS = "is normalised over its channels"
 
@@ -23,17 +24,22 @@ def batch_normalization(op: Op) -> Sequence[Layers]:
     scale = op.inputs[1]
     for layer in scale.layers if scale else ():
         op.role(scale, layer.labels, "scale")
-    if op.attrs.get("training_mode", 0) or len(op.outputs) > 1:  # the latter before opset 14
+    if trains(op.node):
         x = replace(x, layers=hold_axes(op, x, [a for a in range(x.rank) if a != 1], _OVER_CHANNELS))
     layers = merge(op, [x, *(t.at_axis(1, x.rank) if t else None for t in op.inputs[1:])])
     return [layers, *(tuple(line(la.labels, 0, 1) for la in layers) for _ in op.outputs[1:])]
+
+
+def trains(node: Node) -> bool:
+    """Whether a BatchNormalization takes its statistics of X: before opset 14, where it gives them too."""
+    return bool(node.attrs.get("training_mode", 0)) or sum(map(bool, node.outputs)) > 1
 
 
 @known("BatchNormalization")
 def known_batch_normalization(facts: Facts) -> Sequence[Known | None]:
     """A scale of 0 gives B, whatever comes in."""
     given, x = [facts.known(p) for p in range(1, 5)], facts.known(0)
-    if facts.node.attrs.get("training_mode", 0) or any(g is None for g in given):
+    if trains(facts.node) or any(g is None for g in given):
         return [None]
     rank = facts.outputs[0].rank
     scale, bias, mean, var = (placed(g.value.astype(np.float64), 1, rank) for g in given if g is not None)
