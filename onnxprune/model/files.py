@@ -71,7 +71,7 @@ def write(files: Mapping[Path, Model | Folder | str], *, external: bool = False)
     with contextlib.ExitStack() as folders:
         staged: list[tuple[Path, Path]] = []
         for given, content in files.items():
-            path = given.resolve() if given.is_symlink() else given  # a link stays one
+            path = _resolved(given) if given.is_symlink() else given  # a link stays one
             with _writing(path):
                 _ensure_free(given, content.mark if isinstance(content, Folder) else None)
                 folder = Path(
@@ -138,20 +138,32 @@ def ensure_writable(
     """
     every = [*paths, *(Path(p) for p in appended if p)]
     weights = _weights_of(keep) if keep is not None and every else set()
-    sources = {Path(p).resolve() for p in read if p}
-    for index, path in enumerate(every):
-        if keep is not None and path.resolve() == keep.resolve():
+    sources = {_resolved(Path(p)) for p in read if p}
+    targets = [_resolved(path) for path in every]
+    for index, (path, target) in enumerate(zip(every, targets, strict=True)):
+        if keep is not None and target == keep.resolve():
             raise OutputError("is the model itself, which stays as it is", where=str(path), hint="name another file")
-        if not weights.isdisjoint((path.resolve(), _data_of(path).resolve())):
+        if not weights.isdisjoint((target, _data_of(target).resolve())):
             raise OutputError("would replace weights of the model", where=str(path), hint="name another file")
-        if path.resolve() in sources:
+        if target in sources:
             raise OutputError("is read by this run", where=str(path), hint="name another file")
-        if path.resolve() in [p.resolve() for p in every[:index]]:
+        if target in targets[:index]:
             raise OutputError("is named twice as an output", where=str(path), hint="name another file")
         if index >= len(paths):
             continue
         with _writing(path), tempfile.NamedTemporaryFile(prefix=scratch.prefix(path.parent, _STAGE), dir=path.parent):
             _ensure_free(path, (folders or {}).get(path))
+
+
+def _resolved(path: Path) -> Path:
+    """Where ``path`` leads, through links. Raises OutputError where they lead in a circle."""
+    try:
+        found = path.resolve()
+    except (OSError, RuntimeError):  # of a circle, before Python 3.13
+        found = path
+    if found.is_symlink():
+        raise OutputError("is a link that leads in a circle", where=str(path), hint="name another file")
+    return found
 
 
 def _data_of(path: Path) -> Path:

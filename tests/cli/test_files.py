@@ -51,6 +51,28 @@ def test_weights_of_the_model_are_not_replaced(
     assert files_in(tmp_path) == before
 
 
+def test_weights_of_the_model_are_not_replaced_through_a_link(run: Run, tmp_path: Path) -> None:
+    """The weights go beside the file that the link names."""
+    (tmp_path / "there").mkdir()
+    model = unet(fold_bn=True, size=32, base=8)
+    path = tmp_path / "there" / "m.onnx"
+    onnx.save_model(model, path, save_as_external_data=True, location="n.onnx.data", size_threshold=0)
+    (tmp_path / "out.onnx").symlink_to("there/n.onnx")
+    before = files_in(tmp_path / "there")
+    refused = run(path, "-o", tmp_path / "out.onnx", "--check-n", 0, "--save-as-external-data")
+    assert refused.code == 2
+    assert_one_line(refused.err, "out.onnx", "would replace weights of the model (name another file)")
+    assert files_in(tmp_path / "there") == before
+
+
+def test_links_in_a_circle_are_refused(run: Run, chain: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").symlink_to("b.onnx")
+    (tmp_path / "b.onnx").symlink_to("a.onnx")
+    refused = run(chain, "-o", tmp_path / "a.onnx", "--check-n", 0)
+    assert refused.code == 2
+    assert_one_line(refused.err, "a.onnx", "is a link that leads in a circle (name another file)")
+
+
 def test_a_link_stays_a_link(run: Run, chain: Path, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "out.onnx").symlink_to("there/new.onnx")
