@@ -161,6 +161,9 @@ def fused() -> Iterator[Row]:
     spread += "b = Transpose<perm=[0,2,1,3]>(u)\na = Reshape(b, s3)"
     sizes = ("int64[4] s4 = {0,0,2,4}", "int64[3] s3 = {0,0,-1}", "float[2,3,8] a")
     yield of_three("RotaryEmbedding of four dimensions", spread, *sizes, *tables, prunable=18, opset=23)
+    told = "com.microsoft.RotaryEmbedding<num_heads=2, rotary_embedding_dim=4>(t, p, c, s)"
+    given = (spread.replace("RotaryEmbedding(t, c, s, p)", told), *sizes, "float[2,2,3,4] u", "float[2,3,2,4] b")
+    yield of_three("RotaryEmbedding of four dimensions that is told its heads", *given, *tables, prunable=18)
     four = "".join(f"{n}r = Reshape({n}, s)\n{n}t = Transpose<perm=[0,2,1,3]>({n}r)\n" for n in "qkv")
     four += "b = Attention(qt, kt, vt)\nbt = Transpose<perm=[0,2,1,3]>(b)\na = Reshape(bt, u)"
     shapes = ("float[2,2,3,4] b", "int64[4] s = {0,0,2,4}", "int64[3] u = {0,0,-1}")

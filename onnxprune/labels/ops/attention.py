@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.labels.labels import FIXED, Labels, Layer, Op, Tensor, line, merge
+from onnxprune.labels.labels import FIXED, Labels, Layer, Op, Tensor, cut_shape, line, merge
 from onnxprune.labels.ops.reduction import hold_axes
 from onnxprune.labels.ops.table import Change, Cut, Layers, macs, rewrite, rule
 from onnxprune.model.graph import Node, Shape
@@ -155,8 +155,10 @@ def rotary_embedding(op: Op) -> Sequence[Layers]:
 @rewrite("RotaryEmbedding", domain=MICROSOFT)
 def rewrite_rotary_embedding(cut: Cut) -> Change:
     """The number of heads that are left, where it is said."""
-    heads = cut.op.attrs.get("num_heads", 0)
-    return Change(attrs={"num_heads": _left(cut, _last(cut.op.inputs[0]), heads)}) if heads else Change()
+    heads, y = cut.op.attrs.get("num_heads", 0), cut.outputs[0]
+    shape = cut_shape(y, cut.alive)
+    left = shape[1] if y.rank == 4 else heads * shape[2] // y.shape[2]
+    return Change(attrs={"num_heads": left}) if heads else Change()
 
 
 @rule("MultiHeadAttention", domain=MICROSOFT)
