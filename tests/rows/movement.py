@@ -82,6 +82,9 @@ def slices() -> Iterator[Row]:
     nothing = "a, b = Split<axis=1>(h, s)\nc = Slice(h, n, n, o)\ng = Concat<axis=1>(b, a, c)"
     ends = ("int64[2] s = {8,0}", "int64[1] n = {3}", "int64[1] o = {1}")
     yield Row("Split and Slice of which nothing is taken", sandwich(nothing, *ends), 8)
+    ends = ("int64[1] s = {-3}", "int64[1] e = {5}", "int64[1] a = {1}")
+    moved = sandwich("c = Slice(h, s, e, a)\ng = Concat<axis=1>(h, c)", *ends)
+    yield Row("Slice from behind its end, of which nothing is taken", moved, 8)
     yield Row("Gather of channels", sandwich("g = Gather<axis=1>(h, i)", "int64[5] i = {7,-8,3,3,1}", reads=5), 8)
     shuffle = "g = Gather<axis=1>(h, i)", "int64[8] i = {0,4,1,5,2,6,3,7}"
     yield Row("Gather as a channel shuffle", sandwich(*shuffle), 8)

@@ -138,13 +138,18 @@ def rewrite_slice(cut: Cut) -> Change:
             continue
         alive = _alive_along(cut, layer, axis)
         taken = range(x.shape[axis])[slice(start, end, step)]
-        if alive.all() or len(taken) == 0:
+        if alive.all():
+            continue
+        size = int(alive.sum())
+        if not taken:  # bounds of which one counts from the end meet elsewhere
+            if range(size)[slice(start, end, step)]:
+                starts[position] = ends[position] = 0
+                changed = True
             continue
         low, high = min(taken), max(taken) + 1
         first, past = int(alive[:low].sum()), int(alive[:high].sum())
         if first == past:
             raise LookupError("nothing would be left of its slice")
-        size = int(alive.sum())
         wanted = range(first, past) if step > 0 else range(past - 1, first - 1, -1)
         if range(size)[slice(start, end, step)] != wanted:
             starts[position], ends[position] = (
