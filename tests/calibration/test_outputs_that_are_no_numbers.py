@@ -71,6 +71,43 @@ def test_counted_is_what_they_are_made_of(name: str) -> None:
     assert ends(from_proto(model(name)).graph) == LAST[name][2]
 
 
+def moved(op: str, *parameters: int) -> ModelProto:
+    """As `model`, its text moved by one more operator."""
+    proto = model("text out of a list")
+    names = [f"p{i}" for i in range(len(parameters))]
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(np.array([v]), n) for v, n in zip(parameters, names, strict=True)
+    )
+    proto.graph.node[-1].output[:] = ["t"]
+    nodes = [helper.make_node(op, ["t", *names], ["m"]), helper.make_node("Identity", ["m"], ["o"])]
+    proto.graph.node.extend(nodes)
+    return proto
+
+
+@pytest.mark.parametrize(
+    ("op", "parameters"), [("Slice", (0, 9)), ("Tile", (2,)), ("Expand", (1,)), ("Reshape", (-1,))]
+)
+def test_text_that_is_moved_is_no_end(op: str, parameters: tuple[int, ...]) -> None:
+    assert ends(from_proto(moved(op, *parameters)).graph) == ("l",)
+
+
+@pytest.mark.drawn
+def test_models_that_move_text_are_calibrated_and_proven(run: Run, tmp_path: Path) -> None:
+    onnx.save(moved("Slice", 0, 9), tmp_path / "m.onnx")
+    outcome = run(tmp_path / "m.onnx", "--samples", 16, "--align", 1)
+    assert (outcome.code, outcome.err.count("Traceback")) == (0, 0)
+    assert "output error: 'l' cosine" in outcome.out
+
+
+def test_a_long_sequence_is_followed_to_its_parts() -> None:
+    """Deeper than Python calls functions."""
+    proto = model("a sequence")
+    proto.graph.node[-1].output[:] = ["s0"]
+    inserts = (helper.make_node("SequenceInsert", [f"s{i}", "p"], [f"s{i + 1}"]) for i in range(3000))
+    proto.graph.node.extend([*inserts, helper.make_node("Identity", ["s3000"], ["o"])])
+    assert ends(from_proto(proto).graph) == ("l",)
+
+
 @pytest.mark.drawn
 @pytest.mark.parametrize("name", LAST)
 def test_models_are_calibrated_and_proven(name: str, run: Run, tmp_path: Path) -> None:

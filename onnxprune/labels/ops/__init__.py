@@ -22,6 +22,7 @@ from onnxprune.labels.ops.table import (
     is_one_of,
     kernel_of,
     known_operators,
+    may_give_text,
 )
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "is_one_of",
     "kernel_of",
     "known_operators",
+    "may_give_text",
     "movement",
     "normalization",
     "quantized",

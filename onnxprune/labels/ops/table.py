@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from onnxprune.labels.constant_channels import KnownFunction
@@ -246,6 +247,15 @@ def gathers_of(node: Node) -> Gathers:
 def is_one_of(node: Node, names: Collection[str], attrs: Mapping[str, Any] | None = None) -> bool:
     """Whether ``node`` is a standard operator of one of these names, with these ``attrs``: for lists in data files."""
     return node.op in names and not node.domain and all(node.attrs.get(k) == v for k, v in (attrs or {}).items())
+
+
+def may_give_text(node: Node) -> bool:
+    """Whether the operator's schema allows text in its first output; what onnx has no schema of gives numbers."""
+    try:
+        schema = onnx.defs.get_schema(node.op, node.version, node.domain)
+    except onnx.defs.SchemaError:
+        return False
+    return "tensor(string)" in schema.outputs[0].types
 
 
 def known_operators() -> list[tuple[str, str]]:

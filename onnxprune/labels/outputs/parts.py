@@ -94,19 +94,20 @@ def _by_output(graph: Graph) -> dict[str, tuple[str, ...]]:
 
 def _numbers_behind(graph: Graph, name: str) -> list[str]:
     """Of an output that is no tensor of numbers: the ends of what was computed by operators on numbers alone."""
-    node = graph.producer.get(name)
     found: list[str] = []
-    for read in node.inputs if node is not None else ():
-        maker = graph.producer.get(read)
-        if maker is not None and ops.find(maker) is not None and not _takes_text(maker):
+    waiting, met = [name], {name}
+    while waiting:
+        read = waiting.pop()
+        node = graph.producer.get(read)
+        if node is None:
+            continue
+        if read != name and ops.find(node) is not None and not ops.may_give_text(node):
             found += _ends(graph, read)
-        else:
-            found += _numbers_behind(graph, read)
+            continue
+        new = [n for n in dict.fromkeys(node.inputs) if n not in met]
+        met.update(new)
+        waiting += reversed(new)
     return found
-
-
-def _takes_text(node: Node) -> bool:
-    return ops.gathers_of(node) in ("joins", "parts", "moves") or ops.is_one_of(node, ("Identity", "Gather", "Where"))
 
 
 def _picked(graph: Graph) -> dict[str, tuple[str, ...]]:
