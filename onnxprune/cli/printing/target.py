@@ -95,8 +95,8 @@ def advice_text(found: Advice, *, verbose: bool) -> list[str]:
     source = f"as {found.measured} counts them" if found.measured else "from documents, not measured"
     share = 100 * found.wasted / total
     shapes = ", ".join(f"{n}:{','.join(map(str, s))}" for n, s in found.input_shapes.items())
-    parts.append(
+    told = (
         f"{thousands(found.cycles)} cycles on {found.target} at {shapes}, {source}; {share:.1f} % of them for channels "
         f"that do not exist. Widths should be multiples of {found.align}"
     )
-    return parts
+    return [*parts, paragraph([told])]
