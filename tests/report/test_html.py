@@ -173,7 +173,8 @@ def test_every_reason_that_a_rule_gives_is_known_in_chinese() -> None:
         *sorted((root / "labels").rglob("*.py")),
         root / "widths" / "choose_channels.py",
     ]
-    start = re.compile(r"(is|needs|masks|runs through|gives|meets|stands for|would go|its parts|\w+ has no rule)\b")
+    verbs = "is|has|needs|makes|masks|scales|reads|goes through|runs through|gives|meets|stands for|would go"
+    start = re.compile(rf"({verbs}|its (parts|channels)|\w+ has no rule)\b")
     reasons = {t for m in modules for t in texts_of(m) if start.match(t) and "\n" not in t}
     assert len(reasons) > 40
     assert {r for r in reasons if strings.translated(r, "zh") is None} == set()
