@@ -65,7 +65,7 @@ class Writing:
             model = called.model if len(choice.groups) or weighed else analysis.inlined.model
         with self.watch.stage("prove"):
             # Nodes that are not run are known by their own names, which a call hides.
-            proof = self._proof(choice, whole if analysis.still.gone else model)
+            proof = self._proof(choice, whole if analysis.still.foreign else model)
         revalued = None
         if (proof and proof.failures()) or (planner.observed is None and not weighed):
             solved = Solved(whole)
