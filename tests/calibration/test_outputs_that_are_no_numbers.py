@@ -119,6 +119,14 @@ def test_models_are_calibrated_and_proven(name: str, run: Run, tmp_path: Path) -
 
 
 @pytest.mark.drawn
+@pytest.mark.parametrize("name", [n for n in LAST if LAST[n][2]])
+def test_gradients_are_of_what_they_are_made_of(name: str, run: Run, tmp_path: Path) -> None:
+    onnx.save(model(name), tmp_path / "m.onnx")
+    outcome = run(tmp_path / "m.onnx", "--samples", 16, "--align", 1, "--importance", "taylor")
+    assert (outcome.code, outcome.err.count("Traceback")) == (0, 0)
+
+
+@pytest.mark.drawn
 @pytest.mark.parametrize("name", LAST)
 def test_metrics_ask_for_one_of_the_users_own(name: str, run: Run, tmp_path: Path) -> None:
     onnx.save(model(name), tmp_path / "m.onnx")

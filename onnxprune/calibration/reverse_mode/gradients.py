@@ -22,6 +22,7 @@ from onnx import ModelProto, TensorProto, helper, shape_inference, version_conve
 from onnxprune.calibration.reverse_mode.reverse_graph import quick
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.labels.label_propagation import Trace
+from onnxprune.labels.outputs.parts import ends
 from onnxprune.model.dtypes import NUMPY_FLOATS, dtype_of, to_tensor
 from onnxprune.model.edits import IR_INITIALIZERS
 from onnxprune.model.graph import Shape
@@ -60,7 +61,8 @@ def differentiable(
     Gates multiply; where tensors are given ``instead`` of the outputs, they are added.
 
     Outputs to differentiate are floats with an entry for each sample. Where there are none, because floats become
-    decisions first (non-maximum suppression, an argument of the maximum), it is what these decide on.
+    decisions first (non-maximum suppression, an argument of the maximum), it is what these decide on. Of outputs that
+    are no tensors of numbers it is what they are made of.
     """
     model, batch = trace.model, next(iter(gates.values()))[0]
     where = str(model.path or "model")
@@ -71,9 +73,10 @@ def differentiable(
     kind = _elem_types(trace)
     outside = {o.name for o in model.graph.outputs}
     added = bool(instead)
-    plain = list(instead) or [o.name for o in model.graph.outputs]
+    plain = list(instead) or [o.name for o in model.graph.number_outputs] or list(ends(model.graph))
     for names in (plain, _decided_on(trace, kind, set(gates))):
-        floats = [n for n in names if kind[n] in NUMPY_FLOATS and n in model.graph.producer]
+        made = [n for n in names if n in model.graph.producer and n in trace.shapes.shape]  # no sequence has a shape
+        floats = [n for n in made if kind[n] in NUMPY_FLOATS]
         more = [n for n in floats if n not in outside]
         with runtime.session(model, where, outputs=more, any_batch=batch > 1) as active:
             values = runtime.run(active, feeds, where)
