@@ -22,6 +22,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
+import onnxprune
 from fixtures import build as models
 from fixtures import trained
 from onnxprune.cli.main import main
@@ -120,6 +121,26 @@ def test_calibration_finds_a_table_again_from_another_chips() -> None:
     own = chip.precisions["int8"]
     assert (found.out_block, found.in_block, found.store_block) == (own.out_block, own.in_block, own.store_block)
     assert found.cycles_per_byte == pytest.approx(own.cycles_per_byte, rel=1e-4)
+
+
+@pytest.mark.rknn
+@needs_rknn
+def test_the_toolkit_finds_the_grid_of_weights_again(tmp_path: Path) -> None:
+    # The first input is always 0: its weights set the grids of all outputs, and not the range of what comes out.
+    wide = np.tile(np.array([1.0, -0.7, 0.3, -1.3], np.float32), 4)
+    small = np.linspace(0.003, 0.05, 16, dtype=np.float32)
+    path, prepared = tmp_path / "model.onnx", tmp_path / "prepared.onnx"
+    onnx.save(one_convolution(np.stack([wide, small], 1)[:, :, None, None]), path)
+    onnxprune.prune(path, ratio=0, weights="8", symmetric=False, ranges="minmax", data="none").save(prepared)
+    x = np.random.default_rng(0).random((1, 2, 8, 8), dtype=np.float32)
+    x[0, 0] = 0
+    steps = []
+    for file in (path, prepared):
+        (built,) = rknn.build([Job(file, {"x": x})], "rk3588", "int8", PYTHON)
+        (wanted,) = infer(onnx.load(file), {"x": x})
+        (got,) = built.outputs
+        steps.append(np.abs(got - wanted).max() * 255 / wanted.max())
+    assert steps[1] < 1.5 < steps[0]  # of the 8 bits of what comes out
 
 
 # --- without the toolkit --------------------------------------------------------------------------------------------
@@ -247,6 +268,14 @@ D RKNN: [17:56:10.894] <<<<<<<< end: rknn::RKNNModelRegCmdbuildPass
         Layer("ConvRelu", "NPU", 355423, 1179648, 1179648, "Conv:inc.1.conv"),
         Layer("Conv", "NPU", 842831, 131072, 842831, "Conv:outc"),
     )
+
+
+def one_convolution(weight: Array) -> onnx.ModelProto:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[1,2,8,8] x) => (float[1,16,8,8] y) { y = Conv(x, w) }"""
+    )
+    model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    return model
 
 
 def original(name: str, folder: Path) -> tuple[Path, dict[str, Array]]:
