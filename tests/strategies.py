@@ -563,6 +563,25 @@ class Builder:
         else:
             self.add(op, [x.name], x.shape, axis=axis)
 
+    def by_place(self) -> None:
+        """What an element becomes depends on where along an axis it is."""
+        x = self.pick(lambda t: t.rank >= 2)
+        op = self.one(["Trilu", "ReverseSequence", "Compress", "CenterCropPad"])
+        axis = self.number(0, x.rank - 1)
+        if op == "Trilu" and self.opset >= 14:
+            self.add(op, [x.name], x.shape, upper=self.number(0, 1))
+        elif op == "ReverseSequence":
+            time = self.number(0, 1)
+            lengths = [self.number(1, x.shape[time]) for _ in range(x.shape[1 - time])]
+            self.add(op, [x.name, self.const(lengths)], x.shape, time_axis=time, batch_axis=1 - time)
+        elif op == "Compress":
+            stay = [self.flag() for _ in range(x.shape[axis] - 1)]
+            shape = [*x.shape[:axis], 1 + sum(stay), *x.shape[axis + 1 :]]
+            self.add(op, [x.name, self.const([True, *stay], np.bool_)], shape, axis=axis)
+        elif op == "CenterCropPad" and self.opset >= 18:
+            size = self.number(1, x.shape[axis] + 2)
+            self.add(op, [x.name, self.const([size])], [*x.shape[:axis], size, *x.shape[axis + 1 :]], axes=[axis])
+
     def pool(self) -> None:
         x = self.pick(lambda t: t.rank in (3, 4) and min(t.shape[2:]) >= 2)
         op = self.one(["MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"])
@@ -824,7 +843,8 @@ STEPS: tuple[Callable[[Builder], None], ...] = (
     Builder.gather,
     Builder.transpose, Builder.reshape, Builder.reshape, Builder.flatten, Builder.squeeze, Builder.unsqueeze,
     Builder.pad, Builder.resize, Builder.depth_to_space, Builder.space_to_depth, Builder.repeat, Builder.filled,
-    Builder.reduce, Builder.along, Builder.pool, Builder.unpool, Builder.sample, Builder.deform_conv, Builder.norm,
+    Builder.reduce, Builder.along, Builder.by_place, Builder.pool, Builder.unpool, Builder.sample, Builder.deform_conv,
+    Builder.norm,
     Builder.residual, Builder.gate, Builder.shuffle,
     Builder.attention, Builder.attention, Builder.fused_attention, Builder.scaled, Builder.opaque, Builder.choice,
     Builder.einsum, Builder.recurrent, Builder.fused_matmul, Builder.fused_conv, Builder.compared,
