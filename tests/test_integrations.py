@@ -125,6 +125,7 @@ def test_the_step_that_the_readme_shows_runs(action: Path, tmp_path: Path) -> No
     assert widths(tmp_path / "model.pruned.onnx") == [8, 16, 4]
 
 
+@pytest.mark.slow
 def test_the_action_fails_where_a_gate_does_and_still_tells(action: Path, tmp_path: Path) -> None:
     put(tmp_path / "chain.onnx", CHAIN)
     runner = Runner(tmp_path)
@@ -136,6 +137,7 @@ def test_the_action_fails_where_a_gate_does_and_still_tells(action: Path, tmp_pa
     assert outputs["macs"] == ""
 
 
+@pytest.mark.slow
 def test_the_action_takes_a_file_of_options_elsewhere(action: Path, tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     put(tmp_path / "inner" / "chain.onnx", CHAIN)
@@ -173,6 +175,7 @@ def test_the_pre_commit_configuration_that_is_shown_names_the_hook() -> None:
     assert shown["id"] == hook["id"]
 
 
+@pytest.mark.slow
 def test_the_pre_commit_hook_fails_where_a_gate_does(tmp_path: Path) -> None:
     (hook,) = read(ROOT / ".pre-commit-hooks.yaml")
     put(tmp_path / "chain.onnx", CHAIN)

@@ -167,8 +167,9 @@ def lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs kill -9")
-@pytest.mark.parametrize("at", ["training", *(pytest.param(at, marks=pytest.mark.slow) for at in ("metric", "plan"))])
+@pytest.mark.parametrize("at", ["training", "metric", "plan"])
 def test_killed_it_trains_nothing_twice_and_comes_to_the_same(run: Run, at: str) -> None:
     """In the middle of the training of a round; when its model is there and is not measured; when all is done."""
     args = (*ROUNDS, "0.06", "--finetune", "round_functions:notes")
@@ -201,6 +202,7 @@ def test_killed_it_trains_nothing_twice_and_comes_to_the_same(run: Run, at: str)
     assert rows[0] == rows[1]
 
 
+@pytest.mark.slow
 def test_what_was_kept_and_is_gone_or_another_is_made_again(run: Run) -> None:
     told = found(run, "same", "--trials", "t.jsonl")
     kept = sorted(Path().glob("t.jsonl.*.onnx"))
@@ -220,6 +222,7 @@ def test_what_was_kept_and_is_gone_or_another_is_made_again(run: Run) -> None:
     assert [line.split()[0] for line in lines("rounds")] == ["2"]
 
 
+@pytest.mark.slow
 def test_another_training_is_run(run: Run) -> None:
     found(run, "same", "--trials", "t.jsonl")
     Path("rounds").unlink()

@@ -63,6 +63,7 @@ def test_every_finished_trial_is_a_line_and_none_is_run_again(run: Run) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs kill -9")
 def test_killed_at_any_moment_it_goes_on_and_comes_to_the_same(run: Run) -> None:
     run(*SEARCH, "--trials", "whole.jsonl", "-o", "whole.onnx")

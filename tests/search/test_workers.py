@@ -153,6 +153,7 @@ def test_any_number_of_processes_comes_to_the_same(run: Run) -> None:
     assert keys[0] == keys[1]
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_costs_what_it_was_running(run: Run) -> None:
     whole = swept(run, "a.csv", "--metric", "worker_metric:each")
     assert swept(run, "b.csv", "--metric", "worker_metric:kills", "--jobs", 2, "--trials", "t.jsonl") == whole
@@ -161,6 +162,7 @@ def test_a_process_that_is_killed_costs_what_it_was_running(run: Run) -> None:
     assert len(keys) == len(set(keys)) == 6
 
 
+@pytest.mark.slow
 def test_a_worker_of_a_cluster_that_is_killed_costs_what_it_was_running(run: Run, cluster: str) -> None:
     whole = swept(run, "a.csv", "--metric", "worker_metric:each")
     args = ("--metric", "worker_metric:kills", "--cluster", cluster, "--trials", "t.jsonl")
@@ -234,6 +236,7 @@ def test_a_sweep_that_is_killed_again_and_again_comes_to_the_same(
         assert len(Path("calls").read_text().splitlines()) >= 4  # the fourth has killed a worker
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="asks Linux which processes there are")
 def test_workers_end_with_the_run_that_they_work_for(here: Path) -> None:
     ratios = ",".join(f"{0.05 + n / 200:.3f}" for n in range(150))
