@@ -34,7 +34,7 @@ from onnxprune.report.run_outcome import Outcome
 from onnxprune.report.run_report import Report
 from onnxprune.search.sensitivity import Sensitivity, SensitivityRequest, measure
 from onnxprune.search.smallest import smallest
-from onnxprune.search.trials import Table
+from onnxprune.search.trials import ensure_table
 from onnxprune.search.workers import Workers, gathered
 from onnxprune.widths.choose_channels import Choice
 from onnxprune.widths.plan_contest import Judged
@@ -109,7 +109,7 @@ def _check(options: Options, plan: Plan | None) -> None:
             criteria.resolve(way.importance).check(options.reading)
     if plan is not None and plan.weighed and options.recover and (plan.grids or plan.activations):
         raise OptionError("trains weights off the grids of the plan", where="--recover", hint="leave it out")
-    Table.of(options)
+    ensure_table(options)
 
 
 def _attempted(workers: Workers, plan: Plan | None, watch: Stopwatch, where: str) -> Result:
@@ -143,7 +143,7 @@ def _attempted(workers: Workers, plan: Plan | None, watch: Stopwatch, where: str
 def sensitivity(model: Model, options: Options, asked: SensitivityRequest, progress: Progress = silent) -> Sensitivity:
     """Measure what cutting each group of channels alone does to a metric. Raises OnnxPruneError."""
     told = replace(options, progress=progress)
-    Table.of(options)
+    ensure_table(options)
     with gathered(model, told, planning) as workers, planning(model, workers.options) as planner:
         return measure(planner, asked, workers)
 

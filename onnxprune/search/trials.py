@@ -83,6 +83,11 @@ class Table:
         return made
 
 
+def ensure_table(options: MetricOptions) -> None:
+    """Raise OptionError or DataError, before any work, where the options name what is no table of trials."""
+    Table.of(options)
+
+
 def rows(paths: Sequence[Path]) -> list[Row]:
     """The rows of tables, each key once. Raises DataError where a line that is whole is none."""
     found: dict[str, Row] = {}

@@ -39,7 +39,7 @@ from onnxprune.report.run_report import Report, SizeReport
 from onnxprune.search.drop import told
 from onnxprune.search.metrics import first_hint
 from onnxprune.search.smallest import Measuring, Trial, measuring_of, tested
-from onnxprune.search.trials import Keys, Row, Table
+from onnxprune.search.trials import Keys, Row, Table, ensure_table
 from onnxprune.widths.metric_options import name_of
 
 #: Where a report has what is made small.
@@ -63,7 +63,7 @@ def finetuned(model: Model, options: Options, progress: Progress) -> Result:
     if options.format != "float":
         what = "is of what is pruned, and training comes after it"
         raise OptionError(what, where=f"--format {options.format}", hint="quantize what --finetune writes")
-    Table.of(options)
+    ensure_table(options)
     drawn = options.reading is not None and options.reading.drawn
     seen = replace(options, progress=progress, finetune=None, data=NO_DATA if drawn else options.data)
     with planning(model, seen) as planner, spilling() as spill:
