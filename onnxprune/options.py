@@ -334,8 +334,6 @@ class Options(BitOptions, ZeroOptions, MetricOptions, ApplyOptions):
         if self.weighed and self.finetune is not None:
             hint = "run sparsify or quantize on what it writes"
             yield "--finetune", "trains weights, and zeros and bits would be lost", hint
-        if self.bits is not None and self.recover:
-            yield "--recover", "trains weights off their grids", "leave out --recover or --weights"
         if self.bits is not None and self.reading is None:
             for where, what in self.bits.needs_samples.items():
                 yield where, what, "give --data, or leave --data none out: inputs are drawn then"

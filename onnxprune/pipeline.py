@@ -107,8 +107,6 @@ def _check(options: Options, plan: Plan | None) -> None:
     if plan is None:
         for way in options.request.ways:
             criteria.resolve(way.importance).check(options.reading)
-    if plan is not None and plan.weighed and options.recover and (plan.grids or plan.activations):
-        raise OptionError("trains weights off the grids of the plan", where="--recover", hint="leave it out")
     ensure_table(options)
 
 

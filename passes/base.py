@@ -1,11 +1,18 @@
-"""The contract of a pass: a frozen dataclass whose fields are its options; valid model in, valid model out."""
+"""The contract of a pass: a frozen dataclass whose fields are its options; valid model in, valid model out.
+
+And what passes have to keep as they find it: zeros, and numbers on grids.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.constraints.grids import Grids
 from onnxprune.errors import CheckError
 from onnxprune.model.onnx_model import Model
 from onnxprune.proof.validity import check_valid
@@ -46,3 +53,11 @@ def run(model: Model, passes: Sequence[Pass]) -> PassResult:
         model = result.model
         changes.extend(result.changes)
     return PassResult(model, tuple(changes))
+
+
+@dataclass(frozen=True)
+class Constrained:
+    """Constraints that a model's weights satisfy: ``masks`` by weight, false where it is 0, and ``grids``."""
+
+    masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict, repr=False)
+    grids: Grids = field(default_factory=Grids, repr=False)

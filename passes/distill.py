@@ -3,26 +3,31 @@
 The loss is the mean square of the outputs' error, each relative to the size of the original's output; no labels are
 needed. Adam (Kingma and Ba 2015, arXiv 1412.6980) in float64, its steps relative to the size of each weight, warmed up
 and let down along a cosine. Samples that are held out say which step was the best: where none is, nothing changes.
+
+Weights on grids are trained as floats, and the network is fed the nearest on their grids; of activations the scales are
+trained too (learned step sizes: Esser et al. 2020, arXiv 1902.08153).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.activations.simulated import scale_of, simulated
 from onnxprune.calibration.gram_matrices import Observations, Part, products
-from onnxprune.calibration.reverse_mode.gradients import weight_gradients
+from onnxprune.calibration.reverse_mode.weight_gradients import weight_gradients
+from onnxprune.constraints.grids import Grid, Grids
 from onnxprune.errors import OptionError
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model
-from onnxprune.passes.base import PassResult
+from onnxprune.passes.base import Constrained, PassResult
 from onnxprune.progress import Progress, silent
 from onnxprune.proof import distance_over_outputs
 
@@ -39,10 +44,19 @@ _EPSILON = 1e-12  # below it a gradient is none: the loss is of the order of 1
 
 
 @dataclass(frozen=True)
+class Trained:
+    """A model as it was at ``step``, the best on held-out samples, 0 where none was; and its ``activations``' grids."""
+
+    model: Model = field(repr=False)
+    step: int = 0
+    activations: Mapping[str, Grid] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
 class Distill:
     """Train for ``steps`` batches of ``seen``, which holds the original's outputs.
 
-    Weights stay 0 where ``masks``, by name, are false.
+    Weights stay 0, and on their grids, as ``held`` has them.
     """
 
     trace: Trace = field(repr=False)
@@ -50,16 +64,17 @@ class Distill:
     steps: int
     seed: int = 0
     progress: Progress = field(default=silent, repr=False)
-    masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict, repr=False)
+    held: Constrained = field(default_factory=Constrained, repr=False)
     name: str = "distill"
 
     def run(self, model: Model) -> PassResult:
         """The model with trained weights. Raises OptionError where it has no gradients, ModelError as onnxruntime."""
-        best, result = self.fit(model)
-        return PassResult(result, (f"trained for {best} of {self.steps} steps",) if best else ())
+        trained = self.fit(model)
+        changes = (f"trained for {trained.step} of {self.steps} steps",) if trained.step else ()
+        return PassResult(trained.model, changes)
 
-    def fit(self, model: Model) -> tuple[int, Model]:
-        """Train; returns the step that was best on held-out samples, 0 where none was, and the model at that step."""
+    def fit(self, model: Model) -> Trained:
+        """Train for all steps, and look at held-out samples now and then. Raises as `run`."""
         parts = [p for p in self.seen.parts if not p.held_out]
         parts = [p for p in parts if p.samples == parts[0].samples]
         found = {n: self.seen.output(n, parts[0]).dtype for n in self.seen.compared.ends}
@@ -68,33 +83,35 @@ class Distill:
         if not weights or not outputs:
             raise OptionError("there is nothing to train", where="--recover", hint="leave it out")
         rng = np.random.default_rng(self.seed)
-        masks = {n: m for n, m in self.masks.items() if n in weights}
-        adam = _Adam({n: w.astype(np.float64) for n, w in weights.items()}, self.steps, masks)
-        best, nearest, result = 0, self._distance(model), model
+        grids = self.held.grids
+        best = Trained(model, 0, grids.activations)
+        nearest = self._distance(best)
+        latent = _Latent.of(weights, simulated(model, grids.activations), self.held)
+        adam = _Adam(latent.start(), self.steps, latent.masks)
         queue: list[Part] = []
-        with weight_gradients(model, weights, self.seen.feeds(parts[0]), outputs) as step:
+        with weight_gradients(latent.model, latent.fed(adam.weights), self.seen.feeds(parts[0]), outputs) as step:
             for number in range(1, self.steps + 1):
                 queue = queue or [parts[i] for i in rng.permutation(len(parts))]
                 part = queue.pop()
                 wanted = {n: self.seen.output(n, part) for n in outputs}
-                adam.step(step(self.seen.feeds(part), weights, partial(_directions, wanted)))
-                weights = {n: w.astype(weights[n].dtype) for n, w in adam.weights.items()}
+                fed = latent.fed(adam.weights)
+                adam.step(latent.back(fed, step(self.seen.feeds(part), fed, partial(_directions, wanted))))
                 if number % math.ceil(self.steps / CHECKS) == 0 or number == self.steps:
-                    trained = model.apply(Edits(constants=weights))
+                    trained = latent.trained(model, number, adam.weights)
                     if (distance := self._distance(trained)) < nearest:
-                        best, nearest, result = number, distance, trained
+                        best, nearest = trained, distance
                 self.progress(self.name, number, self.steps)
-        return best, result
+        return best
 
-    def _distance(self, model: Model) -> float:
-        return distance_over_outputs.distance(model, self.seen, "the trained model")
+    def _distance(self, trained: Trained) -> float:
+        rounded = simulated(trained.model, trained.activations)
+        return distance_over_outputs.distance(rounded, self.seen, "the trained model")
 
     def _weights(self, model: Model) -> Weights:
-        """Weights and biases of matrix products; those of grouped convolutions have no gradient in onnx-ad."""
+        """Weights and biases of matrix products."""
         found = products(model, self.trace.shapes.shape)
         free = set(model.graph.constants) - model.overridable - {o.name for o in model.graph.outputs}
-        names = [n for p in found for n in p.node.inputs[1 if p.groups == 1 else 2 : 3]]
-        return {n: model.array(n) for n in dict.fromkeys(names) if n in free}
+        return {n: model.array(n) for n in dict.fromkeys(n for p in found for n in p.node.inputs[1:3]) if n in free}
 
 
 def _directions(wanted: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]) -> Weights:
@@ -105,6 +122,73 @@ def _directions(wanted: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[
         energy = float(np.sum(target**2)) or 1.0
         gradients[name] = 2 * (found[name] - target) / (energy * len(wanted))
     return gradients
+
+
+@dataclass(frozen=True)
+class _Latent:
+    """What is trained, in float64, and what of it the network is fed: numbers on their grids.
+
+    ``model``: with its activations rounded. ``weights``: as they were. ``shared``: the tensors of each scale that is
+    trained, by the first of them; scales are trained as their logarithms.
+    """
+
+    model: Model
+    weights: Weights
+    grids: Grids
+    masks: Mapping[str, NDArray[np.bool_]]
+    shared: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, weights: Weights, model: Model, held: Constrained) -> _Latent:
+        """Scales that are powers of two stay as they are: they were asked to be."""
+        sets: dict[tuple[float, int], list[str]] = {}
+        for name, grid in held.grids.activations.items():
+            scale = float(grid.scale.flat[0])
+            if scale_of(name) in model.graph.constants and math.frexp(scale)[0] != 0.5:
+                sets.setdefault((scale, int(grid.zero_point.flat[0])), []).append(name)
+        masks = {n: m for n, m in held.masks.items() if n in weights}
+        return cls(model, weights, held.grids, masks, {names[0]: tuple(names) for names in sets.values()})
+
+    def start(self) -> Weights:
+        """Where training begins."""
+        scales = {scale_of(n): np.zeros(()) for n in self.shared}
+        return {**{n: w.astype(np.float64) for n, w in self.weights.items()}, **scales}
+
+    def fed(self, latent: Mapping[str, NDArray[Any]]) -> Weights:
+        """The constants of `model` that are trained."""
+        found = {n: self._rounded(n, latent[n].astype(w.dtype)) for n, w in self.weights.items()}
+        scales = self._scales(latent)
+        return {**found, **{scale_of(n): scales[n] for n in scales}}
+
+    def back(self, fed: Weights, gradients: Weights) -> Weights:
+        """Gradients of what is trained, from those of what was fed."""
+        found = {n: gradients[n] for n in self.weights if n in gradients}
+        for first, names in self.shared.items():
+            own = [np.asarray(gradients[scale_of(n)] * fed[scale_of(n)]) for n in names if scale_of(n) in gradients]
+            found |= {scale_of(first): np.asarray(sum(own))} if own else {}
+        return found
+
+    def trained(self, model: Model, step: int, latent: Mapping[str, NDArray[Any]]) -> Trained:
+        """``model``, whose activations are not rounded, with what is trained by now."""
+        fed = self.fed(latent)
+        scales = self._scales(latent)
+        activations = {
+            n: replace(g, scale=np.full_like(g.scale, scales[n])) if n in scales else g
+            for n, g in self.grids.activations.items()
+        }
+        return Trained(model.apply(Edits(constants={n: fed[n] for n in self.weights})), step, activations)
+
+    def _rounded(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
+        grid = self.grids.weights.get(name)
+        return values if grid is None else grid.values(grid.codes(values)).astype(values.dtype)
+
+    def _scales(self, latent: Mapping[str, NDArray[Any]]) -> Weights:
+        """By tensor."""
+        found = Weights()
+        for first, names in self.shared.items():
+            scale = self.grids.activations[first].scale.reshape(()) * np.exp(latent[scale_of(first)])
+            found |= dict.fromkeys(names, np.asarray(scale, np.float32))
+        return found
 
 
 @dataclass
@@ -119,7 +203,7 @@ class _Adam:
     def __post_init__(self) -> None:
         self._first = {n: np.zeros_like(w) for n, w in self.weights.items()}
         self._second = {n: np.zeros_like(w) for n, w in self.weights.items()}
-        self._size = {n: float(np.sqrt(np.mean(w**2))) for n, w in self.weights.items()}
+        self._size = {n: float(np.sqrt(np.mean(w**2))) if w.ndim else 1.0 for n, w in self.weights.items()}
 
     def step(self, gradients: Mapping[str, NDArray[Any]]) -> None:
         """Against the gradients."""

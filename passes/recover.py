@@ -16,6 +16,7 @@ from onnxprune.constraints.grids import Grid, Grids
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes import Compensate, Distill
+from onnxprune.passes.base import Constrained
 from onnxprune.passes.bits import nearest
 from onnxprune.passes.zeros import Asked, masked
 from onnxprune.progress import Progress
@@ -78,14 +79,6 @@ class Recovered:
         if not self.beside:
             return told
         return f"{told}, beside {self.samples} samples" if self.drawn else f"{told}, beside {self.beside} drawn inputs"
-
-
-@dataclass(frozen=True)
-class Constrained:
-    """Constraints that a model's weights satisfy: ``masks`` by weight, false where it is 0, and ``grids``."""
-
-    masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict, repr=False)
-    grids: Grids = field(default_factory=Grids, repr=False)
 
 
 @dataclass(frozen=True)
@@ -153,12 +146,14 @@ class Recovery:
             after = distance_over_outputs.measure(rounded, seen, "the compensated model")
             if math.isfinite(before.distance) and after.distance >= before.distance and not asked:
                 walked, after = replace(walked, model=pruned, solved=0), before
-        model, best = walked.model, 0
+        model, best, holds = walked.model, 0, Constrained(walked.masks, Grids(walked.grids, asked.bits.activations))
         if self.steps:
-            best, model = Distill(self.trace, seen, self.steps, self.seed, self.progress, walked.masks).fit(model)
-            after = distance_over_outputs.measure(model, seen, "the trained model")
+            trained = Distill(self.trace, seen, self.steps, self.seed, self.progress, holds).fit(model)
+            model, best = trained.model, trained.step
+            holds = replace(holds, grids=replace(holds.grids, activations=trained.activations))
+            rounded = simulated(model, trained.activations)
+            after = distance_over_outputs.measure(rounded, seen, "the trained model")
         recovered = replace(self._told(walked, before, after), tried=tried, best_step=best)
-        holds = Constrained(walked.masks, Grids(walked.grids, asked.bits.activations))
         return Solved(model, recovered, asked, holds)
 
     def _walked(self, pruned: Model, dead: Units, asked: Asked) -> _Walked:

@@ -58,6 +58,8 @@ PROTO_DOORS = {
     "shape_arithmetic.py",
     "rewrite.py",
     "gradients.py",
+    "weight_gradients.py",
+    "convolution_weights.py",
     "extract.py",
     "simulated.py",
     "diff.py",

@@ -1,4 +1,4 @@
-"""A network with its activations rounded to grids by nodes that every runtime has: divide, round, clip, multiply.
+"""A network with its activations rounded to grids by nodes that every runtime has: divide, clip, round, multiply.
 
 Each result is bit for bit `Grid.values` of `Grid.codes`. Outputs are measured on this network in place of the original
 one; it is no format and is not written to a file.
@@ -44,6 +44,11 @@ def simulated(model: Model, grids: Mapping[str, Grid]) -> Model:
     return Model(out, model.path, model.weights)
 
 
+def scale_of(name: str) -> str:
+    """The constant that holds the scale of tensor ``name``."""
+    return f"{name}__grid_scale"
+
+
 def _after(name: str) -> str:
     return f"{name}__on_grid"
 
@@ -58,19 +63,17 @@ def _round(graph: GraphProto, name: str, grid: Grid, opset: int) -> None:
         nodes.append(helper.make_node(op, inputs, [result]))
         return result
 
-    def constant(what: str, value: float) -> str:
-        title = f"{name}__grid_{what}"
+    def constant(title: str, value: float) -> str:
         constants.append(to_tensor(np.asarray(value, np.float32), title, TensorProto.FLOAT))
         return title
 
-    scale, zero = constant("scale", float(grid.scale.flat[0])), int(grid.zero_point.flat[0])
-    code = made("Div", [name, scale])
+    scale, zero = constant(scale_of(name), float(grid.scale.flat[0])), int(grid.zero_point.flat[0])
+    code = made("Max", [made("Div", [name, scale]), constant(f"{name}__grid_low", grid.low - zero)])
+    code = made("Min", [code, constant(f"{name}__grid_high", grid.high - zero)])
     if opset >= _ROUND_SINCE:
         code = made("Round", [code])
     else:
-        code = made("Floor", [made("Add", [code, constant("half", 0.5)])])
-    code = made("Max", [code, constant("low", grid.low - zero)])
-    code = made("Min", [code, constant("high", grid.high - zero)])
+        code = made("Floor", [made("Add", [code, constant(f"{name}__grid_half", 0.5)])])
     made("Mul", [code, scale], _after(name))
     graph.node.extend(nodes)
     graph.initializer.extend(constants)

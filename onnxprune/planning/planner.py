@@ -31,9 +31,10 @@ from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
 from onnxprune.passes import Pass, PassResult, RemoveBranches, RemoveChannels, RestoreBranches
 from onnxprune.passes import run as run_passes
+from onnxprune.passes.base import Constrained
 from onnxprune.passes.bits import GridAllocator, grids_of, nearest
 from onnxprune.passes.bits_by_layer import BitAllocator
-from onnxprune.passes.recover import Constrained, Recovery, Solved
+from onnxprune.passes.recover import Recovery, Solved
 from onnxprune.passes.zeros import Asked, ZerosAllocator, felt_by_layer, felt_by_what_stays, masked
 from onnxprune.planning.given_model import folding
 from onnxprune.plans.applied import plan_of

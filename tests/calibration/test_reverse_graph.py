@@ -25,6 +25,11 @@ def outputs(proto: onnx.ModelProto) -> list[NDArray[np.float32]]:
     return list(run.run(None, feeds))
 
 
+def ran(proto: onnx.ModelProto, feeds: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, feeds)[0])
+
+
 def operators(proto: onnx.ModelProto) -> Counter[str]:
     return Counter(n.op_type for n in proto.graph.node)
 
@@ -46,6 +51,28 @@ def test_a_transposed_convolution_of_stride_1_is_a_convolution(group: int) -> No
 
 def test_one_that_spreads_its_input_stays() -> None:
     assert operators(quick(built(turned(1, 2)))) == {"ConvTranspose": 1}
+
+
+@pytest.mark.parametrize("pads", [(0, 0, 1, 1), (1, 0, 0, 1), (0, 0, 2, 2), (1, 1, 1, 1)])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_a_convolution_that_is_padded_unlike_on_its_sides_has_its_own_adjoint(
+    pads: tuple[int, ...], stride: int
+) -> None:
+    """<conv(x), g> = <x, adjoint(g)>: TensorFlow pads by 0 before and 1 behind."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((4, 3, 3, 3)).astype(np.float32)
+    how = f"strides=[{stride},{stride}], pads=[{','.join(map(str, pads))}]"
+    forward = built(f"(float[2,3,8,9] x, float[4,3,3,3] w) => (float[2,4,h,v] y) {{ y = Conv<{how}>(x, w) }}")
+    x = rng.standard_normal((2, 3, 8, 9)).astype(np.float32)
+    y = ran(forward, {"x": x, "w": weight})
+    g = rng.standard_normal(y.shape).astype(np.float32)
+    sizes = ",".join(map(str, y.shape))
+    adjoint = built(
+        f"(float[{sizes}] g, float[4,3,3,3] w) => (float[2,3,8,9] x) "
+        f"{{ x = ConvTranspose<{how}, output_shape=[8,9]>(g, w) }}"
+    )
+    found = ran(quick(adjoint), {"g": g, "w": weight})
+    assert float(np.sum(x * found)) == pytest.approx(float(np.sum(y * g)), rel=1e-3)
 
 
 def test_choices_against_zero_are_products_and_what_nobody_reads_goes() -> None:

@@ -1,4 +1,4 @@
-"""Gradients of an ONNX model with respect to gates on its tensors, or to its weights, through onnx-ad and onnxruntime.
+"""Gradients of an ONNX model with respect to gates on its tensors, through onnx-ad and onnxruntime.
 
 A gate is a graph input of ones that multiplies a tensor [N, ...], one number for each sample and channel; or one of
 zeros that is added to it, whose gradient is the tensor's own. onnx-ad
@@ -10,14 +10,13 @@ at hand: the gradient of any loss.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, shape_inference, version_converter
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper, shape_inference, version_converter
 
 from onnxprune.calibration.reverse_mode.reverse_graph import quick
 from onnxprune.errors import ModelError, OptionError
@@ -36,7 +35,7 @@ Array = NDArray[Any]
 #: The gradient of a loss with respect to outputs: {output: array} -> {output: array}.
 Directions = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
-_SEED, _WAY_OUT = "onnxprune_adjoint_", "another --importance needs no gradients"
+SEED, _WAY_OUT = "onnxprune_adjoint_", "another --importance needs no gradients"
 
 #: onnx-ad knows operators as they are from this opset on (Softmax flattened its input before).
 _KNOWN = 13
@@ -82,10 +81,9 @@ def differentiable(
             values = runtime.run(active, feeds, where)
         kept = tuple(n for n in floats if values[n].shape == (batch, *trace.shapes.shape[n][1:]) and values[n].ndim)
         if kept:
-            shapes = {n: a.shape for n, a in feeds.items()}
-            ranks = {n: len(s) for n, s in trace.shapes.shape.items()}
-            gated = _with_gates(model, "Add" if added else "Mul", gates, kind, shapes, kept, ranks)
-            _refuse_foreign(gated, {gate_of(n) for n in gates}, _WAY_OUT)
+            fed = {**feeds, **{gate_of(n): np.zeros(s, dtype_of(kind[n])) for n, s in gates.items()}}
+            gated = _with_gates(model, "Add" if added else "Mul", gates, kind, fed, kept, where)
+            refuse_foreign(gated, {gate_of(n) for n in gates}, _WAY_OUT)
             return Differentiable(gated, gates, kept, batch, 0.0 if added else 1.0)
     raise OptionError("no output has a gradient for each sample", where=where, hint=_WAY_OUT)
 
@@ -95,14 +93,15 @@ def _with_gates(
     gate: str,
     gates: Mapping[str, Shape],
     elem_types: Mapping[str, int],
-    input_shapes: Mapping[str, Shape],
+    fed: Feeds,
     outputs: Sequence[str],
-    ranks: Mapping[str, int],
+    where: str,
 ) -> Model:
-    """``model`` at ``input_shapes``, up to ``outputs``, in which tensors meet their gates in an operator ``gate``."""
-    more = [(gate_of(n), elem_types[n], s) for n, s in gates.items()]
-    inputs = [*((n, elem_types[n], s) for n, s in input_shapes.items()), *more]
-    out = _modern(_standalone(model, inputs, {n: elem_types[n] for n in outputs}), elem_types, ranks)
+    """``model`` on ``fed``, up to ``outputs``, in which tensors meet their gates in an operator ``gate``."""
+    kinds = {**elem_types, **{gate_of(n): elem_types[n] for n in gates}}
+    inputs = [(n, kinds[n], a.shape) for n, a in fed.items()]
+    alone = standalone(model, inputs, {n: elem_types[n] for n in outputs})
+    out = modern(alone, fed, where).proto
     nodes = list(out.graph.node)
     del out.graph.node[:]
     for node in nodes:
@@ -112,10 +111,45 @@ def _with_gates(
                 node.output[position] = f"{name}__ungated"
                 after.append(helper.make_node(gate, [f"{name}__ungated", gate_of(name)], [name]))
         out.graph.node.extend([node, *after])
-    return Model(shape_inference.infer_shapes(out, data_prop=True), model.path, model.weights)
+    return with_shapes(Model(out, model.path, model.weights), fed, where)
 
 
-def _standalone(model: Model, inputs: Sequence[tuple[str, int, Shape]], outputs: Mapping[str, int]) -> ModelProto:
+def with_shapes(model: Model, feeds: Feeds, where: str) -> Model:
+    """``model`` with the shapes of its tensors; where they do not follow from the nodes, as they are on ``feeds``.
+
+    A tensor without a shape would be a number for onnx-ad.
+    """
+    proto = shape_inference.infer_shapes(model.proto, data_prop=True)
+    known = {v.name for v in (*proto.graph.value_info, *proto.graph.output) if _has_shape(v)}
+    missing = [o for node in model.graph.nodes for o in node.outputs if o and o not in known]
+    found = Model(proto, model.path, model.weights)
+    if not missing:
+        return found
+    try:
+        with runtime.session(found, where, outputs=missing) as active:
+            values = runtime.run(active, feeds, where)
+    except ModelError:  # not all of them can be handed over
+        return found
+    arrays = {n: values[n] for n in missing if isinstance(values.get(n), np.ndarray)}
+    told = {
+        n: helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        for n, a in arrays.items()
+    }
+    kept = [v for v in proto.graph.value_info if v.name not in told]
+    for output in proto.graph.output:
+        if output.name in told:
+            output.CopyFrom(told.pop(output.name))
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend((*kept, *told.values()))
+    return Model(proto, model.path, model.weights)
+
+
+def _has_shape(info: ValueInfoProto) -> bool:
+    kind = info.type.tensor_type
+    return kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim)
+
+
+def standalone(model: Model, inputs: Sequence[tuple[str, int, Shape]], outputs: Mapping[str, int]) -> Model:
     """What of ``model`` leads to ``outputs`` {name: element type}; ``inputs`` stand for constants of their names."""
     given = {name for name, _, _ in inputs}
     needed, kept = set(outputs), []
@@ -133,7 +167,7 @@ def _standalone(model: Model, inputs: Sequence[tuple[str, int, Shape]], outputs:
     out.graph.node.extend(model.proto.graph.node[index] for index in reversed(kept))
     out.graph.input.extend(helper.make_tensor_value_info(*i) for i in inputs)
     out.graph.output.extend(helper.make_tensor_value_info(n, t, None) for n, t in outputs.items())
-    return out
+    return Model(out, model.path, model.weights)
 
 
 def _elem_types(trace: Trace) -> dict[str, int]:
@@ -144,7 +178,7 @@ def _elem_types(trace: Trace) -> dict[str, int]:
     return {**dict.fromkeys(made, int(TensorProto.FLOAT)), **declared, **known}
 
 
-def _refuse_foreign(model: Model, sources: set[str], hint: str) -> None:
+def refuse_foreign(model: Model, sources: set[str], hint: str) -> None:
     """Raise OptionError for a node of another domain that gradients would go through: onnx-ad goes by names alone."""
     follows = set(sources)
     for node in model.graph.nodes:
@@ -177,7 +211,7 @@ def gate_gradients(
 
     Raises OptionError where onnx-ad does not know an operator, or onnxruntime refuses what it wrote.
     """
-    reverse = _reversed(part.model, [gate_of(n) for n in part.gates], part.outputs, "--importance", _WAY_OUT)
+    reverse = reverse_of(part.model, [gate_of(n) for n in part.gates], part.outputs, "--importance", _WAY_OUT)
     ones = {gate_of(n): np.full(s, part.neutral, _dtype(part, n)) for n, s in part.gates.items()}
     try:
         yield from _run_both(part, reverse, ones, batches, where)
@@ -200,10 +234,10 @@ def _run_both(
             values = runtime.run(forward, {**full, **ones}, where)
             chosen = directions({n: values[n][:count] for n in part.outputs})
             seeds = {
-                f"{_SEED}{n}": _filled(chosen[n].astype(values[n].dtype), part.batch)[..., None] for n in part.outputs
+                f"{SEED}{n}": _filled(chosen[n].astype(values[n].dtype), part.batch)[..., None] for n in part.outputs
             }
             found = runtime.run(backward, {**full, **ones, **seeds}, where)
-            yield {n: found[f"{_SEED}{gate_of(n)}"][..., 0][:count] for n in part.gates}
+            yield {n: found[f"{SEED}{gate_of(n)}"][..., 0][:count] for n in part.gates}
 
 
 def gate_of(name: str) -> str:
@@ -223,50 +257,13 @@ def _filled(array: Array, batch: int) -> Array:
     return np.concatenate([array, array[:1].repeat(batch - len(array), axis=0)])
 
 
-#: (feeds, weights, directions) -> gradients of the weights, after one run of a batch.
-Step = Callable[[Feeds, Mapping[str, Array], Directions], dict[str, Array]]
-
-
-@contextmanager
-def weight_gradients(
-    model: Model, weights: Mapping[str, Array], feeds: Feeds, outputs: Mapping[str, np.dtype[Any]]
-) -> Iterator[Step]:
-    """A step for batches of the shapes of ``feeds``: sum(direction * output) differentiated by constants.
-
-    Raises OptionError where onnx-ad does not know an operator, or onnxruntime refuses what it wrote.
-    """
-    where = str(model.path or "model")
-    types = {i.name: i.elem_type for i in model.graph.inputs}
-    types.update({n: model.graph.constants[n][0] for n in weights})
-    inputs = [(n, types[n], a.shape) for n, a in (*feeds.items(), *weights.items())]
-    alone = _standalone(model, inputs, {n: helper.np_dtype_to_tensor_dtype(t) for n, t in outputs.items()})
-    part = Model(shape_inference.infer_shapes(alone, data_prop=True), model.path, model.weights)
-    _refuse_foreign(part, set(weights), "leave --recover out")
-    reverse = _reversed(part, list(weights), list(outputs), "--recover", "leave it out")
-    fast = partial(runtime.session, where=where, optimize=True)
-    with fast(part) as forward, ExitStack() as stack:
-        try:
-            backward = stack.enter_context(fast(reverse))
-        except ModelError as error:
-            what = f"onnxruntime cannot run the gradients: {error.what}"
-            raise OptionError(what, where="--recover", hint="leave it out") from None
-
-        def step(feeds: Feeds, weights: Mapping[str, Array], directions: Directions) -> dict[str, Array]:
-            given = {**feeds, **weights}
-            values = runtime.run(forward, given, where)
-            seeds = {f"{_SEED}{n}": d.astype(values[n].dtype)[..., None] for n, d in directions(values).items()}
-            found = runtime.run(backward, {**given, **seeds}, where)
-            return {n: found[f"{_SEED}{n}"][..., 0] for n in weights}
-
-        yield step
-
-
-def _reversed(model: Model, inputs: Sequence[str], outputs: Sequence[str], option: str, hint: str) -> Model:
+def reverse_of(model: Model, inputs: Sequence[str], outputs: Sequence[str], option: str, hint: str) -> Model:
+    """The graph of the gradients of ``inputs``. Raises OptionError for ``option`` where onnx-ad gives none."""
     import onnx_ad  # noqa: PLC0415 (only where gradients are asked for)
 
     whole = ModelProto.FromString(b"".join(model.pieces()))  # onnx-ad reads constants
     try:
-        proto = onnx_ad.reverse(whole, inputs=list(inputs), outputs=list(outputs), prefix=_SEED, dim="n", layout="onnx")
+        proto = onnx_ad.reverse(whole, inputs=list(inputs), outputs=list(outputs), prefix=SEED, dim="n", layout="onnx")
     except Exception as error:  # noqa: BLE001 (UnsupportedOperator, and what malformed graphs raise inside)
         reason = f"{error}".partition(";")[0]
         raise OptionError(f"onnx-ad gives no gradients: {reason}", where=option, hint=hint) from None
@@ -275,17 +272,15 @@ def _reversed(model: Model, inputs: Sequence[str], outputs: Sequence[str], optio
     return Model(quick(proto), model.path)
 
 
-def _modern(proto: ModelProto, elem_types: Mapping[str, int], ranks: Mapping[str, int]) -> ModelProto:
-    """``proto`` at opset `_KNOWN` at least, where it can be converted, else as it is; both maps are of its tensors."""
-    if any(o.domain in ("", "ai.onnx") and o.version >= _KNOWN for o in proto.opset_import):
-        return proto
-    told = ModelProto.FromString(proto.SerializeToString())
-    made = [o for n in proto.graph.node for o in n.output if o in ranks]
-    told.graph.value_info.extend(helper.make_tensor_value_info(n, elem_types[n], [None] * ranks[n]) for n in made)
+def modern(model: Model, feeds: Feeds, where: str) -> Model:
+    """``model`` at opset `_KNOWN` at least, where it can be converted, else as it is."""
+    if any(o.domain in ("", "ai.onnx") and o.version >= _KNOWN for o in model.proto.opset_import):
+        return model
     try:
-        return version_converter.convert_version(told, _KNOWN)
+        proto = version_converter.convert_version(with_shapes(model, feeds, where).proto, _KNOWN)
     except Exception:  # noqa: BLE001 (ConvertError is raised as a bare RuntimeError, and other domains are not known)
-        return proto
+        return model
+    return Model(proto, model.path, model.weights)
 
 
 def random_directions(rng: np.random.Generator, outputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -5,6 +5,9 @@ same again; a choice between a gradient and zero is a product, which onnxruntime
 transposed convolution of stride 1 is the convolution with its kernel turned round,
 
     ConvTranspose(X, W, pads p) = Conv(X, W', pads d (k - 1) - p)       W'[c, m, t] = W[m, c, k - 1 - t]
+
+And one thing is mended: a transposed convolution of a given output shape is padded alike on both sides by definition,
+where the convolution that it is the adjoint of may not be. So it is given its padding.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from onnxprune.model.edits import captured
 
 
 def quick(proto: ModelProto) -> ModelProto:
-    """``proto``, which becomes the same graph in less time."""
+    """``proto``, which becomes a graph of the same gradients in less time."""
     graph = proto.graph
     needed = _needed(graph)
     del graph.node[:]
@@ -83,8 +86,8 @@ class _Work:
             kept = f"{node.output[0]}__kept"
             yield helper.make_node("Cast", node.input[:1], [kept], to=self.constants[node.input[2]].data_type)
             yield helper.make_node("Mul", [node.input[1], kept], node.output)
-        elif node.op_type == "ConvTranspose" and (turned := self._turned(node)) is not None:
-            yield turned
+        elif node.op_type == "ConvTranspose":
+            yield self._turned(node) or self._padded(node)
         else:
             yield node
 
@@ -109,16 +112,35 @@ class _Work:
         dilations, pads = attributes.get("dilations", ones), attributes.get("pads")
         if attributes.get("strides", ones) != ones or "output_padding" in attributes or pads is None:
             return None
-        wider = [d * (k - 1) - p for d, k, p in zip(dilations, kernel, pads, strict=False)]
-        if pads[: len(kernel)] != pads[len(kernel) :] or min(wider, default=0) < 0:
+        wider = [d * (k - 1) - p for d, k, p in zip([*dilations] * 2, [*kernel] * 2, pads, strict=True)]
+        if min(wider, default=0) < 0:
             return None
         group = attributes.get("group", 1)
         name = f"{weight.name or node.input[1]}__turned_{group}"
         if name not in self.added:
             self.added[name] = numpy_helper.from_array(_turned_weight(numpy_helper.to_array(weight), group), name)
         return helper.make_node(
-            "Conv", [node.input[0], name], node.output, group=group, dilations=dilations, pads=[*wider, *wider]
+            "Conv", [node.input[0], name], node.output, group=group, dilations=dilations, pads=wider
         )
+
+    def _dims(self, name: str) -> list[int]:
+        return [*self.constants[name].dims] if name in self.constants else self.shapes.get(name, [])
+
+    def _padded(self, node: NodeProto) -> NodeProto:
+        """One of a given output shape with the padding of its convolution instead, where sizes are known."""
+        attributes = _attributes(node)
+        wanted, pads = attributes.get("output_shape"), attributes.get("pads")
+        inputs, kernel = (self._dims(n)[2:] for n in node.input[:2])
+        if wanted is None or pads is None or not all(inputs) or not len(inputs) == len(kernel) == len(wanted):
+            return node
+        ones = [1] * len(kernel)
+        strides, dilations = attributes.get("strides", ones), attributes.get("dilations", ones)
+        sizes = zip(wanted, inputs, strides, dilations, kernel, pads, pads[len(kernel) :], strict=False)
+        more = [o - (s * (i - 1) + d * (k - 1) + 1 - p - q) for o, i, s, d, k, p, q in sizes]
+        if min(more) < 0:
+            return node
+        padded = {n: a for n, a in attributes.items() if n != "output_shape"}
+        return helper.make_node("ConvTranspose", node.input, node.output, **padded, output_padding=more)
 
 
 def _is_zero(tensor: TensorProto | None) -> bool:
