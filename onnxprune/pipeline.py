@@ -107,6 +107,7 @@ def _check(options: Options, plan: Plan | None) -> None:
     if plan is None:
         for way in options.request.ways:
             criteria.resolve(way.importance).check(options.reading)
+    options.refuse_trials()
     ensure_table(options)
 
 

@@ -163,9 +163,12 @@ def configured(callback: Callable[..., Any] | None, text: str) -> Callable[[Call
 def overruled(ctx: click.Context, name: str) -> bool:
     """Whether option ``name`` comes from the file, while the command line gives one that excludes it."""
     given = ctx.get_parameter_source
-    return given(name) is ParameterSource.DEFAULT_MAP and any(
-        given(other) is ParameterSource.COMMANDLINE for other in instead(name)
-    )
+    return in_file(ctx, name) and any(given(other) is ParameterSource.COMMANDLINE for other in instead(name))
+
+
+def in_file(ctx: click.Context, name: str) -> bool:
+    """Whether option ``name`` comes from the file."""
+    return ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP
 
 
 def instead(name: str) -> set[str]:

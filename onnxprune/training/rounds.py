@@ -65,7 +65,9 @@ def finetuned(model: Model, options: Options, progress: Progress) -> Result:
         raise OptionError(what, where=f"--format {options.format}", hint="quantize what --finetune writes")
     ensure_table(options)
     drawn = options.reading is not None and options.reading.drawn
-    seen = replace(options, progress=progress, finetune=None, data=NO_DATA if drawn else options.data)
+    seen = replace(
+        options, progress=progress, finetune=None, step=Options.step, data=NO_DATA if drawn else options.data
+    )
     with planning(model, seen) as planner, spilling() as spill:
         progress("measure the original")
         rounds = _Rounds(model, options, measuring_of(planner, spill), progress)
@@ -159,8 +161,7 @@ class _Rounds:
     def _pruned(self, current: Model) -> Result | None:
         """A share less of ``current``, proven; None where so little cannot be left."""
         budget = f"{self.measuring.cost.name}={1 - self.options.step:g}"
-        none: dict[str, Any] = dict.fromkeys(("metric", "max_drop", "min_metric", "test_metric", "finetune", "trials"))
-        asked = replace(self.options, budget=budget, resume=False, **none)
+        asked = replace(self.options, budget=budget, **Options.without_metric())
         try:
             return prune(current, asked, None, self.progress)
         except OptionError as reason:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 from onnxprune.errors import OptionError
@@ -23,6 +23,11 @@ METRIC, RATIOS = "noise", (0.1, 0.2, 0.3, 0.4, 0.5)
 
 #: Whether a group's larger ratios are left out once its metric has dropped, or risen, by more than the threshold.
 STOPS = ("dropped", "raised")
+
+#: What is said of a metric, or of the search by one.
+_OF_A_METRIC = ("max_drop", "min_metric", "test_metric", "finetune", "step", "minimise", "evaluations", "drop",
+                "confidence", "metric_lower_is_better")  # fmt: skip
+OF_TRIALS = ("trials", "resume", "jobs", "cluster")
 
 #: What a drop counts in.
 _DROPS = ("absolute", "relative")
@@ -163,21 +168,15 @@ class MetricOptions:
     def limit(self) -> Limit | None:
         """What the metric has to keep. Raises OptionError for values that contradict each other or are out of range."""
         if self.metric is None:
-            given: dict[str, Any] = {
-                "--max-drop": self.max_drop,
-                "--min-metric": self.min_metric,
-                "--test-metric": self.test_metric,
-            }
-            given["--finetune"] = self.finetune
-            where = next((name for name, value in given.items() if value is not None), None)
-            if where is not None:
-                raise OptionError("says nothing without a metric", where=where, hint="give --metric")
+            self._refuse(_OF_A_METRIC, "says nothing without a metric", "give --metric")
             return None
         if (self.max_drop is None) == (self.min_metric is None):
             hint = "--max-drop 0.01, or --min-metric 0.9"
             raise OptionError("needs one limit, of its drop or of itself", where="--metric", hint=hint)
         if self.finetune is not None:
             self._check_rounds()
+        else:
+            self._refuse(("step",), "says nothing without rounds of training", "give --finetune")
         if self.evaluations < 1:
             raise OptionError(f"must be at least 1, not {self.evaluations}", where="--evaluations")
         if self.drop not in _DROPS:
@@ -191,6 +190,24 @@ class MetricOptions:
             lower=self.metric_lower_is_better,
             confidence=self.confidence,
         )
+
+    def refuse_trials(self) -> None:
+        """Raise OptionError for what is about trials, where there are none."""
+        if self.metric is None:
+            self._refuse(OF_TRIALS, "is about trials, and there are none", "give --metric")
+
+    @classmethod
+    def without_metric(cls) -> dict[str, Any]:
+        """Options, by name, of a run that no metric steers."""
+        names = ("metric", *_OF_A_METRIC, *OF_TRIALS)
+        return {f.name: f.default for f in fields(cls) if f.name in names}
+
+    def _refuse(self, names: Sequence[str], what: str, hint: str) -> None:
+        """Raise OptionError if one of these is not what it is by itself."""
+        usual = {f.name: f.default for f in fields(self) if f.name in names}
+        where = next((name for name in names if getattr(self, name) != usual[name]), None)
+        if where is not None:
+            raise OptionError(what, where=f"--{where.replace('_', '-')}", hint=hint)
 
     def _check_rounds(self) -> None:
         if not 0 < self.step <= 0.5:

@@ -79,6 +79,12 @@ def test_the_command_line_wins(run: Run, here: Path) -> None:
         ("ratio = 0.25", ["--budget", "macs=0.5"], ["--budget", "macs=0.5"]),
         ('ratio = 0.25\n[[model]]\npath = "chain.onnx"\nbudget = "macs=0.5"', [], ["--budget", "macs=0.5"]),
         ('budget = "macs=0.5"\n[[model]]\npath = "chain.onnx"\nratio = 0.25', [], ["--ratio", 0.25]),
+        (
+            'metric = "kl"\nmax-drop = 0.1\nevaluations = 3\ntrials = "t.jsonl"\njobs = 2\ndata = "none"',
+            ["--ratio", 0.5],
+            ["--ratio", 0.5, "--data", "none"],
+        ),
+        ('ratio = 0.5\njobs = 2\ndata = "none"', [], ["--ratio", 0.5, "--data", "none"]),
     ],
 )
 def test_of_a_ratio_and_a_budget_the_nearer_one_counts(

@@ -234,6 +234,25 @@ def test_it_needs_a_metric(run: Run) -> None:
     assert_one_line(run("chain.onnx", "--finetune", "round_functions:same").err, "says nothing without a metric")
 
 
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (["--evaluations", "3"], "--evaluations: says nothing without a metric"),
+        (["--minimise", "bytes"], "--minimise: says nothing without a metric"),
+        (["--confidence", "0"], "--confidence: says nothing without a metric"),
+        (["--step", "0.2"], "--step: says nothing without a metric"),
+        (["--step", "0.2", *ROUNDS[3:], "1"], "--step: says nothing without rounds of training"),
+        (["--trials", "t.jsonl"], "--trials: is about trials, and there are none"),
+        (["--jobs", "2"], "--jobs: is about trials, and there are none"),
+        (["--cluster", "dask://here:1"], "--cluster: is about trials, and there are none"),
+    ],
+    ids=lambda found: " ".join(found) if isinstance(found, list) else "",
+)
+def test_what_is_about_a_search_needs_one(run: Run, option: list[str], says: str) -> None:
+    assert_one_line(run("chain.onnx", *option).err, says)
+    assert not Path("t.jsonl").exists()
+
+
 def test_in_python() -> None:
     seen: list[tuple[int, str]] = []
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune.cli import options as shared
-from onnxprune.cli.config_file import AMOUNTS, Configured, configured, overruled, read
+from onnxprune.cli.config_file import AMOUNTS, Configured, configured, in_file, overruled, read
 from onnxprune.formats.format_options import FOLDER
 from onnxprune.options import Options
+from onnxprune.widths.metric_options import OF_TRIALS
 
 if TYPE_CHECKING:
     from onnxprune.cli.junit_summary import Checking
@@ -104,7 +105,11 @@ def _paths(settings: Options, wanted: list[Path | None], plan: Path | None) -> d
 
 
 def _settings(**given: Any) -> Options:
-    """How to prune: what the command line says of how much is instead of what the file says."""
+    """How to prune: what the command line says of how much is instead of what the file says, trials of it too."""
     context = click.get_current_context()
     ruled_out = {name for names in AMOUNTS for name in names if overruled(context, name)}
-    return Options(**{**given, **dict.fromkeys(ruled_out)})
+    settled = {**given, **dict.fromkeys(ruled_out)}
+    if settled["metric"] is None:
+        search = {n: v for n, v in Options.without_metric().items() if "metric" in ruled_out or n in OF_TRIALS}
+        settled |= {n: v for n, v in search.items() if in_file(context, n)}
+    return Options(**settled)
