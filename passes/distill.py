@@ -75,13 +75,8 @@ class Distill:
 
     def fit(self, model: Model) -> Trained:
         """Train for all steps, and look at held-out samples now and then. Raises as `run`."""
-        parts = [p for p in self.seen.parts if not p.held_out]
-        parts = [p for p in parts if p.samples == parts[0].samples]
-        found = {n: self.seen.output(n, parts[0]).dtype for n in self.seen.compared.ends}
-        outputs = {n: dtype for n, dtype in found.items() if dtype.kind == "f"}
+        parts, outputs = self._targets()
         weights = self._weights(model)
-        if not weights or not outputs:
-            raise OptionError("there is nothing to train", where="--recover", hint="leave it out")
         rng = np.random.default_rng(self.seed)
         grids = self.held.grids
         best = Trained(model, 0, grids.activations)
@@ -103,6 +98,22 @@ class Distill:
                 self.progress(self.name, number, self.steps)
         return best
 
+    def ensure_differentiable(self, model: Model) -> None:
+        """Raise what `fit` would raise of such a model, before work that takes long."""
+        parts, outputs = self._targets()
+        with weight_gradients(model, self._weights(model), self.seen.feeds(parts[0]), outputs):
+            pass
+
+    def _targets(self) -> tuple[list[Part], dict[str, np.dtype[Any]]]:
+        """The batches to train on, and the types of the outputs to reproduce."""
+        parts = [p for p in self.seen.parts if not p.held_out]
+        parts = [p for p in parts if p.samples == parts[0].samples]
+        found = {n: self.seen.output(n, parts[0]).dtype for n in self.seen.compared.ends}
+        outputs = {n: dtype for n, dtype in found.items() if dtype.kind == "f"}
+        if not outputs:
+            raise OptionError("there is no output of floats to reproduce", where="--recover", hint="leave it out")
+        return parts, outputs
+
     def _distance(self, trained: Trained) -> float:
         rounded = simulated(trained.model, trained.activations)
         return distance_over_outputs.distance(rounded, self.seen, "the trained model")
@@ -111,7 +122,10 @@ class Distill:
         """Weights and biases of matrix products."""
         found = products(model, self.trace.shapes.shape)
         free = set(model.graph.constants) - model.overridable - {o.name for o in model.graph.outputs}
-        return {n: model.array(n) for n in dict.fromkeys(n for p in found for n in p.node.inputs[1:3]) if n in free}
+        names = dict.fromkeys(n for p in found for n in p.node.inputs[1:3])
+        if not free.intersection(names):
+            raise OptionError("there is nothing to train", where="--recover", hint="leave it out")
+        return {n: model.array(n) for n in names if n in free}
 
 
 def _directions(wanted: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]) -> Weights:

@@ -60,6 +60,7 @@ PROTO_DOORS = {
     "gradients.py",
     "weight_gradients.py",
     "convolution_weights.py",
+    "moves_as_gather.py",
     "extract.py",
     "simulated.py",
     "diff.py",

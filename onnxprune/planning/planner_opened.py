@@ -16,7 +16,7 @@ from onnxprune.labels.ops import custom
 from onnxprune.memory_and_threads import keep_what_is_freed, one_thread
 from onnxprune.model.onnx_model import Model
 from onnxprune.options import Options
-from onnxprune.passes import RestoreBranches
+from onnxprune.passes import Distill, RestoreBranches
 from onnxprune.passes import run as run_passes
 from onnxprune.planning.given_model import analysed, folding
 from onnxprune.planning.planner import Planner
@@ -67,4 +67,6 @@ def observing(
                 observed = observe_original(
                     trace, reference, data, spill, watch.announce, CacheFolder.at(options.cache)
                 )
+                if options.recover:
+                    Distill(trace, observed.seen, options.recover).ensure_differentiable(reference)
             yield observed

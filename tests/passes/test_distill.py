@@ -103,6 +103,17 @@ TRANSPOSED = """(float[N,3,8,8] x) => (float y)
       p = GlobalAveragePool(c)
       f = Flatten(p)
       y = Gemm(f, w2) }"""
+MOVED = """(float[N,3,8,8] x) => (float y)
+    <float[6,3,3,3] w0, float[3,6,3,3] w1, int64[8] edge = {0,0,1,0,0,0,2,1}, int64[2] wide = {3,2},
+     int64[1] last = {3}, int64[2] from = {-1,0}, int64[2] to = {-100,7}, int64[2] along = {2,-1}, int64[2] by = {-2,3}>
+    { e = Pad<mode="edge">(x, edge)
+      a = Conv(e, w0)
+      h = Sigmoid(a)
+      r = Pad<mode="reflect">(h, edge)
+      p = Pad<mode="wrap">(r, wide, , last)
+      c = Conv(p, w1)
+      s = Slice(c, from, to, along, by)
+      y = Flatten(s) }"""
 ALONG = """(float[N,3,8,8] x) => (float y) <int64[3] flat = {0, 3, 64}, float[6,1,5] w0, float[5,64] w2>
     { a = Reshape(x, flat)
       b = Conv<group=3, strides=[2], pads=[2,2]>(a, w0)
@@ -116,12 +127,13 @@ ALONG = """(float[N,3,8,8] x) => (float y) <int64[3] flat = {0, 3, 64}, float[6,
         (DEEP.replace("Relu", "Sigmoid"), ("w0", "b0", "d0", "w1", "w2", "b2")),  # a kink has no difference
         (GROUPED, ("w0", "g0", "g1", "g2", "w2")),
         (TRANSPOSED, ("w0", "t0", "b0", "t1", "w2")),
+        (MOVED, ("w0", "w1")),
         (ALONG, ("w0",)),
     ],
-    ids=["deep", "grouped", "transposed", "one axis"],
+    ids=["deep", "grouped", "transposed", "moved", "one axis"],
 )
 def test_gradients_of_weights_agree_with_finite_differences(text: str, names: tuple[str, ...]) -> None:
-    model = from_proto(build(text))
+    model = from_proto(build(text, 19 if "wrap" in text else 17))
     feeds, rng = {"x": samples(5, 0)}, np.random.default_rng(1)
     weights = {n: model.array(n) for n in names}
     direction = rng.standard_normal(output(model, feeds["x"]).shape)
@@ -168,9 +180,23 @@ def test_gradients_before_opset_13_are_those_of_the_same_model_at_13() -> None:
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
 
 
+def test_an_operator_without_gradient_ends_a_run_before_its_work() -> None:
+    seen: list[str] = []
+    text = "(float[N,4] x) => (float y) <float[4,6] w0, float[6,3] w1> { a = MatMul(x, w0)\ng = com.microsoft.Gelu(a)\n"
+    with pytest.raises(OptionError, match="has no gradient in onnx-ad"):
+        onnxprune.prune(
+            build(f"{text}y = MatMul(g, w1) }}"),
+            data={"x": np.random.default_rng(0).standard_normal((80, 4)).astype(np.float32)},
+            recover=2,
+            progress=lambda stage, *_: seen.append(stage),
+        )
+    assert seen
+    assert not {"choose", "compensate"} & set(seen)
+
+
 def test_shapes_that_inference_does_not_tell_are_looked_at() -> None:
     text = """(float[N,3,8,8] x) => (float y)
-    <float[8,3,3,3] w0, float[8] scale, float[8] b, float[5,8,1,1] w9, int64[1] most = {40}> {
+    <float[8,3,3,3] w0, float[8] scale, float[8] b, float[5,8,1,1] w9> {
       h = Conv(x, w0)
       g = GroupNormalization<num_groups=4>(h, scale, b)
       f = Relu(g)

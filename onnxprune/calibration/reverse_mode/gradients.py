@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, shape_inference, version_converter
 
+from onnxprune.calibration.reverse_mode.moves_as_gather import as_gathers
 from onnxprune.calibration.reverse_mode.reverse_graph import quick
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.labels.label_propagation import Trace
@@ -101,7 +102,7 @@ def _with_gates(
     kinds = {**elem_types, **{gate_of(n): elem_types[n] for n in gates}}
     inputs = [(n, kinds[n], a.shape) for n, a in fed.items()]
     alone = standalone(model, inputs, {n: elem_types[n] for n in outputs})
-    out = modern(alone, fed, where).proto
+    out = as_gathers(modern(alone, fed, where), fed, where).proto
     nodes = list(out.graph.node)
     del out.graph.node[:]
     for node in nodes:

@@ -24,6 +24,7 @@ from onnxprune.calibration.reverse_mode.gradients import (
     standalone,
     with_shapes,
 )
+from onnxprune.calibration.reverse_mode.moves_as_gather import as_gathers
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.model.onnx_model import Model
 from onnxprune.running import session as runtime
@@ -52,7 +53,7 @@ def weight_gradients(
     inputs = [(n, types[n], a.shape) for n, a in (*feeds.items(), *weights.items())]
     alone = standalone(model, inputs, {n: helper.np_dtype_to_tensor_dtype(t) for n, t in outputs.items()})
     given = {**feeds, **weights}
-    part = with_shapes(modern(alone, given, where), given, where)
+    part = with_shapes(as_gathers(modern(alone, given, where), given, where), given, where)
     refuse_foreign(part, set(weights), "leave --recover out")
     convolutions, lost = apart(part.proto, set(weights))
     others = [n for n in weights if n not in lost and n not in {c.weight for c in convolutions}]
