@@ -155,11 +155,11 @@ class _Latent:
     @classmethod
     def of(cls, weights: Weights, model: Model, held: Constrained) -> _Latent:
         """Scales that are powers of two stay as they are: they were asked to be."""
-        sets: dict[tuple[float, int], list[str]] = {}
+        sets: dict[tuple[float, int, int], list[str]] = {}
         for name, grid in held.grids.activations.items():
             scale = float(grid.scale.flat[0])
-            if scale_of(name) in model.graph.constants and math.frexp(scale)[0] != 0.5:
-                sets.setdefault((scale, int(grid.zero_point.flat[0])), []).append(name)
+            if math.frexp(scale)[0] != 0.5:
+                sets.setdefault((scale, int(grid.zero_point.flat[0]), grid.bits), []).append(name)
         masks = {n: m for n, m in held.masks.items() if n in weights}
         return cls(model, weights, held.grids, masks, {names[0]: tuple(names) for names in sets.values()})
 
@@ -172,7 +172,7 @@ class _Latent:
         """The constants of `model` that are trained."""
         found = {n: self._rounded(n, latent[n].astype(w.dtype)) for n, w in self.weights.items()}
         scales = self._scales(latent)
-        return {**found, **{scale_of(n): scales[n] for n in scales}}
+        return {**found, **{scale_of(n): scales[n] for n in scales if scale_of(n) in self.model.graph.constants}}
 
     def back(self, fed: Weights, gradients: Weights) -> Weights:
         """Gradients of what is trained, from those of what was fed."""

@@ -269,6 +269,15 @@ def test_with_few_bits_the_network_comes_nearer_and_stays_on_its_grids(options: 
         assert trained.report.zeros.missed == 0
 
 
+def test_a_tensor_that_nothing_reads_keeps_the_scale_of_those_it_is_joined_with() -> None:
+    """An output of the graph that is joined with others is on their grid, though no node rounds it."""
+    text = SHARING.replace("(float[N,5] y)", "(float[N,5] y, float[N,24,8,8] also)")
+    text = text.replace("p = Global", "also = Concat<axis=1>(s, c)\n      p = Global")
+    given: dict[str, Any] = {"ratio": 0.0, "weights": 3, "activations": 3, "data": {"x": samples(256, 0)}}
+    activations = onnxprune.prune(build(text), **given, recover=32).plan.activations
+    assert len({float(activations[n].scale.flat[0]) for n in ("r", "s", "c", "also") if n in activations}) == 1
+
+
 @pytest.mark.parametrize("form", ["qdq", "integer"])
 def test_formats_hold_the_scales_that_were_trained(form: str, tmp_path: Path) -> None:
     given: dict[str, Any] = {"ratio": 0.0, "weights": 3, "activations": 3, "data": {"x": samples(256, 0)}}
