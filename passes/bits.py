@@ -241,6 +241,9 @@ def nearest(model: Model, trace: Trace, bits: Bits) -> tuple[Model, dict[str, Gr
             name = product.node.inputs[1]
             array = model.array(name)
             matrix = product.form.matrix(array.astype(np.float64))
+            read = bits.activations.get(product.source)
+            if read is not None and (bias := product.node.input(2)) in model.graph.constants:
+                asked = asked.with_room(model.array(bias), float(read.scale.flat[0]), matrix.shape[:2])
             w, cells = asked.nearest(matrix.reshape(*matrix.shape[:2], -1), product.taps)
             constants[name] = product.form.weight(w.reshape(matrix.shape)).astype(array.dtype)
             grids[name] = laid_along(product, cells)

@@ -147,6 +147,9 @@ class Compensate:
         if (grid := self.grids.get(node.label)) is not None:
             free = best[:, :, :-1] if fit.bias else best
             h = damped(covariance(fit), ridge or max(RIDGE, fit.by_chance))
+            if fit.bias and (read := self.rounded.get(product.source)) is not None:
+                bias = with_bias(fit, free)[:, :, -1]
+                grid = grid.with_room(bias, float(read.scale.flat[0]), bias.shape)
             w, cells = grid.solved(Quadratic(h, free, felt), free, mask, product.taps)
             best, ridge = with_bias(fit, w + 0.0), ridge or RIDGE  # no zero with a sign: a grid that is given has none
             after = held.error(best)

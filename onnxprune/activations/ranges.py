@@ -72,7 +72,7 @@ class Histogram:
                 scale = max(high / (half - 1), -low / half) if signed else high / (2.0**bits - 1)
             else:
                 scale = (high - low) / (2.0**bits - 1)
-            step = np.full((), max(scale, 1e-30), np.float32)
+            step = np.full((), max(scale, 1e-30) if scale else 1.0, np.float32)  # of zeros any scale is theirs
             step = next_power_of_two(step) if power_of_two else step
             zero = 0 if symmetric else int(np.clip(np.rint(-low / float(step)), 0, 2**bits - 1))
             return Grid(step, np.full((), zero, np.int64), bits, signed)

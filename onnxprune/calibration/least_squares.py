@@ -28,6 +28,12 @@ Float = NDArray[np.float64]
 #: Rows that are gathered before sums are made of them; or at least as many as columns, of so many bytes.
 ROWS, BYTES = 4096, 2 << 20
 
+#: Between these, single precision has room for sums of squares, and for the squares of much less.
+_SQUARED = 1e-10, 1e15
+
+#: Below it numbers of single precision have fewer digits, and many runtimes take them for 0.
+_TINY = float(np.finfo(np.float32).tiny)
+
 #: From so many columns on, two threads share a product.
 WIDE = 1024
 
@@ -55,6 +61,7 @@ class Moments:
 
     def add(self, x: Array, y: Array) -> None:
         """Take in rows of x [rows, groups, columns] and y [rows, groups, targets]."""
+        x, y = _with_squares(x), _with_squares(y)
         columns = np.ones((x.shape[1], len(x), x.shape[2] + self.bias), x.dtype)  # group by group, each in one piece
         columns[..., : x.shape[2]] = x.transpose(1, 0, 2)
         targets = np.ascontiguousarray(y.transpose(1, 0, 2))
@@ -123,6 +130,14 @@ class Moments:
             except scipy.linalg.LinAlgError:
                 return None
         return found if np.isfinite(found).all() else None
+
+
+def _with_squares(a: Array) -> Array:
+    """``a``, in double precision where the squares of single precision end; what is below its digits is nothing."""
+    largest = max(float(a.max(initial=0)), -float(a.min(initial=0)))
+    if _SQUARED[0] < largest < _SQUARED[1] or largest == 0:
+        return a
+    return a.astype(np.float64) if largest > _TINY else np.zeros_like(a)
 
 
 def _add_squares(total: Float, a: Array) -> None:

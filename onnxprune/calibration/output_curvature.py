@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnxprune.calibration.gram_matrices import Product, samples_for
 from onnxprune.calibration.reverse_mode.gradients import Directions, differentiable, gate_gradients, random_directions
 from onnxprune.calibration.samples import CalibrationSet
+from onnxprune.errors import OptionError
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.progress import Progress, counted
 from onnxprune.running.batch_size import batch_size
@@ -104,6 +105,10 @@ def _summed(
     for gradients in gate_gradients(part, batches, str(trace.model.path or "model")):
         for label, product in products.items():
             total[label] = total[label] + squares[label](gradients[product.target])
+    for label, product in products.items():
+        if not np.isfinite(total[label]).all():
+            where, hint = f"tensor '{product.target}'", "another --importance needs no gradients"
+            raise OptionError("its gradient is beyond the numbers of its type", where=where, hint=hint)
     return {label: np.asarray(sums / (data.count * elements)) for label, sums in total.items()}
 
 

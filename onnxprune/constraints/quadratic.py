@@ -23,6 +23,9 @@ Mask = NDArray[np.bool_]
 #: What rounding leaves of a mean square, as sums are of products in single precision.
 _ROUNDING = 1e-5
 
+#: What the least direction of H counts, as a share of the largest, where rounding made it less than nothing.
+_DEFINITE = 1e-3
+
 #: Multiplications that exact least squares may take, and weights of rows that are solved together; above, conjugate
 #: gradients come as near as `_STEPS` allow.
 _MOST_WORK, _MOST_TOGETHER, _STEPS, _DONE = 2e11, 1500, 60, 1e-20
@@ -162,6 +165,18 @@ def damped(h: Float, strength: float) -> Float:
     whole = float(mean.mean())
     ridge = strength * mean + (_ROUNDING * whole if whole > 0 else 1.0)
     return np.asarray(h + ridge[:, None, None] * np.eye(h.shape[1]))
+
+
+def taken_over(h: Float) -> NDArray[np.float32]:
+    """What of a column's error each later one takes over: U / diag(U), where U'U is the inverse of H [n, n]."""
+    try:
+        backwards = np.linalg.cholesky(h[::-1, ::-1])[::-1, ::-1]  # H = R R', R upper, U = R^-1
+    except np.linalg.LinAlgError:  # of columns that hardly vary, rounding of their sums is most of what is left
+        values, vectors = np.linalg.eigh(h)
+        definite = (vectors * np.maximum(np.abs(values), _DEFINITE * np.abs(values).max())) @ vectors.T
+        backwards = np.linalg.cholesky(definite[::-1, ::-1])[::-1, ::-1]
+    upper = scipy.linalg.solve_triangular(backwards, np.eye(len(h)), check_finite=False)
+    return np.asarray(upper / np.diag(upper)[:, None], np.float32)
 
 
 def steadied(felt: Float) -> Float:

@@ -17,12 +17,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
 from onnxprune.constraints.grids import Cells
 from onnxprune.constraints.patterns import Mask
-from onnxprune.constraints.quadratic import Float, Quadratic
+from onnxprune.constraints.quadratic import Float, Quadratic, taken_over
 
 #: Rounds of coordinate descent, columns that are handled before the others hear of it, and refits of widths.
 _ROUNDS, _BLOCK, _REFITS = 4, 64, 1
@@ -34,6 +33,9 @@ _FINE = np.asarray((0.9, 1.0))
 #: Weights that are not too many to be moved one by one, and what a move has to win, as a share of what a step of its
 #: own size counts: less is rounding.
 _MOST, _LEAST_WON = 1 << 19, 1e-6
+
+#: What a bias is at most, in units of its sums: an eighth of 32 bits, as it may grow yet.
+_MOST_BIAS = 2.0**28
 
 Single = NDArray[np.float32]
 
@@ -53,7 +55,7 @@ class WeightGrid:
 
     ``per``: "tensor", "channel" (an output), or as many input channels as share a scale; ``ranges``: "mse", "minmax" or
     a percentile; ``digits``: of the type that weights are stored in; ``power_of_two``: so are scales; ``given``: cells
-    that are known already.
+    that are known already; ``least`` [groups, m]: what a scale is at least, so that a bias in units of it is an int32.
     """
 
     bits: int
@@ -63,6 +65,17 @@ class WeightGrid:
     digits: int = DIGITS
     power_of_two: bool = False
     given: Cells | None = field(default=None, repr=False)
+    least: Float | None = field(default=None, repr=False)
+
+    def with_room(self, bias: NDArray[Any], scale: float, along: tuple[int, ...]) -> WeightGrid:
+        """With room for the ``bias`` of outputs ``along`` [groups, m] in 32 bits; the inputs have ``scale``.
+
+        Where that widens a grid, as where weights have all but vanished, a step is nothing beside the bias.
+        """
+        if bias.size not in (1, along[0] * along[1]):
+            return self
+        least = np.abs(bias.astype(np.float64)).reshape(-1) / (scale * _MOST_BIAS)
+        return replace(self, least=np.broadcast_to(least, along[0] * along[1]).reshape(along))
 
     def nearest(self, w: Float, taps: int) -> tuple[Float, Cells]:
         """Round ``w`` [groups, m, n] to the nearest codes, without knowing its inputs; returns weights and grid."""
@@ -144,6 +157,8 @@ class WeightGrid:
 
     def _fine(self, scale: Float) -> NDArray[np.float32]:
         """Such that a code times it is a number of the type that weights are stored in."""
+        if self.least is not None:
+            scale = np.maximum(scale, self.least.max() if self.per == "tensor" else self.least[:, :, None])
         digits = self.digits if self.digits == DIGITS else self.digits - self.bits + self.symmetric
         mantissa, exponent = np.frexp(np.maximum(scale, _LEAST_SCALE if digits < DIGITS else 1e-30))
         if self.power_of_two:
@@ -190,7 +205,7 @@ class Attempt:
     def of(quadratic: Quadratic, start: Float, mask: Mask | None) -> Attempt:
         """From ``start`` [groups, m, n], the best without a grid."""
         order = np.argsort(-np.diagonal(quadratic.h, axis1=1, axis2=2), axis=1, kind="stable")
-        ahead = np.stack([_ahead(h[np.ix_(own, own)]) for h, own in zip(quadratic.h, order, strict=True)])
+        ahead = np.stack([taken_over(h[np.ix_(own, own)]) for h, own in zip(quadratic.h, order, strict=True)])
         free = None if mask is None else _columns(mask.astype(np.float32))
         return Attempt(quadratic, _columns(start.astype(np.float32)), free, order, ahead)
 
@@ -233,8 +248,11 @@ class Attempt:
 
     def _moved(self, w: NDArray[np.float32], codes: _Steps) -> NDArray[np.float32]:
         """Single weights move to the best code there is, the others as they are, until none does."""
-        h = self.quadratic.h.astype(np.float32)
-        left = np.matmul(self.quadratic.h, _columns(self.quadratic.best) - w).astype(np.float32)
+        # By a power of two such that single precision has room: the weights are the same, bit for bit.
+        _, exponent = np.frexp(np.trace(self.quadratic.h.sum(axis=0)))
+        sized = np.ldexp(self.quadratic.h, -exponent)
+        h = sized.astype(np.float32)
+        left = np.matmul(sized, _columns(self.quadratic.best) - w).astype(np.float32)
         inverse = 1 / np.diagonal(h, axis1=1, axis2=2)
         every = np.broadcast_to(np.arange(w.shape[1]), self.order.shape)
         for _ in range(_ROUNDS):
@@ -305,13 +323,6 @@ def _nearest(w: Single, scale: Single, low: Single, high: Single) -> Single:
 def _columns(w: NDArray[Any]) -> NDArray[Any]:
     """[groups, m, n] as [groups, n, m], and back."""
     return w.transpose(0, 2, 1)
-
-
-def _ahead(h: Float) -> NDArray[np.float32]:
-    """Of H [n, n] the upper factor U of its inverse U'U, each row divided by its diagonal."""
-    backwards = np.linalg.cholesky(h[::-1, ::-1])[::-1, ::-1]  # H = R R', R upper, U = R^-1
-    upper = scipy.linalg.solve_triangular(backwards, np.eye(len(h)), check_finite=False)
-    return np.asarray(upper / np.diag(upper)[:, None], np.float32)
 
 
 def _moved_together(quadratic: Quadratic, w: Float, cells: Cells, mask: Mask | None) -> Float:
