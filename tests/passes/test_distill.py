@@ -195,7 +195,7 @@ def test_an_operator_without_gradient_ends_a_run_before_its_work() -> None:
 
 
 def test_shapes_that_inference_does_not_tell_are_looked_at() -> None:
-    text = """(float[N,3,8,8] x) => (float y)
+    text = """(float[N,3,8,8] x) => (float[N,5,6,6] y)
     <float[8,3,3,3] w0, float[8] scale, float[8] b, float[5,8,1,1] w9> {
       h = Conv(x, w0)
       g = GroupNormalization<num_groups=4>(h, scale, b)

@@ -67,7 +67,7 @@ def snr(result: onnxprune.Result) -> float:
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("asked", ASKED)
-@pytest.mark.parametrize("factor", [0.0, 1e-20, 1e-30, 1e-38, 1e-42])
+@pytest.mark.parametrize("factor", [0.0, 1e-20, 1e-42])
 def test_a_branch_that_is_gone_does_no_harm(factor: float, asked: str) -> None:
     """Where it is nothing beside what it is added to, the others are as near as without it."""
     whole = run(scaled(BRANCH, {"w0": factor, "b0": factor}), ASKED[asked])
