@@ -195,17 +195,22 @@ def test_an_operator_without_gradient_ends_a_run_before_its_work() -> None:
 
 
 def test_shapes_that_inference_does_not_tell_are_looked_at() -> None:
-    text = """(float[N,3,8,8] x) => (float[N,5,6,6] y)
-    <float[8,3,3,3] w0, float[8] scale, float[8] b, float[5,8,1,1] w9> {
+    text = """(float[N,3,8,8] x) => (float[N,5] y) <float[8,3,3,3] w0, float[8,6] w1, float[6,5] w9> {
       h = Conv(x, w0)
-      g = GroupNormalization<num_groups=4>(h, scale, b)
-      f = Relu(g)
-      y = Conv(f, w9) }"""
-    model = from_proto(build(text, 21))
-    feeds, weights = {"x": samples(2, 0)}, {n: model.array(n) for n in ("w0", "w9")}
+      n = Shape(h)
+      b, c, d, e = Split<axis=0>(n)
+      f = Mul(d, e)
+      s = Concat<axis=0>(b, c, f)
+      r = Reshape(h, s)
+      t = Transpose<perm=[0,2,1]>(r)
+      m = MatMul(t, w1)
+      g = ReduceMean<axes=[1], keepdims=0>(m)
+      y = MatMul(g, w9) }"""
+    model = from_proto(build(text, 13))
+    feeds, weights = {"x": samples(2, 0)}, {n: model.array(n) for n in ("w0", "w1", "w9")}
     with weight_gradients(model, weights, feeds, {"y": np.dtype(np.float32)}) as step:
         found = step(feeds, weights, lambda y: {"y": y["y"]})
-    assert {n: g.shape for n, g in found.items()} == {"w0": (8, 3, 3, 3), "w9": (5, 8, 1, 1)}
+    assert {n: g.shape for n, g in found.items()} == {n: w.shape for n, w in weights.items()}
     assert all(np.abs(g).max() > 0 for g in found.values())
 
 
