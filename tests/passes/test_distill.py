@@ -46,8 +46,8 @@ def test_held_out_samples_come_nearer_and_so_do_others() -> None:
     assert 0 < found.step <= 60
     assert after < 0.8 * before
     fresh = samples(32, 1)
-    wanted, plain, found = (output(m, fresh) for m in (case.model, case.pruned, trained))
-    assert np.square(found - wanted).mean() < 0.9 * np.square(plain - wanted).mean()
+    wanted, plain, learnt = (output(m, fresh) for m in (case.model, case.pruned, trained))
+    assert np.square(learnt - wanted).mean() < 0.9 * np.square(plain - wanted).mean()
 
 
 def test_the_original_is_at_no_distance_from_itself() -> None:
@@ -154,9 +154,9 @@ def test_rounding_lets_gradients_through_and_scales_learn_from_what_it_leaves() 
     grid = Grid(np.full((1, 1), 0.3, np.float32), np.full((1, 1), 2, np.int64), 3, signed=False)
     rounded = simulated(model, {"a": grid})
     x, direction = np.random.default_rng(0).standard_normal((2, 8, 6)).astype(np.float32)
-    weights = {"b0": np.zeros(6, np.float32), scale_of("a"): np.float32(0.3)[()]}
-    with weight_gradients(rounded, {n: np.asarray(w) for n, w in weights.items()}, {"x": x}, {"y": x.dtype}) as step:
-        found = step({"x": x}, {n: np.asarray(w) for n, w in weights.items()}, lambda _: {"y": direction})
+    weights = {"b0": np.zeros(6, np.float32), scale_of("a"): np.full((), 0.3, np.float32)}
+    with weight_gradients(rounded, weights, {"x": x}, {"y": x.dtype}) as step:
+        found = step({"x": x}, weights, lambda _: {"y": direction})
     steps = x / np.float32(0.3)
     inside = (steps >= grid.low - 2) & (steps <= grid.high - 2)
     assert 0 < inside.sum() < inside.size
