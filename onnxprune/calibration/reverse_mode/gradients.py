@@ -38,8 +38,9 @@ Directions = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 SEED, _WAY_OUT = "onnxprune_adjoint_", "another --importance needs no gradients"
 
-#: onnx-ad knows operators as they are from this opset on (Softmax flattened its input before).
-_KNOWN = 13
+#: onnx-ad knows operators as they are from this opset on (Softmax flattened its input before 13, and ScatterND, which
+#: MaxPool's gradient is made of, did not add before 16).
+_KNOWN = 16
 
 
 @dataclass(frozen=True)
