@@ -94,8 +94,7 @@ def measure(net: cache.TrainedNet, variants: Sequence[str], *, drawn: bool) -> I
         started = time.process_time()
         result = onnxprune.prune(net.folded, data=None if drawn else str(samples), check_n=1, **given)
         took = time.process_time() - started
-        model = opened(result.model)
-        proto = to_proto(simulated(model, grids_of(result.plan).activations))
+        proto = rounded(result)
         off = result.report.grids.missed if result.report.grids else 0
         yield told(name, of_proto(proto), off, took, result.report.seconds["compensate"])
     if not drawn:
@@ -106,6 +105,11 @@ def measure(net: cache.TrainedNet, variants: Sequence[str], *, drawn: bool) -> I
             for per_channel in (False, True):
                 made = statically_quantized(net.folded, samples, per_channel=per_channel)
                 yield told(f"quantize_static, {'per channel' if per_channel else 'defaults'}", of_proto(made))
+
+
+def rounded(result: onnxprune.Result) -> onnx.ModelProto:
+    """The model with its activations rounded as its plan says."""
+    return to_proto(simulated(opened(result.model), grids_of(result.plan).activations))
 
 
 def of_proto(proto: onnx.ModelProto) -> float:

@@ -22,12 +22,9 @@ import onnx
 
 import onnxprune
 from bench.accuracy import command_line, ours, released, text
-from bench.accuracy.bits import statically_quantized
+from bench.accuracy.bits import rounded, statically_quantized
 from bench.measure import publish
 from fixtures import trained
-from onnxprune.activations.simulated import simulated
-from onnxprune.model.opening import opened, to_proto
-from onnxprune.passes.bits import grids_of
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "50 %": {"sparsity": 0.5},
@@ -142,8 +139,7 @@ def pruned(subject: Subject, variant: str, way: str) -> Measured:
     except onnxprune.OnnxPruneError as error:
         return Measured(subject.key, variant, way, None, str(error))
     seconds = time.process_time() - started
-    proto = to_proto(simulated(opened(result.model), grids_of(result.plan).activations))
-    return Measured(subject.key, variant, way, subject.score(proto), seconds=seconds)
+    return Measured(subject.key, variant, way, subject.score(rounded(result)), seconds=seconds)
 
 
 if __name__ == "__main__":

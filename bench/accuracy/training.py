@@ -20,9 +20,6 @@ import onnxruntime as ort
 import onnxprune
 from bench.accuracy import bits, cache, command_line, digits, metric
 from bench.measure import publish
-from onnxprune.activations.simulated import simulated
-from onnxprune.model.opening import opened, to_proto
-from onnxprune.passes.bits import grids_of
 
 NETS = ("MobileNetV2", "DenseNet", "C2f")
 
@@ -89,7 +86,7 @@ def measure(net: cache.TrainedNet, variants: Sequence[str], count: int, steps: i
             data = onnxprune.Data({"image": images}, samples=count)
             result = onnxprune.prune(net.folded, data=data, check_n=1, recover=number, **given)
             took = time.process_time() - started
-            proto = to_proto(simulated(opened(result.model), grids_of(result.plan).activations))
+            proto = bits.rounded(result)
             found = log_probabilities(proto, others)
             kl = float((np.exp(wanted) * (wanted - found)).sum(axis=1).mean())
             kept = 100 * bits.of_proto(proto) / original

@@ -126,7 +126,8 @@ class Moments:
                 damped = np.array(xx, order="F")  # as LAPACK wants it, so that there is one copy and no other
                 damped[np.diag_indices(len(xx))] += k * weights
                 factor = scipy.linalg.cho_factor(damped, lower=True, overwrite_a=True, check_finite=False)
-                found[group] = scipy.linalg.cho_solve(factor, xy + k * weights[:, None] * prior[group].T).T
+                aims = xy + k * weights[:, None] * prior[group].T
+                found[group] = scipy.linalg.cho_solve(factor, aims, check_finite=False).T
             except scipy.linalg.LinAlgError:
                 return None
         return found if np.isfinite(found).all() else None
@@ -137,7 +138,7 @@ def _with_squares(a: Array) -> Array:
     largest = max(float(a.max(initial=0)), -float(a.min(initial=0)))
     if _SQUARED[0] < largest < _SQUARED[1] or largest == 0:
         return a
-    return a.astype(np.float64) if largest > _TINY else np.zeros_like(a)
+    return np.zeros_like(a) if largest < _TINY else a.astype(np.float64)  # NaN is neither
 
 
 def _add_squares(total: Float, a: Array) -> None:

@@ -204,7 +204,7 @@ class MetricOptions:
 
     def _refuse(self, names: Sequence[str], what: str, hint: str) -> None:
         """Raise OptionError if one of these is not what it is by itself."""
-        usual = {f.name: f.default for f in fields(self) if f.name in names}
+        usual = self.without_metric()
         where = next((name for name in names if getattr(self, name) != usual[name]), None)
         if where is not None:
             raise OptionError(what, where=f"--{where.replace('_', '-')}", hint=hint)

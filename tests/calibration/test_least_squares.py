@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ TRUE = RNG.standard_normal((2, 3, 6))  # the last column is the bias
 Y = np.einsum("rgn,gmn->rgm", np.concatenate([X, np.ones((400, 2, 1))], axis=2), TRUE)
 
 
-def filled(x: NDArray[np.float64] = X, y: NDArray[np.float64] = Y, *, bias: bool = True) -> Moments:
+def filled(x: NDArray[np.floating[Any]] = X, y: NDArray[np.floating[Any]] = Y, *, bias: bool = True) -> Moments:
     moments = Moments.empty(x.shape[1], x.shape[2], y.shape[2], bias=bias)
     for part in np.array_split(np.arange(len(x)), 3):
         moments.add(x[part], y[part])
@@ -91,3 +93,20 @@ def test_without_a_bias_no_column_is_added() -> None:
 
 def test_targets_that_never_change_have_no_error() -> None:
     assert filled(X, np.ones((400, 2, 3))).error(np.zeros((2, 3, 6))) == 0
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e25])
+def test_inputs_of_any_size_are_solved_for(size: float) -> None:
+    """Squares of these are beyond single precision."""
+    x = (X * size).astype(np.float32)
+    found = filled(x, Y.astype(np.float32), bias=False).ridge(np.zeros((2, 3, 5)), 1e-6)
+    assert found is not None
+    usual = filled(X.astype(np.float32), Y.astype(np.float32), bias=False).ridge(np.zeros((2, 3, 5)), 1e-6)
+    assert usual is not None
+    np.testing.assert_allclose(found * size, usual, rtol=1e-3, atol=1e-4)
+
+
+def test_what_is_no_number_is_not_taken_for_nothing() -> None:
+    x = X.astype(np.float32)
+    x[7, 0, 2] = np.nan
+    assert filled(x, Y.astype(np.float32)).ridge(np.zeros_like(TRUE), 1e-6) is None

@@ -18,16 +18,12 @@ def built(text: str) -> onnx.ModelProto:
     return parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> agraph {text}')
 
 
-def outputs(proto: onnx.ModelProto) -> list[NDArray[np.float32]]:
+def outputs(proto: onnx.ModelProto, **given: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Of inputs that are ``given``, and of random ones."""
     run = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
-    feeds = {i.name: rng.standard_normal(i.shape).astype(np.float32) for i in run.get_inputs()}
-    return list(run.run(None, feeds))
-
-
-def ran(proto: onnx.ModelProto, feeds: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, feeds)[0])
+    drawn = {i.name: rng.standard_normal(i.shape).astype(np.float32) for i in run.get_inputs() if i.name not in given}
+    return list(run.run(None, {**drawn, **given}))
 
 
 def operators(proto: onnx.ModelProto) -> Counter[str]:
@@ -64,14 +60,14 @@ def test_a_convolution_that_is_padded_unlike_on_its_sides_has_its_own_adjoint(
     how = f"strides=[{stride},{stride}], pads=[{','.join(map(str, pads))}]"
     forward = built(f"(float[2,3,8,9] x, float[4,3,3,3] w) => (float[2,4,h,v] y) {{ y = Conv<{how}>(x, w) }}")
     x = rng.standard_normal((2, 3, 8, 9)).astype(np.float32)
-    y = ran(forward, {"x": x, "w": weight})
+    (y,) = outputs(forward, x=x, w=weight)
     g = rng.standard_normal(y.shape).astype(np.float32)
     sizes = ",".join(map(str, y.shape))
     adjoint = built(
         f"(float[{sizes}] g, float[4,3,3,3] w) => (float[2,3,8,9] x) "
         f"{{ x = ConvTranspose<{how}, output_shape=[8,9]>(g, w) }}"
     )
-    found = ran(quick(adjoint), {"g": g, "w": weight})
+    (found,) = outputs(quick(adjoint), g=g, w=weight)
     assert float(np.sum(x * found)) == pytest.approx(float(np.sum(y * g)), rel=1e-3)
 
 

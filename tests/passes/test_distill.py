@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 import onnxprune
 from onnxprune.activations.simulated import scale_of, simulated
 from onnxprune.calibration.reverse_mode.weight_gradients import weight_gradients
-from onnxprune.constraints.grids import Grid
+from onnxprune.constraints.grids import Grid, Grids
 from onnxprune.errors import OptionError
 from onnxprune.file_system.arrays_on_disk import spilling
 from onnxprune.model.edits import Edits
 from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.passes import Distill
+from onnxprune.passes.base import Constrained
 from onnxprune.proof import distance_over_outputs
 from tests.models import build
 from tests.passes.test_compensate import Case, doubled, output, samples
@@ -264,12 +267,15 @@ def test_with_few_bits_the_network_comes_nearer_and_stays_on_its_grids(options: 
 
 
 def test_a_tensor_that_nothing_reads_keeps_the_scale_of_those_it_is_joined_with() -> None:
-    """An output of the graph that is joined with others is on their grid, though no node rounds it."""
-    text = SHARING.replace("(float[N,5] y)", "(float[N,5] y, float[N,24,8,8] also)")
-    text = text.replace("p = Global", "also = Concat<axis=1>(s, c)\n      p = Global")
-    given: dict[str, Any] = {"ratio": 0.0, "weights": 3, "activations": 3, "data": {"x": samples(256, 0)}}
-    activations = onnxprune.prune(build(text), **given, recover=32).plan.activations
-    assert len({float(activations[n].scale.flat[0]) for n in ("r", "s", "c", "also") if n in activations}) == 1
+    """Of a set that shares a grid, tensors that no node reads are not rounded, and stay on the same one."""
+    grid = Grid(np.full((1, 1, 1, 1), 0.3, np.float32), np.zeros((1, 1, 1, 1), np.int64), 3, signed=False)
+    with spilling() as spill:
+        case = Case(build(DEEP), [0, 3], samples(160, 0), spill)
+        held = Constrained(grids=Grids({}, {"unread": grid, "h": grid}))
+        trained = Distill(case.analysis.trace, case.seen, 40, held=held).fit(case.pruned)
+    assert trained.step > 0
+    scales = {n: float(g.scale.flat[0]) for n, g in trained.activations.items()}
+    assert scales["unread"] == scales["h"] != float(np.float32(0.3))
 
 
 @pytest.mark.parametrize("form", ["qdq", "integer"])
@@ -279,3 +285,7 @@ def test_formats_hold_the_scales_that_were_trained(form: str, tmp_path: Path) ->
     result.save(tmp_path / "m.onnx")
     assert result.report.recovered is not None
     assert result.report.recovered.best_step > 0
+    if form == "qdq":
+        stored = [numpy_helper.to_array(t) for t in onnx.load(tmp_path / "m.onnx").graph.initializer]
+        scales = {float(a.item()) for a in stored if a.dtype == np.float32 and a.size == 1}
+        assert {float(result.plan.activations[n].scale.flat[0]) for n in ("c", "f")} <= scales

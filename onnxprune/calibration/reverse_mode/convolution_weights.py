@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, ModelProto, helper, numpy_helper
 
-from onnxprune.calibration.reverse_mode.gradients import SEED
+from onnxprune.calibration.reverse_mode.gradients import SEED, gate_of, through_gates, ungated
 
 _Ints = tuple[int, ...]
 
@@ -49,7 +49,7 @@ class Convolution:
     @property
     def gate(self) -> str:
         """The graph input of zeros that is added to the output."""
-        return f"{self.output}__gate"
+        return gate_of(self.output)
 
 
 def apart(proto: ModelProto, weights: set[str]) -> tuple[list[Convolution], set[str]]:
@@ -84,17 +84,10 @@ def opened_up(proto: ModelProto, convolutions: Sequence[Convolution]) -> ModelPr
     """A copy of ``proto`` in which the outputs of ``convolutions`` meet their gates."""
     out = ModelProto()
     out.CopyFrom(proto)
-    gates = {c.output: c.gate for c in convolutions}
-    del out.graph.node[:]
-    for node in proto.graph.node:
-        copy = out.graph.node.add()
-        copy.CopyFrom(node)
-        if (gate := gates.get(node.output[0])) is not None:
-            copy.output[0] = f"{node.output[0]}__ungated"
-            out.graph.node.append(helper.make_node("Add", [copy.output[0], gate], [node.output[0]]))
+    through_gates(out, {c.output for c in convolutions}, "Add")
     for c in convolutions:
         out.graph.input.append(helper.make_tensor_value_info(c.gate, c.elem_type, c.result))
-        out.graph.value_info.append(helper.make_tensor_value_info(f"{c.output}__ungated", c.elem_type, c.result))
+        out.graph.value_info.append(helper.make_tensor_value_info(ungated(c.output), c.elem_type, c.result))
     return out
 
 

@@ -9,7 +9,7 @@ at hand: the gradient of any loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -104,16 +104,26 @@ def _with_gates(
     inputs = [(n, kinds[n], a.shape) for n, a in fed.items()]
     alone = standalone(model, inputs, {n: elem_types[n] for n in outputs})
     out = as_gathers(modern(alone, fed, where), fed, where).proto
-    nodes = list(out.graph.node)
-    del out.graph.node[:]
+    through_gates(out, gates, gate)
+    return with_shapes(Model(out, model.path, model.weights), fed, where)
+
+
+def through_gates(proto: ModelProto, names: Collection[str], gate: str) -> None:
+    """Let the tensors ``names`` of ``proto`` meet their gates, which are inputs, in an operator ``gate``."""
+    nodes = list(proto.graph.node)
+    del proto.graph.node[:]
     for node in nodes:
         after = []
         for position, name in enumerate(node.output):
-            if name in gates:
-                node.output[position] = f"{name}__ungated"
-                after.append(helper.make_node(gate, [f"{name}__ungated", gate_of(name)], [name]))
-        out.graph.node.extend([node, *after])
-    return with_shapes(Model(out, model.path, model.weights), fed, where)
+            if name in names:
+                node.output[position] = ungated(name)
+                after.append(helper.make_node(gate, [ungated(name), gate_of(name)], [name]))
+        proto.graph.node.extend([node, *after])
+
+
+def ungated(name: str) -> str:
+    """What tensor ``name`` was before its gate."""
+    return f"{name}__ungated"
 
 
 def with_shapes(model: Model, feeds: Feeds, where: str) -> Model:
