@@ -261,10 +261,14 @@ def _ray(address: str) -> Iterator[Any]:
         return
     for told in ("ray.client_builder", "ray.util.client.logsclient"):  # what its server says to itself
         logging.getLogger(told).setLevel(logging.ERROR)
-    try:
-        ray.init(address=address, log_to_driver=False)
-    except (ConnectionError, OSError, TimeoutError, ImportError, RuntimeError) as error:
-        raise ToolError(f"no cluster answers: {error}", where=where, hint="ray start --head") from None
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            ray.init(address=address, log_to_driver=False)
+            break
+        except (ConnectionError, OSError, TimeoutError, ImportError, RuntimeError) as error:
+            # it answered, and forked for us among its threads, which a child need not survive: the next may
+            if not isinstance(error, ConnectionAbortedError) or attempt == _ATTEMPTS:
+                raise ToolError(f"no cluster answers: {error}", where=where, hint="ray start --head") from None
     try:
         yield ray
     finally:
