@@ -122,7 +122,6 @@ class Compensate:
     def _solve(self, network: Replay, together: Together, alive: Alive) -> Fit:
         product = together[0]
         model, node = network.model, product.node
-        dtype = model.array(node.inputs[1]).dtype
         weight = product.form.matrix(model.array(node.inputs[1]).astype(np.float64))
         prior = weight.reshape(product.groups, product.outputs, -1)
         given = node.input(2) != ""
@@ -154,14 +153,7 @@ class Compensate:
             best, ridge = with_bias(fit, w + 0.0), ridge or RIDGE  # no zero with a sign: a grid that is given has none
             after = held.error(best)
         if ridge is not None:
-            columns = best[:, :, :-1] if product.form.bias else best
-            constants = {node.inputs[1]: product.form.weight(columns.reshape(weight.shape)).astype(dtype)}
-            added: dict[str, NDArray[Any]] = {}
-            if product.form.bias:
-                place = constants if given else added
-                name = node.inputs[2] if given else network.free_name(f"{node.inputs[1]}_bias")
-                place[name] = best[:, :, -1].reshape(-1).astype(dtype)
-            network.give(constants, added, [p.node.index for p in together])
+            _give(network, together, best)
         if mask is not None:
             mask = product.form.weight(mask.reshape(weight.shape))
         grid_of = None if cells is None else laid_along(product, cells)
@@ -253,6 +245,23 @@ class Compensate:
                 there &= where[place] >= 0
         lead = [s for a, s in enumerate(left) if a != made]
         return there, np.ravel_multi_index([w[there] for w in where], lead), tuple(left)
+
+
+def _give(network: Replay, together: Together, best: NDArray[Any]) -> None:
+    """Put the solved weights, and biases behind them [groups, outputs, columns (+ 1)], into the network."""
+    product = together[0]
+    weight, model = product.node.inputs[1], network.model
+    old = model.array(weight)
+    columns = best[:, :, :-1] if product.form.bias else best
+    matrix = columns.reshape(product.form.matrix(old).shape)
+    constants, added = {weight: product.form.weight(matrix).astype(old.dtype)}, dict[str, NDArray[Any]]()
+    if product.form.bias:
+        bias, name = best[:, :, -1].reshape(-1).astype(old.dtype), product.node.input(2)
+        if name and model.array(name).size == bias.size:
+            constants[name] = bias.reshape(model.array(name).shape)
+        else:  # there is none, or one number for all outputs
+            added[network.free_name(f"{weight}_bias")] = bias
+    network.give(constants, added, [p.node.index for p in together])
 
 
 def kept_along(trace: Trace, alive: Alive, tensor: str, axis: int) -> NDArray[np.int64]:

@@ -83,6 +83,7 @@ def test_the_callers_proto_stays_as_it_is(model: Path) -> None:
 
 @pytest.mark.drawn
 def test_what_is_saved_is_what_the_command_line_writes(model: Path) -> None:
+    onnx.save(unet(fold_bn=False, size=16, base=4), model)  # small: inputs are drawn, twice
     result = onnxprune.prune(model, ratio_for={"down*": 0.5}, check_n=1)
     result.save("lib.onnx", plan="lib.json", report="report.json")
     command = [sys.executable, "-m", "onnxprune", str(model), "--ratio-for", "down*=0.5", "--check-n", "1", "-q"]

@@ -134,7 +134,7 @@ def products(model: Model, shapes: Mapping[str, Shape], *, every: bool = False) 
         if form is None or array.dtype.kind != "f" or not array.size:
             continue
         groups, outputs, channels, taps = form.matrix(array).shape
-        if every or (_plain(node, form, len(shapes[node.inputs[0]])) and channels * taps <= MOST_COLUMNS):
+        if every or (_plain(node, form, shapes) and channels * taps <= MOST_COLUMNS):
             joined = _beside(model.graph, node, shapes)
             found.append(Product(node, form, groups, outputs, channels, taps, *joined))
     return found
@@ -159,10 +159,11 @@ def _beside(graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> tuple[str,
     return total.outputs[0], others[0], others[0] if before else ""
 
 
-def _plain(node: Node, form: Linear, rank: int) -> bool:
-    """Whether Y = W . X + B without factors, and X is read in the order in which Y is made."""
+def _plain(node: Node, form: Linear, shapes: Mapping[str, Shape]) -> bool:
+    """Whether Y = W . X + B without factors, B the same in every row, and X is read in the order in which Y is made."""
     scaled = form.alpha != 1 or (form.beta != 1 and len(node.inputs) > 2)
-    return not scaled and form.summed in (1, rank - 1) and (form.made == form.summed)
+    in_order = form.summed in (1, len(shapes[node.inputs[0]]) - 1) and form.made == form.summed
+    return not scaled and in_order and all(size == 1 for size in shapes.get(node.input(2), ())[:-1])
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class Replay:
     def give(
         self, constants: Mapping[str, NDArray[Any]], added: Mapping[str, NDArray[Any]], nodes: Sequence[int]
     ) -> None:
-        """From here on, these weights; ``added`` is the bias that ``nodes`` had not."""
+        """From here on, these weights; ``added`` is a bias that ``nodes`` had not, or as one number for all outputs."""
         inputs = {**self.edits.inputs, **{node: {2: name} for node in nodes for name in added}}
         self.edits = replace(
             self.edits,

@@ -18,7 +18,7 @@ from onnxprune.model.onnx_model import Model
 class Revalued:
     """``changed``: how many constants, of ``of``, have other numbers; ``added``: how many biases are new.
 
-    ``parameters``: how many numbers those biases hold. Everything else is bit for bit as it was proven.
+    ``parameters``: how many more numbers that makes. Everything else is bit for bit as it was proven.
     """
 
     changed: int
@@ -30,23 +30,27 @@ class Revalued:
 def prove_revalued(proven: Model, solved: Model) -> Revalued:
     """Compare a model with the one that it was made from by changing constants and adding biases.
 
-    Constants must keep names, shapes and types, nodes all but an added bias, and the file everything else. Raises
-    CheckError that names what else differs.
+    Constants must keep names, shapes and types, nodes all but an added bias, and the file everything else; but a bias
+    that is one number for all outputs may make way for one that is added. Raises CheckError that names what else
+    differs.
     """
     before, after = proven.constant_protos, solved.constant_protos
-    gone = next((n for n in before if n not in after), None)
+    given_way = {n for n, tensor in before.items() if n not in after and math.prod(tensor.dims) == 1}
+    gone = next((n for n in before if n not in after and n not in given_way), None)
     if gone is not None:
         raise _changed(f"initializer '{gone}'")
     changed = 0
     for name, tensor in before.items():
+        if name in given_way:
+            continue
         if (tensor.data_type, *tensor.dims) != (after[name].data_type, *after[name].dims):
             raise _changed(f"the shape or type of initializer '{name}'")
         changed += not _same(name, proven, solved)
-    _compare_nodes(proven, solved)
+    _compare_nodes(proven, solved, given_way)
     if _rest(proven.proto) != _rest(solved.proto):
         raise _changed("something of the file beside nodes and initializers")
     new = [math.prod(tensor.dims) for name, tensor in after.items() if name not in before]
-    return Revalued(changed, len(new), len(before), sum(new))
+    return Revalued(changed, len(new), len(before), sum(new) - len(given_way))
 
 
 def _same(name: str, proven: Model, solved: Model) -> bool:
@@ -63,8 +67,8 @@ def _bytes(tensor: TensorProto) -> bytes:
     return bytes(tensor.SerializeToString(deterministic=True))
 
 
-def _compare_nodes(proven: Model, solved: Model) -> None:
-    """Raise CheckError for a node that is not what it was but for a bias that it had none of."""
+def _compare_nodes(proven: Model, solved: Model, given_way: set[str]) -> None:
+    """Raise CheckError for a node that is not what it was but for a bias: it had none, or one of ``given_way``."""
     old, new = ([n for n in m.proto.graph.node if not _holds(m, n)] for m in (proven, solved))
     if len(old) != len(new):
         raise _changed("the number of nodes")
@@ -76,7 +80,8 @@ def _compare_nodes(proven: Model, solved: Model) -> None:
         without.CopyFrom(after)
         del without.input[:]
         kept = [before.input[i] if i < len(before.input) else "" for i in range(len(after.input))]
-        without.input.extend(k if n in biases and not k else n for k, n in zip(kept, after.input, strict=True))
+        filled = (n in biases and (not k or k in given_way) for k, n in zip(kept, after.input, strict=True))
+        without.input.extend(k if new else n for new, k, n in zip(filled, kept, after.input, strict=True))
         while len(without.input) > len(before.input) and not without.input[-1]:
             del without.input[-1]
         if without != before:

@@ -261,7 +261,7 @@ def test_in_python() -> None:
         return model
 
     result = onnxprune.prune(
-        "chain.onnx", data="x.npy", metric="agreement", max_drop=0.4, confidence=0, finetune=train, test_metric="cosine"
+        "chain.onnx", data="x.npy", metric="agreement", max_drop=0.1, confidence=0, finetune=train, test_metric="cosine"
     )
     assert [n for n, _ in seen] == [*range(1, len(seen) + 1)]
     assert len({sha256 for _, sha256 in seen}) == len(seen)  # each of the model of the round before

@@ -259,3 +259,54 @@ def test_the_wary_leave_a_layer_that_misses_little_unless_half_of_that_is_won(
     assert plain.ridge == ridge, "solving does not help"
     assert wary.ridge == (None if stays else ridge)
     assert wary.after == (wary.before if stays else plain.after)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"ratio": 0.5}, {"ratio": 0.0, "weights": 4}, {"ratio": 0.0, "sparsity": 0.5}], ids=str
+)
+@pytest.mark.parametrize("shape", [(1, 5), (), (1,), (1, 1)], ids=str)
+def test_a_bias_of_any_shape_is_solved_like_one_of_a_number_for_each_output(
+    shape: tuple[int, ...], asked: dict[str, Any]
+) -> None:
+    data = {"x": np.random.default_rng(0).random((128, 3, 8, 8), np.float32)}
+    numbers = np.full(5, 0.25, np.float32)
+    plain, other = (
+        prune(_with_bias(b), data=data, importance="l1", **{"ratio": 0.0, **asked})
+        for b in (numbers, np.resize(numbers, shape))
+    )
+    assert plain.report.recovered is not None
+    assert plain.report.recovered.solved
+    assert other.report.recovered == plain.report.recovered
+    written, wanted = ({t.name: numpy_helper.to_array(t) for t in r.model.graph.initializer} for r in (other, plain))
+    assert written["w1"].tobytes() == wanted["w1"].tobytes()
+    assert written.get("b", written.get("w1_bias", numbers)).reshape(-1) == pytest.approx(wanted["b"])
+    assert other.report.parameters.after + (other.report.revalued.parameters if other.report.revalued else 0) == sum(
+        a.size for a in written.values()
+    )
+
+
+@pytest.mark.parametrize(
+    "asked", [{"ratio": 0.5}, {"ratio": 0.0, "weights": 4}, {"ratio": 0.0, "sparsity": 0.5}], ids=str
+)
+@pytest.mark.parametrize("shape", [(2, 1), (2, 5)], ids=str)
+def test_a_bias_by_rows_leaves_its_layer_as_it_is(shape: tuple[int, ...], asked: dict[str, Any]) -> None:
+    bias = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    result = prune(_with_bias(bias), data={"x": np.ones((16, 2, 3, 8, 8), np.float32)}, **{"ratio": 0.0, **asked})
+    assert result.report.recovered is not None
+    assert result.report.recovered.layers == 1  # the convolution
+    written = {t.name: numpy_helper.to_array(t) for t in result.model.graph.initializer}
+    assert written["b"] == pytest.approx(bias)
+
+
+def _with_bias(bias: NDArray[np.float32]) -> ModelProto:
+    model = build(f"""(float[{len(bias) if bias.ndim == 2 and len(bias) > 1 else 1},3,8,8] x) => (float y)
+        <float[8,3,3,3] w0, float[8,5] w1, float b>
+        {{ c = Conv(x, w0)
+          r = Relu(c)
+          p = GlobalAveragePool(r)
+          f = Flatten(p)
+          y = Gemm(f, w1, b) }}""")
+    for tensor in model.graph.initializer:
+        if tensor.name == "b":
+            tensor.CopyFrom(numpy_helper.from_array(bias, "b"))
+    return model

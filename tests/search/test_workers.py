@@ -141,9 +141,8 @@ def swept(run: Run, name: str, *args: object) -> bytes:
 
 
 def test_any_number_of_processes_comes_to_the_same(run: Run) -> None:
-    assert swept(run, "a.csv") == swept(run, "b.csv", "--jobs", 2)
     stop = ("--early-stop", "raised", "--threshold", 0.01)
-    assert swept(run, "c.csv", *stop) == swept(run, "d.csv", *stop, "--jobs", 2)
+    assert swept(run, "a.csv", *stop) == swept(run, "b.csv", *stop, "--jobs", 2)
     told = []
     for jobs in (1, 2):
         args = ("--trials", f"{jobs}.jsonl", "-o", f"{jobs}.onnx", "--jobs", jobs)
