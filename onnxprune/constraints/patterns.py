@@ -67,7 +67,7 @@ class Pattern:
             spare = int((~found).sum()) - count  # a share that is still growing
             return found | _largest(np.where(found, -1.0, scores), spare) if spare > 0 else found
         if self.name == "unstructured":
-            return _largest(scores, scores.size - count)
+            return _largest(scores, max(scores.size - count, 1))  # a layer that is all zero would say the same always
         total, size = self._blocks(scores)
         order = np.argsort((total / np.maximum(size, 1)).reshape(-1), kind="stable")
         gone = np.cumsum(size.reshape(-1)[order])

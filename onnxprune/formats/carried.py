@@ -105,7 +105,8 @@ def _bias(node: Node, bias: NDArray[Any], x: Grid, w: Grid) -> tuple[NDArray[np.
     others = [n for a, n in enumerate(w.scale.shape) if a != axis]
     grouped = node.op == "ConvTranspose" and node.attrs.get("group", 1) != 1
     scaled = node.op == "Gemm" and (node.attrs.get("alpha", 1.0), node.attrs.get("beta", 1.0)) != (1.0, 1.0)
-    if any(n != 1 for n in others) or bias.ndim != 1 or scaled or (grouped and w.scale.size > 1):
+    shared = w.scale.size not in (1, bias.size)  # one number for outputs of other scales
+    if any(n != 1 for n in others) or bias.ndim != 1 or scaled or shared or (grouped and w.scale.size > 1):
         return None
     scale = np.broadcast_to((x.scale.reshape(()) * w.scale.reshape(-1)).astype(np.float32), bias.shape)
     codes = np.rint(bias.astype(np.float32) / scale).astype(np.float64)

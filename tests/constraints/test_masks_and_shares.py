@@ -27,6 +27,10 @@ def test_equal_scores_leave_as_many() -> None:
     assert (~Pattern.parse("unstructured").keep(np.ones((1, 4, 5, 1)), 0.35)).sum() == 7
 
 
+def test_no_layer_loses_all() -> None:
+    assert Pattern.parse("unstructured").keep(np.ones((1, 1, 8, 1)), 0.9).sum() == 1
+
+
 @pytest.mark.parametrize("text", ["2:4", "1:4", "1:2"])
 def test_n_of_m_holds_along_channels(text: str) -> None:
     pattern = Pattern.parse(text)

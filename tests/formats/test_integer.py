@@ -258,6 +258,75 @@ def test_sums_of_sums_of_sums_stay_fine() -> None:
     assert integer.nearness(model, grids, steps) > 0.999
 
 
+#: More outputs than one, and readers of one tensor that want it otherwise; only what layers read is on grids.
+SEVERAL: Mapping[str, str] = {
+    "an output by two names": "y = Conv(x, w1, b1)\nz = Identity(y)",
+    "an output by two names, the other first": "z = Conv(x, w1, b1)\ny = Identity(z)",
+    "an output and a multiple": "y = Conv(x, w1, b1)\nz = Mul(y, k)",
+    "an output that is read on": "y = Conv(x, w1, b1)\nr = Relu(y)\nz = Conv(r, w2)",
+    "an output that a pool reads": (
+        "c = Conv(x, w1, b1)\ny = Relu(c)\nm = MaxPool<kernel_shape=[2,2]>(y)\nz = Conv(m, w2)"
+    ),
+    "an output before a pool and a Relu": (
+        "y = Conv(x, w1, b1)\nm = MaxPool<kernel_shape=[2,2]>(y)\nr = Relu(m)\nz = Conv(r, w2)"
+    ),
+    "a sum that is added to": "c = Conv(x, w1, b1)\nd = Conv(x, w3)\ny = Add(c, d)\nr = Relu(y)\nz = Conv(r, w2)",
+    "two tables of one tensor": "c = Conv(x, w1, b1)\ns = Sigmoid(c)\nt = Tanh(c)\ny = Mul(s, t)\nz = Conv(s, w2)",
+    "laid flat": "c = Conv(x, w1, b1)\ny = Flatten(c)\nz = Identity(y)",
+    "cut in two": "c = Conv(x, w1, b1)\ny, z = Split<axis=1>(c, n)",
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_every_output_is_what_floats_give(name: str) -> None:
+    weights = "float[8,3,3,3] w1, float[8] b1, float[8,8,1,1] w2, float[8,3,3,3] w3, float k = {3}, int64[2] n = {4, 4}"
+    proto = build(f"(float[2,3,10,10] x) => (float y, float z) <{weights}> {{ {SEVERAL[name]} }}")
+    model, grids, feeds = made(Model(proto))
+    read = {n.inputs[0] for n in model.graph.nodes if n.op == "Conv"}
+    seen = outputs_of(model, feeds, sorted(read))
+    grids = replace(grids, activations={n: grid(seen[n], 8, signed=False) for n in read})
+    assert_near(model, grids, feeds)
+
+
+@pytest.mark.parametrize("ends", ["{-1}, float hi = {3.4028234e38}", "{-3.4028234e38}, float hi = {0.5}"])
+def test_a_bound_that_is_beyond_all_numbers_is_none(ends: str) -> None:
+    model, grids, feeds = made(net("g = Clip(c, lo, hi)", f", float lo = {ends}"))
+    assert_near(model, replace(grids, activations={"x": grids.activations["x"]}), feeds)
+
+
+def test_bounds_that_leave_out_all_that_there_is_are_refused() -> None:
+    model, grids, _ = made(net("r = Relu(c)\ng = Clip(r, lo, hi)", ", float lo = {-6}, float hi = {-0.1}"))
+    with pytest.raises(ModelError, match="node 'Clip:g': its bounds leave out"):
+        integer.write(model, replace(grids, activations={"x": grids.activations["x"]}), {})
+
+
+@pytest.mark.parametrize("kind", ["float", "int64"])
+def test_an_output_that_is_the_same_always(kind: str) -> None:
+    text = f"(float[2,3,10,10] x) => (float y, {kind}[2] k) <float[8,3,3,3] w1, {kind}[2] v = {{3, 4}}>"
+    model, grids, feeds = made(Model(build(f"{text} {{ y = Conv(x, w1) k = Identity(v) }}")))
+    if kind == "float":
+        with pytest.raises(ModelError, match="output 'k': is a constant of floats"):
+            integer.write(model, grids, {})
+        return
+    written = integer.write(model, grids, {})
+    integer.verify(integer.program(model, grids, {}), written)
+    codes = (grids.activations["x"].codes(feeds["x"]) - grids.activations["x"].low).astype(np.uint8)
+    assert runtime.results(written, {"x": codes})["k"].tolist() == [3, 4]
+
+
+def assert_near(model: Model, grids: Grids, feeds: runtime.Feeds) -> None:
+    """Each output is, within a few steps of 8 bits, what the floats on the same grids give."""
+    steps, written = integer.program(model, grids, {}), integer.write(model, grids, {})
+    integer.verify(steps, written)
+    own = grids.activations["x"]
+    found = runtime.results(written, {"x": (own.codes(feeds["x"]) - own.low).astype(np.uint8)})
+    for name, floats in runtime.results(qdq.write(model, grids), feeds).items():
+        code = steps.codes[name]
+        assert (found[name].astype(np.int64) - code.zero) * code.scale.item() == pytest.approx(
+            floats, abs=0.015 * float(np.abs(floats).max())
+        )
+
+
 def test_integers_that_are_not_near_floats_are_no_result() -> None:
     model, grids, _ = made(net("g = Relu(c)", ""))
     steps = integer.program(model, grids, {})

@@ -200,6 +200,29 @@ def test_who_shares_a_grid() -> None:
     assert found == {frozenset("abcm"), frozenset("e"), frozenset("dgpq")}
 
 
+def test_all_that_read_a_weight_read_grids() -> None:
+    """As the levels of a detector's head do."""
+    model = build("""(float[N,8,8,8] x) => (float y, float z) <float[8,8,3,3] w0, float[8,8,3,3] w1>
+        { a = Conv<pads=[1,1,1,1]>(x, w0)
+          b = Relu(a)
+          p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(b)
+          q = AveragePool<kernel_shape=[2,2], strides=[2,2]>(b)
+          y = Conv(p, w1)
+          z = Conv(q, w1) }""")
+    result = onnxprune.prune(model, ratio=0.0, weights=8, activations=8, data=samples())
+    assert {"x", "p", "q"} <= on_grid(result).activations.keys()
+
+
+def test_a_bias_that_is_one_number_is_written_in_qdq(tmp_path: Path) -> None:
+    model = build("(float[N,6] x) => (float y) <float[6,5] w, float[1] b> { m = MatMul(x, w) y = Add(m, b) }")
+    data = {"x": np.random.default_rng(1).random((64, 6), np.float32)}
+    onnxprune.prune(model, ratio=0.0, weights=8, activations=8, format="qdq", data=data).save(tmp_path / "q.onnx")
+    feeds = {"x": np.random.default_rng(0).random((4, 6), np.float32)}
+    files = ((tmp_path / "q.onnx").read_bytes(), model.SerializeToString())
+    found, wanted = (ort.InferenceSession(f).run(None, feeds)[0] for f in files)
+    assert found == pytest.approx(wanted, abs=0.02 * float(np.abs(wanted).max()))
+
+
 def test_a_plan_makes_the_same_numbers_again(tmp_path: Path) -> None:
     options: dict[str, Any] = {"ratio": 0.25, "sparsity": 0.5, "weights": 3, "activations": 6, "symmetric": False}
     first = onnxprune.prune(net(), **options, data=samples())

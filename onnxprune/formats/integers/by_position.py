@@ -152,10 +152,12 @@ def clip(low: Lowering, node: Node) -> Code:
 
 
 def clamped(low: Lowering, node: Node, x: Code, least: Float | None, most: Float | None) -> Code:
-    """X between two numbers, which lie on its steps then."""
-    down = x.low if least is None else np.maximum(np.rint(least / x.scale).astype(np.int64) + x.zero, x.low)
-    up = x.high if most is None else np.minimum(np.rint(most / x.scale).astype(np.int64) + x.zero, x.high)
-    down, up = np.asarray(down), np.asarray(up)
+    """X between two numbers, which lie on its steps then; what lies beyond all that it can be is no bound."""
+    start = np.rint((-np.inf if least is None else least) / x.scale) + x.zero
+    end = np.rint((np.inf if most is None else most) / x.scale) + x.zero
+    if (start > x.high).any() or (end < x.low).any():
+        low.refuse(node, "its bounds leave out all that its input can be")
+    down, up = (e.clip(x.low, x.high).astype(np.int64) for e in (start, end))
     if (down <= x.low).all() and (up >= x.high).all():
         return x
     low.add(Clamp(node.outputs[0], x, down, up))

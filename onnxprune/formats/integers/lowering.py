@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -44,10 +45,14 @@ class Lowering:
     whole: set[str] = field(default_factory=set)  # tensors of the model that were integers before
     weights: dict[str, Grid] = field(init=False)
     folded: dict[str, NDArray[Any]] = field(default_factory=dict)  # what follows from constants
+    public: set[str] = field(init=False)  # tensors that somebody but their readers sees as they are
+    copies: dict[tuple[Any, ...], Code] = field(default_factory=dict)  # what was made of a code for its readers
 
     def __post_init__(self) -> None:
         """Grids of weights are those that were given, until a weight has another name."""
         self.weights = dict(self.grids.weights)
+        graph = self.model.graph
+        self.public = {o.name for o in graph.outputs} | {n for node in graph.nodes for n in node.captured}
 
     def refuse(self, node: Node, what: str, hint: str = _ELSEWHERE) -> NoReturn:
         """Raise ModelError that names the node."""
@@ -105,35 +110,52 @@ class Lowering:
         """What ``node`` reads as ``name``, as it is: codes, or sums."""
         if name not in self.codes:
             self.refuse(node, f"'{name}' is on no grid")
-        if self.codes[name].size > 2**_LONGEST:  # units of units: other sums would be nothing beside them
-            self.codes[name] = self._coarse(self.codes[name])
-        return self.codes[name]
+        own = self.codes[name]
+        # units of units: other sums would be nothing beside them
+        return self._once(own, "coarse", (), self._coarse) if own.size > 2**_LONGEST else own
 
-    def _coarse(self, own: Code) -> Code:
+    def _coarse(self, own: Code, name: str) -> Code:
         """Sums in fewer bits, of one scale."""
         scale = np.full((1,), float(own.scale.max()) * own.size / 2**_COARSE)
         multiplier, shift, bits = multiplier_of(own.scale / scale, own.size, 2 ** (_COARSE + 1))
-        name, zero = f"{own.name}__coarse", 2**_COARSE
+        zero = 2**_COARSE
         self.add(Requantize(name, own, multiplier, shift, bits, zero, 2 * zero, self.rounding))
         return Code(name, scale, zero, 0, 2 * zero)
+
+    def _once(self, own: Code, what: str, how: tuple[Any, ...], make: Callable[[Code, str], Code]) -> Code:
+        """What ``make`` makes of ``own`` for those who read it, for all of them who want it ``how``."""
+        key = (what, own.name, own.zero, own.scale.shape, own.scale.tobytes(), *how)
+        if key not in self.copies:
+            number = sum(k[:2] == key[:2] for k in self.copies)
+            self.copies[key] = make(own, f"{own.name}__{what}{number or ''}")
+        return self.copies[key]
 
     def byte(self, node: Node, name: str) -> Code:
         """As codes of 8 bits and one scale, rounded where they are sums, to the grid that they are on next."""
         own = self.code(node, name)
         if not own.is_codes:
-            grid = self.ahead(name)
+            grid = self._next(node, name)
             if grid is None:
-                hint = "--activations 8 gives every layer's output a grid"
+                hint = _ELSEWHERE if self.grids.activations else "--activations 8 gives what layers read a grid"
                 self.refuse(node, f"reads sums '{name}', that are on no grid of 8 bits", hint)
-            own = self.codes[name] = self.rounded(own, grid, f"{own.name}__codes")
+            own = self._copy(own, grid)
         if own.high > _BYTE:
             self.refuse(node, f"reads '{name}' of more than 8 bits", "--activations 8 or fewer")
         return own
 
     def single(self, node: Node, name: str) -> Code:
-        """With one scale: as it is, or as codes."""
+        """With one scale: as it is, as codes, or as sums of a finer one."""
         own = self.code(node, name)
-        return own if own.scale.size == 1 else self.byte(node, name)
+        if own.scale.size == 1:
+            return own
+        grid = self._next(node, name)
+        return self._once(own, "even", (), self.evened) if grid is None else self._copy(own, grid)
+
+    def _copy(self, own: Code, grid: Grid) -> Code:
+        """``own`` on ``grid``, for those who read it so."""
+        to = code_of(grid, own.name)
+        how = (to.zero, to.high, to.scale.tobytes())
+        return self._once(own, "codes", how, lambda code, name: self.rounded(code, grid, name))
 
     def fine(self, node: Node, name: str) -> Code:
         """As codes of one scale that a table may be looked up by."""
@@ -145,7 +167,7 @@ class Lowering:
             size = float((own.scale * own.size).max())
             scale = np.full((1,), 2 * size / (2**FINE - 2), np.float32)
             grid = Grid(scale, np.full((1,), 2 ** (FINE - 1)), FINE, signed=False)
-        return self.rounded(own, grid, f"{own.name}__fine")
+        return self._copy(own, grid)
 
     def rounded(self, own: Code, grid: Grid, name: str) -> Code:
         """``own`` on ``grid``, as ``name``; itself where it is there already."""
@@ -171,10 +193,16 @@ class Lowering:
         graph = self.model.graph
         while name not in self.grids.activations:
             readers = graph.consumers.get(name, [])
-            if len(readers) != 1 or not keeps_grid(readers[0][0]) or readers[0][1] != 0:
+            if name in self.public or len(readers) != 1 or not keeps_grid(readers[0][0]) or readers[0][1] != 0:
                 return None
             name = readers[0][0].outputs[0]
         return self.grids.activations[name]
+
+    def _next(self, node: Node, name: str) -> Grid | None:
+        """The grid that ``node`` may read ``name`` on: its own, or that of what only comes of it by this node."""
+        if name not in self.grids.activations and keeps_grid(node) and name == node.inputs[0]:
+            return self.ahead(node.outputs[0])
+        return self.ahead(name)
 
 
 def code_of(grid: Grid, name: str) -> Code:

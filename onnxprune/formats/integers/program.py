@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+from numpy.typing import NDArray
+
 from onnxprune.constraints.grids import Grids
+from onnxprune.errors import ModelError
 from onnxprune.formats.carried import MOVES
 from onnxprune.formats.format_options import Rounding
 from onnxprune.formats.integers import by_position, layers, movement
@@ -56,7 +59,9 @@ def program_of(model: Model, grids: Grids, input_shapes: Mapping[str, Shape], ro
     for node in graph.nodes:
         _lower(low, node)
     for info in graph.outputs:
-        if info.name not in low.whole:
+        if (value := low.constant(info.name)) is not None:
+            _put_constant_out(low, info.name, value)
+        elif info.name not in low.whole:
             _put_out(low, info.name)
     return _program(low)
 
@@ -97,14 +102,24 @@ def _put_on_grid(low: Lowering, name: str, first: int) -> None:
     low.codes[name] = low.rounded(own, grid, name)
 
 
+def _put_constant_out(low: Lowering, name: str, value: NDArray[Any]) -> None:
+    """Integers that are the same for every input."""
+    if value.dtype.kind not in "iub":
+        where = f"{low.model.path or 'model'}, output '{name}'"
+        raise ModelError("is a constant of floats", where=where, hint="cut the model with --outputs")
+    low.add(Move((name,), "Identity", (value,), {}))
+    low.whole.add(name)
+
+
 def _put_out(low: Lowering, name: str) -> None:
     """An output has its name, and one scale."""
     code = low.codes[name]
     if code.scale.size > 1:
-        if code.name == name:
+        if code.name == name:  # so may be what others are called that come to the same
             before = f"{name}__sums"
             low.steps[:] = [_renamed(step, name, before) for step in low.steps]
-            code = replace(code, name=before)
+            low.codes |= {n: replace(c, name=before) for n, c in low.codes.items() if c.name == name}
+            code = low.codes[name]
         low.codes[name] = low.evened(code, name)
     elif code.name != name:
         low.add(Move((name,), "Identity", (code.name,), {}))
