@@ -119,7 +119,7 @@ class ApplyOptions(FormatOptions):
         shapes = {name: tuple(shape) for name, shape in self.input_shapes.items()}
         object.__setattr__(self, "input_shapes", shapes)
         object.__setattr__(self, "reading", reading_of(self.data))
-        for name in ("check_n", "recover"):
+        for name in ("check_n", "recover", "seed"):
             if (value := getattr(self, name)) < 0:
                 raise OptionError(f"must not be negative, as {value} is", where=f"--{name.replace('_', '-')}")
         if self.recover and (self.reading is None or self.reading.drawn):

@@ -25,7 +25,7 @@ from onnxprune.errors import CheckError, ModelError
 from onnxprune.labels import ops
 from onnxprune.labels.label_propagation import Read, Trace
 from onnxprune.labels.labels import Alive, Tensor
-from onnxprune.labels.outputs.picked import cut_behind, picked_from
+from onnxprune.labels.outputs.picked import cut_behind, picked_from, weighed_behind
 from onnxprune.labels.rewrite import alive_of
 from onnxprune.model.graph import Node
 from onnxprune.model.mapped_weights import release
@@ -69,7 +69,7 @@ class Proof:
     pruning: tuple[OutputError, ...]
     engine: str
     steps: Steps | None = None  # of codes, where the rewrite error is measured without the rounding of activations
-    #: Outputs that are picked by rank, and the tensors that they are picked from, which stand for them above.
+    #: Outputs that are picked by rank, and the tensors that they are picked from, which stand for them in ``pruning``.
     picked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -229,10 +229,12 @@ def prove(
     exact, cut = _unrounded(trace, reference, pruned)
     sides = _Sides(original, exact, cut, pruned, points, [*behind.values()], names, where)
     every, apart, engine = sides.errors(feeds, trace, progress)
-    pruning = tuple(e for e in apart if e.name not in picked)
-    outputs = {e.name for e in pruning}
     sources = {o: tuple(p.name for p in own) for o, own in picked.items()}
-    outside = outputs | (picked.keys() - cut_behind(trace, dead, sources))
+    outputs = {e.name for e in apart if e.name not in picked}
+    by_cut = cut_behind(trace, dead, sources)
+    outside = outputs | (picked.keys() - by_cut)
+    told = {o: own for o, own in sources.items() if o not in by_cut | weighed_behind(pruned.graph, sources)}
+    shown = {o.name for o in original.graph.outputs if o.name not in told}.union(*told.values())
     proof = Proof(
         samples,
         dict(trace.shapes.inputs),
@@ -240,10 +242,10 @@ def prove(
         atol,
         tuple(e for e in every if e.name in outputs),
         tuple(e for e in every if e.name not in outside),
-        pruning,
+        tuple(e for e in apart if e.name in shown),
         engine,
         None if cut is pruned else _steps(trace, dead, reference, pruned, feeds, where),
-        sources,
+        told,
     )
     if rtol is not None or not proof.failures():
         return proof

@@ -35,9 +35,10 @@ class On:
     draws: Draws = PLAIN
 
     def __post_init__(self) -> None:
-        """Raise OptionError for a number of inputs that is none."""
-        if self.count < 0:
-            raise OptionError(f"must not be negative, as {self.count} is", where="--check-n")
+        """Raise OptionError for a number of inputs, or a seed, that is none."""
+        for value, where in ((self.count, "--check-n"), (self.seed, "--seed")):
+            if value < 0:
+                raise OptionError(f"must not be negative, as {value} is", where=where)
 
 
 @dataclass(frozen=True)

@@ -104,15 +104,17 @@ def guided(sizes: Sizes, target: float, guide: Sizes, ranked: Callable[[Meet], A
 def _smallest(
     sizes: Sizes, target: float, by_ratio: Callable[[float], Allocation], high: float, halvings: int
 ) -> Allocation | None:
-    """What the smallest ratio gives at which the cost is met; a ratio that cannot be had is too large."""
+    """What the smallest ratio gives at which the cost is met, 0 if that does; one that cannot be had is too large."""
     low, least = 0.0, None
-    for _ in range(halvings):
-        middle = (low + high) / 2
+    for number in range(halvings + 1):
+        middle = (low + high) / 2 if number else 0.0
         found = attempt(partial(by_ratio, middle))
         if isinstance(found, OptionError):
             high = middle
         elif sizes.without(found.dead) <= target * _ROUNDING:
             high, least = middle, found
+            if not middle:
+                break
         else:
             low = middle
     return least
@@ -131,7 +133,7 @@ def _check(cost: float, target: float) -> None:
         raise OptionError(
             f"cannot be met: asked for {_amount(target)}, the least that can be left is {_amount(cost)}",
             where="--budget",
-            hint="a larger budget, a larger --max-ratio, or fewer layers excluded",
+            hint="a larger budget, a smaller --align, a larger --max-ratio, or fewer layers excluded",
         )
 
 

@@ -175,6 +175,7 @@ REFUSED = (
     Refused("unknown-target", given("--target", "z80"), ["--target", "z80", "rk3588"]),
     Refused("dtype-that-it-has-not", given("--target", "rk3588", "--dtype", "fp32"), ["--dtype", "fp16, int8"]),
     Refused("no-clock", given("--target", "tensorrt", "--budget", "ms=5"), ["tensorrt", "no clock", "clock_mhz"]),
+    Refused("seed-negative", given("--seed", "-1"), ["--seed", "must not be negative, as -1 is"]),
     Refused("check-n-negative", given("--check-n", "-1"), ["--check-n", "negative"]),
     Refused("unknown-scope", given("--scope", "layer"), ["--scope", "layer"]),
     Refused("unknown-option", given("--prune-harder"), ["--prune-harder", "--help"]),

@@ -55,3 +55,6 @@ def test_what_is_cut_behind_the_picking_is_compared_too() -> None:
     assert [g.kept for g in report.groups] == [4, 4]
     assert report.proof is not None
     assert "y" in [e.name for e in report.proof.inside]
+    assert [e.name for e in report.proof.pruning] == ["y"]
+    (check,) = Gates(60).checks(Measured.of_report(report))
+    assert not check.passed

@@ -170,6 +170,9 @@ def space() -> Iterator[Row]:
     yield Row("Pad along channels", sandwich("g = Pad(h, s)", PADS, reads=13), 8)
     wrong = sandwich('g = Pad<mode="edge">(h, s)', "int64[8] s = {0,1,0,0,0,1,0,0}", reads=10)
     yield Row("Pad along channels with copies", wrong, 0, "is padded with copies of channels")
+    for mode in ("constant", "edge"):
+        moved = sandwich(f'g = Pad<mode="{mode}">(h, s)', "int64[8] s = {0,1,0,0,0,-1,0,0}")
+        yield Row(f"Pad that moves channels, {mode}", moved, 0, "is padded with copies of channels")
     up = "float[4] s = {1,1,2,2}"
     yield Row("Resize by scales", sandwich("g = Resize(h,, s)", up), 8)
     yield Row("Resize at opset 10", sandwich("g = Resize(h, s)", up), 8, opset=10, ir=5)

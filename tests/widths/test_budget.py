@@ -58,6 +58,14 @@ def test_a_number_above_one_is_an_amount() -> None:
     assert 980_000 <= report.parameters.after <= 1_000_000
 
 
+@pytest.mark.parametrize("scope", ["group", "global", "cost"])
+@pytest.mark.parametrize("budget", ["macs=1", "params=1", "params=1e9"])
+def test_a_budget_that_is_met_already_takes_nothing(budget: str, scope: str) -> None:
+    model = from_proto(models.unet(fold_bn=True, size=32))
+    report = pipeline.prune(model, Options(budget=Budget.parse(budget), scope=scope, check_n=1)).report
+    assert report.channels.after == report.channels.before
+
+
 def test_groups_that_are_excluded_or_have_a_ratio_of_their_own_keep_what_they_are_told() -> None:
     model = from_proto(models.unet(fold_bn=True, size=32))
     options = Options(

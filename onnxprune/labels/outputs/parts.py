@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.labels import ops
-from onnxprune.labels.outputs.picked import behind, picked_from
-from onnxprune.model.graph import Graph, Node
+from onnxprune.labels.outputs.picked import picked_from, weighed_behind
+from onnxprune.model.graph import Graph
 
 Array = NDArray[np.generic]
 
@@ -113,12 +113,8 @@ def _numbers_behind(graph: Graph, name: str) -> list[str]:
 def _picked(graph: Graph) -> dict[str, tuple[str, ...]]:
     """What outputs are picked from; not of those that weights are behind the picking of."""
     found = picked_from(graph)
-    return {o: own for o, own in found.items() if not any(_weighs(n) for n in behind(graph, o, own))}
-
-
-def _weighs(node: Node) -> bool:
-    rule = ops.find(node)
-    return rule is not None and rule.linear is not None
+    weighed = weighed_behind(graph, found)
+    return {o: own for o, own in found.items() if o not in weighed}
 
 
 def _ends(graph: Graph, name: str) -> list[str]:

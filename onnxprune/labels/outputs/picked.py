@@ -70,6 +70,16 @@ def behind(graph: Graph, output: str, sources: Iterable[str]) -> list[Node]:
     return [graph.nodes[i] for i in sorted(inner - front.union(*(nx.ancestors(graph.network, f) for f in front)))]
 
 
+def weighed_behind(graph: Graph, outputs: Mapping[str, tuple[str, ...]]) -> set[str]:
+    """Which of ``outputs`` weights are behind the picking of: what they are picked from says nothing of these."""
+    return {o for o, own in outputs.items() if any(_weighs(n) for n in behind(graph, o, own))}
+
+
+def _weighs(node: Node) -> bool:
+    rule = ops.find(node)
+    return rule is not None and rule.linear is not None
+
+
 def cut_behind(trace: Trace, dead: NDArray[np.int64], outputs: Mapping[str, tuple[str, ...]]) -> set[str]:
     """Which of ``outputs`` come from weights that are cut behind the picking: they must be compared themselves."""
     graph, alive = trace.model.graph, alive_of(trace, dead)

@@ -30,14 +30,13 @@ def pad(op: Op) -> Sequence[Layers]:
     assert x is not None
     for parameter in op.inputs[1:]:
         op.keep_all(parameter, "")
+    pads = {} if op.value(1) is None and "pads" not in op.attrs else _pads(op)
     out = []
-    for layer in x.layers:
-        if all(x.full[a] == y.full[a] for a in layer.axes):
+    for layer in x.layers:  # as much may go on one side as comes on the other
+        if all(x.full[a] == y.full[a] and pads.get(a, (0, 0)) == (0, 0) for a in layer.axes):
             out.append(layer)
             continue
-        before, after = (
-            (0, 0) if op.value(1) is None and "pads" not in op.attrs else _pads(op).get(layer.columns, (0, 0))
-        )
+        before, after = pads.get(layer.columns, (0, 0))
         plain = before >= 0 and after >= 0 and op.attrs.get("mode", "constant") in ("constant", b"constant")
         if len(layer.axes) > 1 or not plain or before + after == 0:
             op.pin(layer, "is padded with copies of channels")
