@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,11 @@ class Analysis:
     still: Severed
     groups: Groups
     pins: Mapping[int, Pinned] = field(repr=False)
+
+    @cached_property
+    def runnable(self) -> Model:
+        """The model that was run on labels, with its branches of If."""
+        return self.flat.restore(self.trace.model)
 
 
 def analyse(

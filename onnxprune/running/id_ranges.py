@@ -10,42 +10,58 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.model.graph import Graph, Node
+from onnxprune.model.graph import Graph, Node, Shape
 from onnxprune.model.onnx_model import Model
 
 #: Operators whose first output holds elements of input 0 and nothing else (of the data inputs of Concat and Where too).
 _MOVES = {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Expand"} | {
-    *("Tile", "Concat"),
+    *("Tile", "Concat", "Clip"),
 }
 
 #: Operators that take rows of input 0, along an axis, by input 1.
 _TABLES = {"Gather": 0, "GatherElements": 0, "EmbedLayerNormalization": 0}
 
+NO_SHAPES: Mapping[str, Shape] = {}
+
 _COMPARES = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
 
 
-def id_rows(model: Model) -> dict[str, int]:
-    """Rows of the smallest constant table that each integer input indexes: its ids are below."""
+def id_rows(model: Model, shapes: Mapping[str, Shape] = NO_SHAPES) -> dict[str, int]:
+    """Rows of the smallest table that each integer input indexes: its ids are below.
+
+    So is the depth of a OneHot, and where ids are compared with many numbers at once, as TensorFlow writes one, these.
+    ``shapes``: of tables that are no constants, where they are known.
+    """
     graph = model.graph
     found: dict[str, int] = {}
     for name, node, position in _reads(graph):
-        rows = _rows(graph, node, position)
+        rows = _rows(graph, node, position, shapes) or _one_hot(model, node, position)
         if rows is not None:
             found[name] = min(found.get(name, rows), rows)
     return {name: rows for name, rows in found.items() if rows > 0}
 
 
-def _rows(graph: Graph, node: Node, position: int) -> int | None:
+def _rows(graph: Graph, node: Node, position: int, shapes: Mapping[str, Shape]) -> int | None:
     if node.op == "EmbedLayerNormalization":  # ids and segments, and behind them the tables of words and of segments
         table, axis = (node.inputs[{0: 2, 1: 4}[position]] if position in (0, 1) else ""), 0
     elif node.op in _TABLES and position == 1:
         table, axis = node.inputs[0], int(node.attrs.get("axis", _TABLES[node.op]))
     else:
         return None
-    if table not in graph.constants:
-        return None
-    shape = graph.constants[table][1]
+    shape = graph.constants[table][1] if table in graph.constants else shapes.get(table)
     return shape[axis] if shape else None
+
+
+def _one_hot(model: Model, node: Node, position: int) -> int | None:
+    """How many ids a OneHot tells apart, or an Equal with whole numbers from 0 on."""
+    if node.op == "OneHot" and position == 0:
+        depth = model.array(node.inputs[1]) if node.inputs[1] in model.graph.constants else np.zeros(1)
+        return int(depth.reshape(-1)[0])
+    other = node.inputs[1 - position] if node.op == "Equal" else ""
+    if other not in model.graph.constants:
+        return None
+    numbers = np.unique(model.array(other))
+    return len(numbers) if len(numbers) > 2 and np.array_equal(numbers, np.arange(len(numbers))) else None
 
 
 def compared_with(model: Model) -> dict[str, tuple[Any, ...]]:

@@ -170,7 +170,7 @@ def _maker(asked: SensitivityRequest, planner: Planner, spill: Spill) -> Callabl
 def _run_of(asked: SensitivityRequest, planner: Planner, spill: Spill) -> _Run:
     """A run, its original measured."""
     metric = metric_of(planner, asked.metric, "--metric", spill, drawn=True)
-    return _Run(planner, asked, metric, metric.measure(planner.analysis.trace.model))
+    return _Run(planner, asked, metric, metric.measure(planner.analysis.runnable))
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def tested(planner: Planner, model: Model, limit: Limit, spill: Spill) -> Tested
     """What the metric that steers nothing says of ``model``."""
     assert planner.options.test_metric is not None
     test = metric_of(planner, planner.options.test_metric, "--test-metric", spill)
-    before, after = (test.measure(m) for m in (planner.analysis.trace.model, model))
+    before, after = (test.measure(m) for m in (planner.analysis.runnable, model))
     lost = drop(limit, before, alike(after, before, f"--test-metric {test.name}"))
     return Tested(test.name, before.value, after.value, lost.amount, lost.error, before.samples)
 
@@ -149,7 +149,7 @@ def metric_of(planner: Planner, source: MetricSource, option: str, spill: Spill,
         raise MetricError("needs samples of yours", where=f"{option} {name}", hint=f"--data, or {name}@PATH")
     else:
         data = observed.data.split()[1]
-    return ReadyMetric(source, kind, data, trace.shapes.shape, trace.model, spill, option)
+    return ReadyMetric(source, kind, data, trace.shapes.shape, planner.analysis.runnable, spill, option)
 
 
 def _cost(options: Options) -> CostModel:
@@ -280,7 +280,7 @@ def measuring_of(planner: Planner, spill: Spill) -> Measuring:
     assert limit is not None
     metric = metric_of(planner, options.metric, "--metric", spill)
     limit = replace(limit, lower=limit.lower or metric.lower)
-    return Measuring(planner, metric, limit, _cost(options), metric.measure(planner.analysis.trace.model))
+    return Measuring(planner, metric, limit, _cost(options), metric.measure(planner.analysis.runnable))
 
 
 def _maker(planner: Planner, spill: Spill) -> Callable[[float], Row]:

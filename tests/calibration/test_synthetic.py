@@ -112,6 +112,12 @@ def test_ids_stay_in_the_table_that_they_index() -> None:
     assert ids.max() == 49
 
 
+def test_ids_that_become_one_hot_are_all_that_there_are() -> None:
+    text = "(int64[1,9] ids) => (float y) <float[40,8] w, int64 d = {40}, float[2] v = {0, 1}>"
+    ids = whole(draw(f"{text} {{ o = OneHot<axis=-1>(ids, d, v)\ny = MatMul(o, w) }}"))["ids"]
+    assert (ids.min(), ids.max()) == (0, 39)
+
+
 def test_masks_are_ones_in_front() -> None:
     mask = whole(draw(identity("int64[1,9] attention_mask; bool[1,4] other")))["attention_mask"]
     assert (np.diff(mask, axis=-1) <= 0).all()

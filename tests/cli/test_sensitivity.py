@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import onnxprune
 from tests.commands import Run, assert_one_line
+from tests.models import build
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +106,22 @@ def test_the_table_says_both_and_the_page_shows_both(run: Run) -> None:
 def test_weights_alone_have_one_curve_for_metrics_of_ones_own(run: Run) -> None:
     outcome = run("sensitivity", "chain.onnx", "--data", "none")
     assert_one_line(outcome.err, "needs samples of yours")
+
+
+def test_a_model_with_branches_is_measured_with_them(run: Run, tmp_path: Path) -> None:
+    text = """(float[1,3,8,8] x, bool c) => (float[1,4,8,8] y) <float[8,3,1,1] w0, float[4,8,1,1] w1> {
+        a = Conv(x, w0)
+        b = If(c) <then_branch = one () => (float[1,8,8,8] t) { t = Relu(a) },
+                   else_branch = two () => (float[1,8,8,8] e) { e = Sigmoid(a) }>
+        y = Conv(b, w1) }"""
+    onnx.save(build(text), tmp_path / "if.onnx")
+    x = np.random.default_rng(0).standard_normal((70, 1, 3, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=x, c=np.ones(70, bool))
+    outcome = run("sensitivity", tmp_path / "if.onnx", "--data", tmp_path / "x.npz", "--ratios", "0.5")
+    assert outcome.err == ""
+    assert "Conv:a" in outcome.out
+    asked = ["--data", tmp_path / "x.npz", "--metric", "snr", "--min-metric", "5", "-o", tmp_path / "p.onnx"]
+    assert run(tmp_path / "if.onnx", *asked).err == ""
 
 
 def test_in_python(here: Path) -> None:

@@ -55,6 +55,19 @@ def spoken(nodes: str, scores: float, boxes: float = 5.0) -> Compared:
     return compared(from_proto(build(JOINED + nodes)).graph, lambda name: iter([values[name], values[name]]))
 
 
+@pytest.mark.parametrize(("spread", "said"), [(0.5, False), (0.01, True)])
+def test_an_output_that_is_the_same_for_every_sample_is_said(spread: float, *, said: bool) -> None:
+    """Whatever became of it, its errors would be small."""
+    text = "(float[N,3] x) => (float y) <float[3,3] w> { y = MatMul(x, w) }"
+    rng = np.random.default_rng(0)
+    values = [(np.arange(1, 4) + spread * rng.standard_normal((8, 3))).astype(np.float32) for _ in range(3)]
+    notes = compared(from_proto(build(text)).graph, lambda _: iter(values)).notes
+    assert (notes != ()) == said
+    if said:
+        assert notes[0].startswith("output 'y' is much the same on all held-out inputs: the mean of all is 4")
+    assert compared(from_proto(build(text)).graph, lambda _: iter([values[0][:4]])).notes == ()
+
+
 def test_of_a_sigmoid_that_says_nothing_counts_what_it_takes() -> None:
     said = "output 'p' tells nothing on held-out inputs: compared is what its Sigmoid takes, 's'"
     model = JOINED.replace("(float y)", "(float p)")

@@ -56,5 +56,5 @@ def test_what_is_cut_behind_the_picking_is_compared_too() -> None:
     assert report.proof is not None
     assert "y" in [e.name for e in report.proof.inside]
     assert [e.name for e in report.proof.pruning] == ["y"]
-    (check,) = Gates(60).checks(Measured.of_report(report))
+    (check,) = Gates(min_snr=60).checks(Measured.of_report(report))
     assert not check.passed

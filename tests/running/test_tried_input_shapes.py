@@ -150,6 +150,21 @@ def test_ids_are_drawn_over_the_table_that_they_index() -> None:
     assert set(feeds["mask"].reshape(-1)) <= {0, 1}
 
 
+@pytest.mark.parametrize(
+    "one_hot",
+    [
+        "o = OneHot<axis=-1>(ids, d, v)",
+        "u = Unsqueeze(ids, last)\ne = Equal(u, every)\no = Cast<to=1>(e)",  # as TensorFlow and JAX write it
+    ],
+)
+def test_ids_that_become_one_hot_are_drawn_over_its_depth(one_hot: str) -> None:
+    text = (
+        "(int64[1,9] ids) => (float y) <float[40,8] words, int64 d = {40}, float[2] v = {0, 1}, int64[1] last = {-1}, "
+    )
+    text += f"int64[40] every = {{{', '.join(map(str, range(40)))}}}> {{ {one_hot}\ny = MatMul(o, words) }}"
+    assert id_rows(loaded(text)) == {"ids": 40}
+
+
 def test_the_smallest_table_counts() -> None:
     text = WORDS.replace("b = Gather(types, j)", "d = Gather(types, i)\n  b = Gather(types, j)")
     assert id_rows(loaded(text))["ids"] == 3

@@ -26,6 +26,7 @@ from onnxprune.calibration.synthetic.value_range import ValueRange
 from onnxprune.errors import DataError
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
+from onnxprune.running.id_ranges import id_rows
 from onnxprune.running.session import Feeds
 from onnxprune.running.tensor_shapes import Shapes
 
@@ -103,7 +104,7 @@ def load(how: Data, model: Model, shapes: Shapes, seed: int, inputs: Inputs | No
 
 
 def _kind(slot: Slot, model: Model, known: Mapping[str, Shape]) -> Kind:
-    kind = kind_of(slot, model.graph, known)
+    kind = kind_of(slot, id_rows(model, known))
     if kind is None or 0 in slot.shape:
         raise DataError(f"nothing can be drawn for input '{slot.name}' ({slot.dtype})", where=DRAWN)
     return kind

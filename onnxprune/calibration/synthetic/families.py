@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from onnxprune.calibration.model_inputs import Slot
-from onnxprune.labels import ops
-from onnxprune.model.graph import Graph, Node, Shape
+from onnxprune.model.graph import Shape
 
 Family = Literal["picture", "volume", "features", "points", "sequence", "vector", "number", "ids", "mask", "count"]
 
@@ -17,9 +16,6 @@ _CHANNELS, _LEAST_SIDE = (1, 3, 4), 5
 
 #: From here on a vector is a sound.
 _SOUND = 1024
-
-#: Integers go through these to where they index.
-_PASSING = ("Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Expand", "Transpose", "Slice", "Clip")
 
 
 @dataclass(frozen=True)
@@ -35,8 +31,8 @@ class Kind:
     table: int = 0
 
 
-def kind_of(slot: Slot, graph: Graph, shapes: Mapping[str, Shape]) -> Kind | None:
-    """What ``slot`` is; None for types that nothing is drawn for. ``shapes``: of tensors of ``graph``."""
+def kind_of(slot: Slot, rows: Mapping[str, int]) -> Kind | None:
+    """What ``slot`` is; None for types that nothing is drawn for. ``rows``: how many ids there are, by input."""
     dtype = slot.dtype
     core = slot.shape
     while len(core) > 3 and core[0] == 1:
@@ -46,10 +42,7 @@ def kind_of(slot: Slot, graph: Graph, shapes: Mapping[str, Shape]) -> Kind | Non
     if dtype.kind in "iu":
         if dtype.itemsize == 1 and len(core) == 3:
             return _spatial(core, slot.pixels.layout)
-        tables = list(_tables(graph, slot.name, shapes))
-        if tables:
-            return Kind("ids", core, table=min(tables))
-        return Kind("count", core)
+        return Kind("ids", core, table=rows[slot.name]) if slot.name in rows else Kind("count", core)
     return _of_floats(core, slot.pixels.layout) if dtype.kind == "f" else None
 
 
@@ -76,19 +69,3 @@ def _spatial(core: Shape, layout: str | None) -> Kind:
     if (last if channels_last else first) and min(sides) >= _LEAST_SIDE:
         return Kind("picture", core, channels_last)
     return Kind("features", core, channels_last)
-
-
-def _tables(graph: Graph, name: str, shapes: Mapping[str, Shape], depth: int = 6) -> Iterator[int]:
-    """Rows of the tables that ``name`` indexes, as it is or rearranged."""
-    for node, position in graph.consumers.get(name, []):
-        if position == 1 and ops.is_one_of(node, ("Gather",)):
-            yield from _rows(graph, node, shapes)
-        elif position == 0 and depth and ops.is_one_of(node, _PASSING):
-            yield from _tables(graph, node.outputs[0], shapes, depth - 1)
-
-
-def _rows(graph: Graph, node: Node, shapes: Mapping[str, Shape]) -> Iterator[int]:
-    data = node.inputs[0]
-    shape = graph.constants[data][1] if data in graph.constants else shapes.get(data)
-    if shape:
-        yield shape[node.attrs.get("axis", 0) % len(shape)]

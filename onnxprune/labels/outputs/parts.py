@@ -11,6 +11,7 @@ counts what it is made of.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -29,6 +30,12 @@ _MOVES = ("Identity", "Cast")
 
 #: A probability that stays within so much on all samples says nothing.
 TELLS = 0.1
+
+#: Nearer to the mean of all samples than so many dB, an output that is the same always would do.
+ALIKE = 25.0
+
+#: Of fewer samples nobody can say whether they are alike.
+ENOUGH = 8
 
 
 @dataclass(frozen=True)
@@ -66,9 +73,27 @@ def compared(graph: Graph, values: Callable[[str], Iterable[Array]]) -> Compared
             said = ", ".join(f"'{n}'" for n in instead)
             said = f"compared is what its Sigmoid takes, {said}"
             notes.append(f"output '{output}' tells nothing on held-out inputs: {said}")
+        elif output in shown and (alike := _likeness(values(output))) > ALIKE:
+            said = f"the mean of all is {alike:.1f} dB from each, so that errors above tell little"
+            notes.append(f"output '{output}' is much the same on all held-out inputs: {said}")
     chosen = list(dict.fromkeys(names.values()))
     telling = [n for n in chosen if _spread(values(n), floats=True) > 0]
     return Compared(tuple(telling or chosen), tuple(dict.fromkeys(shown)), tuple(notes))
+
+
+def _likeness(batches: Iterable[Array]) -> float:
+    """How near the mean of all samples is to them, in dB; none of what is no float, or not of one shape."""
+    count, signal, total = 0, 0.0, None
+    for array in batches:
+        if array.dtype.kind != "f" or not array.ndim or (total is not None and total.shape != array.shape[1:]):
+            return 0.0
+        numbers = array.astype(np.float64)
+        count, signal = count + len(numbers), signal + float(np.sum(numbers**2))
+        total = numbers.sum(axis=0) + (0.0 if total is None else total)
+    if total is None or count < ENOUGH:
+        return 0.0
+    noise = signal - float(np.sum(total**2)) / count
+    return 10 * math.log10(signal / noise) if 0 < noise < np.inf else 0.0
 
 
 def _spread(batches: Iterable[Array], *, floats: bool = False) -> float:
