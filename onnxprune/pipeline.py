@@ -85,7 +85,8 @@ def _exported(result: Result, options: Options, watch: Stopwatch) -> Result:
     if options.format == "float" or unproven(result.report) is not None:
         return result
     with watch.stage("export"):
-        made = export(options, result.model, grids_of(result.plan), options.input_shapes, options.seed)
+        given = (options.input_shapes, options.seed, options.input_values)
+        made = export(options, result.model, grids_of(result.plan), *given)
     size = replace(result.report.file_bytes, after=made.content.byte_size)
     notes = (*result.report.notes, *made.notes)
     report = replace(result.report, file_bytes=size, notes=notes, seconds=watch.seconds)

@@ -14,6 +14,7 @@ from onnxprune.formats import arrays, integer, qdq, qonnx, sparse_initializers
 from onnxprune.formats.format_options import FOLDER, FORMATS, OF_GRIDS, OF_SINGLE, ROUNDINGS, FormatOptions, Rounding
 from onnxprune.formats.inserted_nodes import single
 from onnxprune.formats.integers.steps import Program
+from onnxprune.formats.read_back import NO_VALUES
 from onnxprune.labels.label_propagation import Trace
 from onnxprune.model.files import Folder
 from onnxprune.model.graph import Shape
@@ -56,7 +57,12 @@ def check_model(options: FormatOptions, trace: Trace) -> None:
 
 
 def export(
-    options: FormatOptions, model: Model, grids: Grids, input_shapes: Mapping[str, Sequence[int]], seed: int = 0
+    options: FormatOptions,
+    model: Model,
+    grids: Grids,
+    input_shapes: Mapping[str, Sequence[int]],
+    seed: int = 0,
+    input_values: Mapping[str, float] = NO_VALUES,
 ) -> Exported:
     """Write ``model``, whose weights lie on ``grids``, in the format of ``options``, read it back and compare.
 
@@ -68,8 +74,8 @@ def export(
         written = sparse_initializers.write(model)
         sparse_initializers.verify(model, written)
     elif options.format == "qdq":
-        written, said = qdq.written_to_run(model, grids, shapes, seed)
-        qdq.verify(model, grids, written, shapes, seed)
+        written, said = qdq.written_to_run(model, grids, shapes, seed, input_values)
+        qdq.verify(model, grids, written, shapes, seed, input_values)
         return Exported(written, (said,) if said else ())
     elif options.format == "qonnx":
         written = qonnx.write(model, grids, shapes)

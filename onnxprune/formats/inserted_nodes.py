@@ -24,7 +24,7 @@ from onnxprune.model.onnx_model import Model
 from onnxprune.model.protobuf import reference
 from onnxprune.running.seeded_inputs import seeded_feeds
 from onnxprune.running.session import results
-from onnxprune.running.tried_input_shapes import choose_shapes
+from onnxprune.running.tried_input_shapes import choose_inputs
 
 #: The IR version that brought each opset that is needed here; new initializers are no inputs from 4 on.
 IR = {1: 4, 13: 7, 21: 10, 25: 13}
@@ -153,7 +153,8 @@ def at_opset(model: Model, version: int, input_shapes: Mapping[str, Shape] | Non
         if not getattr(made, name):
             getattr(made, name).extend(getattr(proto, name))
     raised = Model(made)
-    feeds = seeded_feeds(model.graph.inputs, choose_shapes(model, input_shapes or {}), 0)
+    chosen = choose_inputs(model, input_shapes or {})
+    feeds = seeded_feeds(model.graph.inputs, chosen.shapes, 0, chosen.draws)
     before, after = results(model, feeds), results(raised, feeds)
     if list(before) != list(after) or any(
         not np.array_equal(a, after[n], equal_nan=a.dtype.kind == "f") for n, a in before.items()

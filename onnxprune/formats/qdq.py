@@ -23,7 +23,7 @@ from onnxprune.constraints.grids import Grid, Grids
 from onnxprune.errors import ModelError
 from onnxprune.formats.carried import Bias
 from onnxprune.formats.inserted_nodes import IR, Parts, at_opset, insert, reads_of_biases, single, source_and_target
-from onnxprune.formats.read_back import check_rounding, check_same, read_back, run_on_seeded
+from onnxprune.formats.read_back import NO_VALUES, check_rounding, check_same, read_back, run_on_seeded
 from onnxprune.model.dtypes import BITS, dtype_of
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
@@ -60,32 +60,45 @@ def write(model: Model, grids: Grids, input_shapes: Mapping[str, Shape] | None =
     )
 
 
-def verify(model: Model, grids: Grids, written: Model, input_shapes: Mapping[str, Shape], seed: int = 0) -> None:
+def verify(
+    model: Model,
+    grids: Grids,
+    written: Model,
+    input_shapes: Mapping[str, Shape],
+    seed: int = 0,
+    input_values: Mapping[str, float] = NO_VALUES,
+) -> None:
     """Read ``written`` back and check that it has the weights of ``model`` and rounds as ``grids`` do, bit for bit.
 
-    Raises CheckError.
+    ``input_shapes``, ``input_values``: of the inputs that it is run on, where they were given. Raises CheckError.
     """
     again = read_back(written)
     inputs = {i.name for i in model.graph.inputs}
     pairs = {n: source_and_target(n, given=n in inputs) for n in grids.activations}
     extra = [*grids.weights, *(t for pair in pairs.values() for t in pair if t not in inputs)]
-    feeds, found = run_on_seeded(again, extra, input_shapes, seed)
+    feeds, found = run_on_seeded(again, extra, input_shapes, seed, input_values)
     for name in grids.weights:
         check_same(name, found[name], model.array(name))
     for name, (source, target) in pairs.items():
         check_rounding(name, grids.activations[name], {**feeds, **found}[source], found[target])
 
 
-def written_to_run(model: Model, grids: Grids, input_shapes: Mapping[str, Shape], seed: int = 0) -> tuple[Model, str]:
+def written_to_run(
+    model: Model,
+    grids: Grids,
+    input_shapes: Mapping[str, Shape],
+    seed: int = 0,
+    input_values: Mapping[str, float] = NO_VALUES,
+) -> tuple[Model, str]:
     """`write`, so that onnxruntime runs it as users do, where that can be had; and what is to be said of that.
 
     onnxruntime 1.32 makes kernels of integers of weights of 2 bits, and then refuses them, and wrong ones of 16 bits.
     """
     plain = write(model, grids, input_shapes)
-    if not grids.activations or _runs_for_users(plain, input_shapes, seed):
+    if not grids.activations or _runs_for_users(plain, input_shapes, seed, input_values):
         return plain, ""
     written = write(model, grids, input_shapes, apart=True)
-    if _runs_for_users(written, input_shapes, seed):
+    if _runs_for_users(written, input_shapes, seed, input_values):
         return (
             written,
             "weights of other types than 8 bits are reshaped, as onnxruntime fails here without",
@@ -93,10 +106,12 @@ def written_to_run(model: Model, grids: Grids, input_shapes: Mapping[str, Shape]
     return plain, 'onnxruntime runs this with add_session_config_entry("session.disable_quant_qdq", "1") alone'
 
 
-def _runs_for_users(written: Model, input_shapes: Mapping[str, Shape], seed: int) -> bool:
+def _runs_for_users(
+    written: Model, input_shapes: Mapping[str, Shape], seed: int, input_values: Mapping[str, float]
+) -> bool:
     """Whether it is not refused, and, with weights of 16 bits, near to what it gives when nothing is optimized."""
     again = read_back(written)
-    feeds, wanted = run_on_seeded(again, (), input_shapes, seed)
+    feeds, wanted = run_on_seeded(again, (), input_shapes, seed, input_values)
     try:
         found = runtime.as_users_run(again, feeds)
     except ModelError:

@@ -15,9 +15,11 @@ from onnxprune.model.onnx_model import Model, check
 from onnxprune.running import session as runtime
 from onnxprune.running.seeded_inputs import seeded_feeds
 from onnxprune.running.session import Feeds
-from onnxprune.running.tried_input_shapes import choose_shapes
+from onnxprune.running.tried_input_shapes import choose_inputs
 
 _HINT = "please report this as a bug"
+
+NO_VALUES: Mapping[str, float] = {}
 
 
 def read_back(written: Model) -> Model:
@@ -28,10 +30,18 @@ def read_back(written: Model) -> Model:
 
 
 def run_on_seeded(
-    model: Model, outputs: Iterable[str], input_shapes: Mapping[str, Shape], seed: int
+    model: Model,
+    outputs: Iterable[str],
+    input_shapes: Mapping[str, Shape],
+    seed: int,
+    input_values: Mapping[str, float] = NO_VALUES,
 ) -> tuple[Feeds, Feeds]:
-    """Run ``model`` on seeded inputs; returns these, and all outputs together with the tensors ``outputs``."""
-    feeds = seeded_feeds(model.graph.inputs, choose_shapes(model, input_shapes), seed)
+    """Run ``model`` on seeded inputs; returns these, and all outputs together with the tensors ``outputs``.
+
+    ``input_values``: of inputs of one number, as they were given.
+    """
+    chosen = choose_inputs(model, input_shapes, input_values)
+    feeds = seeded_feeds(model.graph.inputs, chosen.shapes, seed, chosen.draws)
     with runtime.session(model, "what was written", outputs=outputs) as active:
         return feeds, runtime.run(active, feeds, "what was written")
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 
 from tests.commands import Run, assert_one_line
+from tests.models import build
 
 
 def test_half_of_the_weights_become_zero_and_no_channel_goes(run: Run, chain: Path) -> None:
@@ -23,6 +25,28 @@ def test_half_of_the_weights_become_zero_and_no_channel_goes(run: Run, chain: Pa
     assert "onnxruntime: multiplies by zeros" in found.out
     told = json.loads(chain.with_name("s.json").read_text(encoding="utf-8"))
     assert (told["weights"], told["zeros"], len(told["layers"])) == (688, 344, 3)
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "gate"),
+    [
+        ("sparsify", "zeros: none was set (asked for 50 %)", "sparsity>=0.5"),
+        ("quantize", "bits: none of the weights are rounded", "bytes<=0.9"),
+    ],
+)
+def test_where_no_layer_takes_them_that_is_said_and_a_gate_fails(
+    run: Run, tmp_path: Path, command: str, said: str, gate: str
+) -> None:
+    text = """(float[1,3,8,8] x, bool c) => (float[1,3,8,8] y) <float[3,3,1,1] w> {
+        y = If(c) <then_branch = one () => (float[1,3,8,8] t) { t = Conv(x, w) },
+                   else_branch = two () => (float[1,3,8,8] e) { e = Relu(x) }> }"""
+    onnx.save(build(text), tmp_path / "if.onnx")
+    args = (command, tmp_path / "if.onnx", "--data", "none", "-o", tmp_path / "o.onnx")
+    outcome = run(*args)
+    assert outcome.code == 0
+    assert said in outcome.out
+    assert "next: the notes say why nothing was done" in outcome.out
+    assert run(*args, "--require", gate).code == 1
 
 
 def test_too_few_zeros_fail_the_gate(run: Run, chain: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxprune import prune
 from onnxprune.constraints.grids import Grids
 from onnxprune.errors import ModelError, OptionError, OutputError
 from onnxprune.formats import arrays
@@ -17,7 +18,7 @@ from onnxprune.formats.format_options import FormatOptions as Options
 from onnxprune.model import files
 from onnxprune.model.edits import Edits
 from onnxprune.model.files import Folder
-from onnxprune.model.onnx_model import Model
+from onnxprune.model.onnx_model import Model, from_proto
 from onnxprune.running import session as runtime
 from onnxprune.running.seeded_inputs import seeded_feeds
 from tests.formats.grids import quantized
@@ -46,6 +47,23 @@ def test_every_format_comes_back(name: str, tmp_path: Path) -> None:
         assert arrays.program_in({n: p.read_bytes() for n, p in there.items()}) is not None
     else:
         onnx.checker.check_model(onnx.load(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("values", [{}, {"sr": 16000}], ids=str)
+def test_what_is_written_is_run_on_inputs_that_the_model_takes(values: dict[str, float], tmp_path: Path) -> None:
+    """At another rate than 16 000 a Reshape fails."""
+    model = build("""(float[1,4,8] x, int64 sr) => (float y) <float[5,4,3] w, float[2,5,1] v, int64 rate = {16000}> {
+        h = Conv(x, w)
+        e = Equal(sr, rate)
+        g = If(e) <then_branch = one () => (float[1,5,6] t) { t = Relu(h) },
+                   else_branch = two () => (float[1,5,6] f) { s = Constant<value_ints=[7,7]>() f = Reshape(h, s) }>
+        y = Conv(g, v) }""")
+    data = {"x": np.random.default_rng(1).standard_normal((64, 1, 4, 8)).astype(np.float32), "sr": np.full(64, 16000)}
+    result = prune(model, ratio=0.0, weights=8, activations=8, format="qdq", data=data, input_values=values)
+    result.save(tmp_path / "q.onnx")
+    feeds = {"x": np.random.default_rng(0).standard_normal((1, 4, 8)).astype(np.float32), "sr": np.array(16000)}
+    found, wanted = (runtime.results(from_proto(m), feeds)["y"] for m in (onnx.load(tmp_path / "q.onnx"), model))
+    assert found == pytest.approx(wanted, abs=0.05 * float(np.abs(wanted).max()))
 
 
 def test_zeros_are_left_out_where_that_is_smaller() -> None:

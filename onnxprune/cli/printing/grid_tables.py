@@ -13,6 +13,9 @@ def grids_said(report: Report) -> Iterator[str]:
     """What a run says of bits."""
     found = report.grids
     if found is None:
+        asked = [n for n in ("weights", "activations") if report.options.get(n)]
+        if asked:
+            yield f"bits: none of the {' and '.join(asked)} are rounded: the notes say why no layer takes them"
         return
     if found.layers:
         bits = _counted(bits for bits, _ in found.layers.values())

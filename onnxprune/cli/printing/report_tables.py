@@ -124,12 +124,19 @@ def _next(report: Report) -> str:
     if not report.output:
         return "run it without --dry-run to write the model"
     if report.channels.after == report.channels.before and report.zeros is None and report.grids is None:
-        if any(g.note for g in report.groups):
-            return "a smaller --align or another --target: no group can be narrower in these multiples"
-        return "a larger --ratio or a --budget, or onnxprune inspect, which says what cannot be pruned and why"
+        return _next_of_nothing(report)
     if report.recovered is not None:
         return "measure its accuracy on your own test set, then onnxprune rknn --target NAME compiles it"
     return "fine-tune it by its plan (--save-plan), or prune with --data, which brings accuracy back without training"
+
+
+def _next_of_nothing(report: Report) -> str:
+    """Where nothing was done."""
+    if any(report.options.get(n) for n in ("sparsity", "weights", "activations")):
+        return 'the notes say why nothing was done; --require "bytes<=0.9" or "sparsity>=0.5" makes such a run fail'
+    if any(g.note for g in report.groups):
+        return "a smaller --align or another --target: no group can be narrower in these multiples"
+    return "a larger --ratio or a --budget, or onnxprune inspect, which says what cannot be pruned and why"
 
 
 def _recovered(recovered: Recovered, *, asked: bool) -> Iterator[str]:

@@ -34,6 +34,9 @@ def sparsity_text(found: Sparsity) -> list[str]:
 def zeros_said(report: Report) -> Iterator[str]:
     """What a run says of zeros."""
     if report.zeros is None or report.sparsity is None:
+        if (share := report.options.get("sparsity")) or report.options.get("mask"):
+            asked = f" (asked for {100 * share:g} %)" if share else ""
+            yield f"zeros: none was set{asked}: the notes say why no layer takes them"
         return
     found = report.sparsity
     how = report.options.get("pattern", "unstructured")
