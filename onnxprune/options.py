@@ -190,7 +190,8 @@ class Options(BitOptions, ZeroOptions, MetricOptions, ApplyOptions):
         "--scope",
         kind=("group", "global", "cost"),
         help="group: the same ratio in every group; global: one ranking over the network by score; cost: one ranking "
-        "by score for the cost saved. [default: cost; for scores from weights alone: group]",
+        "by score for the cost saved. [default: cost; with --data none or an --importance of yours: group, unless a "
+        "--budget is given with a --target]",
     )
     target: str | Cycles | None = option(
         None,

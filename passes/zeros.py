@@ -251,8 +251,8 @@ def _left_out(layers: Mapping[str, Layer], unfit: Sequence[str], pattern: Patter
     if not unfit:
         return ()
     who = first_and_more([layers[n].product.node.label for n in unfit])
-    why = f"channels in rows of {pattern.columns} are not theirs" if pattern.kept else "they have one output"
-    return (f"{who} cannot hold the pattern {pattern.name}, and keep their weights: {why}",)
+    why = f"their inputs are no multiple of {pattern.columns}" if pattern.kept else "they have one output"
+    return (f"{who}: no weight becomes zero, as the pattern {pattern.name} does not fit: {why}",)
 
 
 def _scores(layer: Layer, request: ZerosRequest) -> NDArray[np.floating[Any]]:

@@ -80,6 +80,12 @@ def test_one_colour_picture_in_four_is_written_on(size: tuple[int, int]) -> None
         assert np.median(beside[3::4]) < np.median(np.delete(beside, np.s_[3::4]))
 
 
+def test_a_fourth_channel_is_not_always_the_same() -> None:
+    pictures = whole(draw(identity("float[1,4,32,32] x")))["x"]
+    spread = np.ptp(pictures[:, 3], axis=(1, 2))
+    assert (spread > 0.1).sum() == (spread == 0).sum() == len(pictures) / 2
+
+
 def test_channels_of_pictures_may_be_last() -> None:
     x = whole(draw(identity("float[1,16,20,3] x")))["x"]
     assert neighbours(x.transpose(0, 3, 1, 2)) > 0.5

@@ -88,7 +88,7 @@ def test_two_of_four_where_channels_allow() -> None:
     found = result.report.sparsity
     assert found is not None
     assert {la.weight: "2:4" in la.patterns for la in found.layers} == {n: n != "w2" for n in WEIGHTS}
-    assert any("cannot hold the pattern 2:4" in note for note in result.report.notes)
+    assert any("the pattern 2:4 does not fit" in note for note in result.report.notes)
     assert found.patterns == ("2:4", "4:8")
 
 

@@ -165,7 +165,9 @@ def _picture(rng: np.random.Generator, count: int, shape: Shape) -> Array:
     found = scenes.colour(rng, count, height, width)
     if channels == 3:
         return found
-    return np.concatenate([found, np.ones((count, channels - 3, height, width), np.float32)], axis=1)
+    fourth = scenes.grey(rng, count, height, width)[:, None]  # as of depth or infrared
+    fourth[1::2] = 1.0  # or nothing that one could look through
+    return np.concatenate([found, fourth], axis=1)
 
 
 def _sequence(rng: np.random.Generator, count: int, shape: Shape) -> Array:
