@@ -23,6 +23,9 @@ from onnxprune.report.weights_accounted import in_words
 #: Letters of a reason in a table; the JSON has all of them.
 _REASON = 120
 
+#: Below so many dB, held out, noise is more than half of what an output says.
+_RUINED = 3.0
+
 
 def placed(report: Report, output: str, checks: Sequence[Check], given: Sequence[str]) -> Report:
     """The report with the place where the model goes, what was checked, and the command line, ``given``."""
@@ -126,6 +129,10 @@ def _next(report: Report) -> str:
     if report.channels.after == report.channels.before and report.zeros is None and report.grids is None:
         return _next_of_nothing(report)
     if report.recovered is not None:
+        worst = min(report.recovered.final, key=lambda e: e.snr_db, default=None)
+        if worst is not None and worst.snr_db < _RUINED:
+            real = ", or --data with real samples" if report.recovered.drawn else ", or --finetune"
+            return f"a smaller --ratio{real}: at {worst.snr_db:.1f} dB output '{worst.name}' is as good as lost"
         return "measure its accuracy on your own test set, then onnxprune rknn --target NAME compiles it"
     return "fine-tune it by its plan (--save-plan), or prune with --data, which brings accuracy back without training"
 
