@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +17,13 @@ from onnxprune.labels import label_propagation as tracing
 from onnxprune.labels import lossless_removal
 from onnxprune.labels.groups import Groups
 from onnxprune.labels.label_propagation import Pinned, Trace
+from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
 from onnxprune.model.written_out.functions import Inlined, inline
 from onnxprune.model.written_out.if_branches import Flat, flatten
 from onnxprune.running import tensor_shapes
-from onnxprune.running.tried_input_shapes import choose_inputs, probe_shapes
+from onnxprune.running.tensor_shapes import Shapes
+from onnxprune.running.tried_input_shapes import Chosen, choose_inputs, probe_shapes
 from onnxprune.running.unknown_operators import Severed, sever
 
 
@@ -60,30 +63,47 @@ def analyse(
     ``input_shapes``: of dynamic inputs; ``input_values``: what to feed inputs of one number; ``seed``: of the inputs
     that shapes are probed with. Raises ModelError and OptionError.
     """
+    inlined, flat, shapes = written_out(model, input_shapes, input_values, seed=seed)
+    trace = lossless_removal.mark(tracing.trace(flat.written, shapes))
+    pins = _excluded(trace, exclude)
+    severed, still = (sever(inlined.written, shapes, still=how) for how in (False, True))
+    return Analysis(inlined, flat, trace, severed, still, grouping.group(trace, pins), pins)
+
+
+def written_out(
+    model: Model,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    input_values: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+) -> tuple[Inlined, Flat, Shapes]:
+    """``model`` without calls of functions, and without branches of If; and the shapes of all tensors of that.
+
+    Arguments and errors are those of `analyse`.
+    """
     inlined = inline(model)
     severed = sever(inlined.written)
-    part = severed.part
     flat = flatten(inlined.written, wanted=not severed.gone)  # what cannot be run is pinned as a whole
     given = {n: tuple(s) for n, s in (input_shapes or {}).items()}
-    run_at = choose_inputs(flat.written, given, input_values, part)
+    run_at = choose_inputs(flat.written, given, input_values, severed.part)
     taken: dict[tuple[str, ...], bool] = {}
     while True:
+        part = flat.restore(flat.written) if taken else severed.part  # what was inside can be looked at then
         shapes = tensor_shapes.resolve(
             flat.written,
             run_at.shapes,
-            lambda names: probe_shapes(part, names, run_at.shapes, seed, run_at.draws),
+            partial(_probed, part, run_at, seed),
             inlined.written,
         )
         found = tensor_shapes.always(flat.written, shapes)
         if not found:
-            break
+            return inlined, flat, replace(shapes, draws=run_at.draws)
         taken |= found
         flat = flatten(inlined.written, taken=taken)
-    model = flat.written
-    trace = lossless_removal.mark(tracing.trace(model, replace(shapes, draws=run_at.draws)))
-    pins = _excluded(trace, exclude)
-    severed, still = (sever(inlined.written, shapes, still=how) for how in (False, True))
-    return Analysis(inlined, flat, trace, severed, still, grouping.group(trace, pins), pins)
+
+
+def _probed(part: Model, run_at: Chosen, seed: int, names: Iterable[str]) -> dict[str, Shape]:
+    return probe_shapes(part, names, run_at.shapes, seed, run_at.draws)
 
 
 def matches(trace: Trace, glob: str, where: str) -> set[str]:

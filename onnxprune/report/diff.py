@@ -17,9 +17,9 @@ import numpy as np
 from onnx import AttributeProto, NodeProto, helper
 
 from onnxprune.cost import macs_and_bytes as cost
+from onnxprune.labels.analysis import written_out
 from onnxprune.model.graph import Graph, Node, Shape, TensorInfo
 from onnxprune.model.onnx_model import Model
-from onnxprune.model.written_out.functions import inline
 from onnxprune.progress import Progress, silent
 from onnxprune.proof import side_by_side
 from onnxprune.proof.side_by_side import On, Sample
@@ -89,7 +89,7 @@ class Comparison:
         """Which of structure, weights and declarations do not differ at all."""
         equal = {
             "structure": not (self.resized or self.removed or self.added or self.nodes),
-            "weights": not (self.resized or self.revalued),
+            "weights": not (self.resized or self.revalued) and self.parameters.after == self.parameters.before,
             "declarations": not self.changed,
         }
         return tuple(name for name, same in equal.items() if same)
@@ -117,14 +117,13 @@ def compare(before: Model, after: Model, on: On, progress: Progress = silent) ->
     given = chosen.shapes
     # The second may have other inputs: those that it shares are fed alike.
     fitting = {i.name for i in after.graph.inputs if i.name in given and _fits(i, given[i.name])}
-    sized = [
-        _sized(before, given),
-        _sized(after, tried_input_shapes.choose_shapes(after, {n: given[n] for n in fitting})),
-    ]
+    values = {n: v for n, v in chosen.draws.values.items() if n in {i.name for i in after.graph.inputs}}
+    sized = [_sized(before, given, chosen.draws.values), _sized(after, {n: given[n] for n in fitting}, values)]
     costs = [cost.cost(s.graph, s.shapes) for s in sized]
     removed, both, added = _matched(before.graph.nodes, after.graph.nodes)
-    common = [n for n in before.graph.constants if n in after.graph.constants]
-    shape = {n: (before.graph.constants[n][1], after.graph.constants[n][1]) for n in common}
+    old, new = (s.model for s in sized)
+    common = [n for n in old.graph.constants if n in new.graph.constants]
+    shape = {n: (old.graph.constants[n][1], new.graph.constants[n][1]) for n in common}
     apart = side_by_side.apart(before, after, given, sized[0].shapes, replace(on, draws=chosen.draws), progress)
     return Comparison(
         str(before.path or ""),
@@ -134,8 +133,8 @@ def compare(before: Model, after: Model, on: On, progress: Progress = silent) ->
         SizeReport(before.byte_size, after.byte_size),
         tuple(_declarations(before, after)),
         tuple(change for a, b in both for change in _changes(before, a, after, b)),
-        tuple(Resized(_reader(before, n), n, a, b) for n, (a, b) in shape.items() if a != b),
-        tuple(n for n, (a, b) in shape.items() if a == b and not _equal(before.array(n), after.array(n))),
+        tuple(Resized(_reader(old, n), n, a, b) for n, (a, b) in shape.items() if a != b),
+        tuple(n for n, (a, b) in shape.items() if a == b and not _equal(old.array(n), new.array(n))),
         tuple(f"{n.op} {n.label}" for n in removed),
         tuple(f"{n.op} {n.label}" for n in added),
         tuple(_layers(*sized)),
@@ -153,15 +152,20 @@ def _fits(info: TensorInfo, shape: Shape) -> bool:
 
 @dataclass(frozen=True)
 class _Sized:
-    """A graph, of model-local functions what they hold, and the shapes of its tensors."""
+    """A model with its functions and branches written out, and the shapes of its tensors."""
 
-    graph: Graph
+    model: Model
     shapes: Mapping[str, Shape]
 
+    @property
+    def graph(self) -> Graph:
+        """Of the model."""
+        return self.model.graph
 
-def _sized(model: Model, inputs: Mapping[str, Shape]) -> _Sized:
-    written = inline(model).written
-    return _Sized(written.graph, tried_input_shapes.shapes_at(written, inputs).shape)
+
+def _sized(model: Model, inputs: Mapping[str, Shape], values: Mapping[str, Any]) -> _Sized:
+    _, flat, shapes = written_out(model, inputs, values)
+    return _Sized(flat.written, shapes.shape)
 
 
 def _layers(before: _Sized, after: _Sized) -> Iterator[LayerReport]:

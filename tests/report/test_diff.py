@@ -161,6 +161,43 @@ def test_an_output_that_one_of_them_lacks_is_noted() -> None:
     assert [e.name for e in found.outputs] == ["y"]
 
 
+BRANCHES = """(float[1,3,8,8] x, bool c) => (float[1,4,8,8] y)
+    <float[8,3,1,1] w0, float[8,8,1,1] v, float[8,8,1,1] u, float[4,8,1,1] w1> {
+    a = Conv(x, w0)
+    b = If(c) <then_branch = one () => (float[1,8,8,8] t) { h = Conv(a, v) t = Conv(h, u) },
+               else_branch = two () => (float[1,8,8,8] e) { e = Relu(a) }>
+    y = Conv(b, w1) }"""
+
+
+def test_what_is_in_branches_counts() -> None:
+    model = build(BRANCHES)
+    found = onnxprune.diff(model, onnxprune.prune(model, ratio=0.5, check_n=1, input_values={"c": 1}).model)
+    assert found.parameters.before == 3 * 8 + 2 * 8 * 8 + 4 * 8
+    assert found.macs.before == 64 * found.parameters.before
+    assert (found.parameters.ratio, found.macs.ratio) < (0.6, 0.6)
+    assert "weights" not in found.same
+
+
+def test_a_branch_that_is_always_taken_counts_as_in_a_run() -> None:
+    """Its shapes are known by running it alone; what a run writes has it in the place of its If."""
+    model = build("""(float[6,4] x) => (float[6,2] y) <float[4,5] w, float[5,2] u, int64 rank = {2}, int64[1] one = {1},
+        int64[1] nil = {0}, int64[2] rows = {6, -1}> {
+        n = Shape(x)
+        k = Size(n)
+        e = Equal(k, rank)
+        b = If(e) <then_branch = one_way () => (float[6,5] t) {
+                       z = NonZero(x) s = Shape(z) i = Slice(s, nil, one) q = Mul(i, nil) o = Add(rows, q)
+                       h = Reshape(x, o) t = MatMul(h, w) },
+                   else_branch = other_way () => (float[6,5] f) {
+                       p = Constant<value_ints=[6,5]>() f = ConstantOfShape(p) }>
+        r = Relu(b)
+        y = MatMul(r, u) }""")
+    result = onnxprune.prune(model, ratio=0.4, check_n=1)
+    found = onnxprune.diff(model, result.model)
+    assert found.macs.before == result.report.macs.before == 6 * (4 * 5 + 5 * 2)
+    assert found.macs.after == result.report.macs.after
+
+
 def test_a_model_that_cannot_be_run_is_still_compared() -> None:
     before = build(CHAIN)
     before.graph.node[1].domain, before.graph.node[1].op_type = "some.vendor", "Swish"
