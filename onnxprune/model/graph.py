@@ -16,6 +16,11 @@ from onnxprune.errors import ModelError, OnnxPruneError
 Shape = tuple[int, ...]
 
 
+def sizes_in_words(shapes: Mapping[str, Shape]) -> str:
+    """Names with their sizes, as --input-shape takes them; of one number its name alone."""
+    return ", ".join(f"{n}:{','.join(map(str, s))}" if s else n for n, s in shapes.items())
+
+
 @dataclass(frozen=True)
 class Node:
     """One operator call. ``version`` is the opset version of its domain; an absent input or output is ''."""

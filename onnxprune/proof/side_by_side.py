@@ -10,7 +10,7 @@ from typing import Any
 from onnxprune.calibration import samples as calibration
 from onnxprune.calibration.data_options import Data
 from onnxprune.errors import ModelError, OptionError
-from onnxprune.model.graph import Shape
+from onnxprune.model.graph import Shape, sizes_in_words
 from onnxprune.model.onnx_model import Model
 from onnxprune.progress import Progress, counted
 from onnxprune.proof.distance_over_outputs import mean_over_outputs
@@ -93,7 +93,7 @@ def apart(
 def _inputs(
     model: Model, inputs: Mapping[str, Shape], shapes: Mapping[str, Shape], on: On, progress: Progress
 ) -> _Inputs:
-    where = ", ".join(f"{n}:{','.join(map(str, s))}" for n, s in inputs.items())
+    where = sizes_in_words(inputs)
     if on.data is None:
         drawn = (seeded_feeds(model.graph.inputs, inputs, on.seed + i, on.draws) for i in range(on.count))
         seeded = (((i,), feeds) for i, feeds in enumerate(drawn))

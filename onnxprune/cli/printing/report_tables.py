@@ -12,6 +12,7 @@ from onnxprune.cli.printing.search import searched
 from onnxprune.cli.printing.sparsity_tables import zeros_said
 from onnxprune.cli.printing.table_style import paragraph, shortened, table
 from onnxprune.errors import thousands
+from onnxprune.model.graph import sizes_in_words
 from onnxprune.model.onnx_model import Model
 from onnxprune.passes.recover import Recovered
 from onnxprune.plans.plan_file import AxisKept, Plan
@@ -83,11 +84,11 @@ def _verdict(report: Report) -> Iterator[str]:
     if proof is None:
         yield "rewrite error: not checked (--check-n 0)"
     else:
-        shapes = ", ".join(f"{n}:{','.join(map(str, s))}" for n, s in proof.shapes.items())
         limit = f"limit {proof.rtol:.0e}"
-        inputs = f"{proof.samples} inputs of {shapes}"
+        inputs = f"{proof.samples} inputs of {sizes_in_words(proof.shapes)}"
         yield f"rewrite error: {proof.rewrite_error:.1e} of the output's range ({limit}), {inputs}"
-        yield f"               {proof.inside_error:.1e} at most at {len(proof.inside)} tensors inside the network"
+        if proof.inside:
+            yield f"               {proof.inside_error:.1e} at most at {len(proof.inside)} tensors inside the network"
         for error in proof.excused():
             moved = f"max abs {error.max_abs:.1e}, where rounding alone moves the original by {error.noise:.1e}"
             yield f"               '{error.name}' is over the limit: {moved}"
@@ -237,12 +238,12 @@ def inspection_text(found: Inspection, *, verbose: bool) -> list[str]:
     if others:
         columns = ("node", "parameters", "state", "because")
         parts.append(table(columns, others, right=frozenset({1}), title="also stay, with all their weights:"))
-    shapes = ", ".join(f"{n}:{','.join(map(str, s))}" for n, s in found.input_shapes.items())
     total = sum(h.held for h in found.held)
     parts.append(
         f"{thousands(found.channels)} prunable channels in {len(found.groups)} groups, {thousands(found.lossless)} of "
         f"them lossless, {thousands(total)} output channels held; "
-        f"{thousands(found.cost.parameters)} parameters, {thousands(found.cost.macs)} MACs at {shapes}"
+        f"{thousands(found.cost.parameters)} parameters, {thousands(found.cost.macs)} MACs at "
+        f"{sizes_in_words(found.input_shapes)}"
     )
     parts[-1] = paragraph([parts[-1], *in_words(found.nodes, found.cost.parameters)])
     return parts

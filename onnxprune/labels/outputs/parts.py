@@ -74,7 +74,7 @@ def compared(graph: Graph, values: Callable[[str], Iterable[Array]]) -> Compared
             said = f"compared is what its Sigmoid takes, {said}"
             notes.append(f"output '{output}' tells nothing on held-out inputs: {said}")
         elif output in shown and (alike := _likeness(values(output))) > ALIKE:
-            said = f"the mean of all is {alike:.1f} dB from each, so that errors above tell little"
+            said = f"the mean of all is {alike:.1f} dB from each, so that errors tell little"
             notes.append(f"output '{output}' is much the same on all held-out inputs: {said}")
     chosen = list(dict.fromkeys(names.values()))
     telling = [n for n in chosen if _spread(values(n), floats=True) > 0]
