@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from onnxprune.cli.printing.report_tables import size_row
-from onnxprune.cli.printing.table_style import paragraph, table
+from onnxprune.cli.printing.table_style import paragraph, shortened, table
 from onnxprune.report.diff import Changed, Comparison
 
-_SHOWN = 12
+_SHOWN, _LINE = 12, 160
 
 #: What does not differ, in words.
 _SAME = {
@@ -43,7 +43,7 @@ def _widths(found: Comparison, most: int | None) -> Iterator[str]:
     shown = [r for r in found.resized if most is None or max(len(r.before), len(r.after)) > 1]
     if found.resized and not shown:
         shown = list(found.resized)
-    rows = [(r.node, r.weight, _shape(r.before), _shape(r.after)) for r in shown[:most]]
+    rows = [(shortened(r.node), shortened(r.weight), _shape(r.before), _shape(r.after)) for r in shown[:most]]
     if rows:
         yield table(("node", "weight", "before", "after"), rows)
     if left := len(found.resized) - len(rows):
@@ -52,7 +52,8 @@ def _widths(found: Comparison, most: int | None) -> Iterator[str]:
 
 def _listed(title: str, lines: Sequence[str], most: int | None) -> str:
     more = [f"  {len(lines) - most} more (-v shows them)"] if most is not None and len(lines) > most else []
-    return paragraph([f"{title}: {len(lines)}", *(f"  {line}" for line in lines[:most]), *more])
+    shown = lines if most is None else [shortened(line, _LINE) for line in lines[:most]]
+    return paragraph([f"{title}: {len(lines)}", *(f"  {line}" for line in shown), *more])
 
 
 def _change(change: Changed) -> str:

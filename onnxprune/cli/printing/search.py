@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from onnxprune.cli.printing.table_style import paragraph, table
+from onnxprune.cli.printing.table_style import paragraph, shortened, table
 from onnxprune.search.drop import told
 from onnxprune.search.sensitivity import Sensitivity, Step, by_ratio
 from onnxprune.search.smallest import SearchReport, Tested
@@ -41,7 +41,7 @@ def sensitivity_text(found: Sensitivity) -> list[str]:
     rows = []
     for group in found.groups:
         steps = by_ratio(group)
-        rows.append((group.name, str(group.width), *(_cell(steps.get(r)) for r in found.ratios)))
+        rows.append((shortened(group.name), str(group.width), *(_cell(steps.get(r)) for r in found.ratios)))
     parts: list[str] = [table(header, rows, right=frozenset(range(1, len(header))))] if rows else []
     on = f" on {found.samples} samples" if found.samples else ""
     lines = [
@@ -83,7 +83,9 @@ def trials_text(rows: Sequence[Row]) -> list[str]:
     parts: list[str] = [table(header, lines, right=frozenset(range(2, 7)))] if lines else []
     steps = [r for r in rows if "group" in r]
     if steps:
-        told_of = [(r["metric"], r["group"], f"{100 * r['ratio']:g} %", str(r["kept"]), *_values(r)) for r in steps]
+        told_of = [
+            (r["metric"], shortened(r["group"]), f"{100 * r['ratio']:g} %", str(r["kept"]), *_values(r)) for r in steps
+        ]
         heads = ("metric", "group", "removed", "kept", "as cut", "compensated")
         parts.append(table(heads, told_of, right=frozenset(range(2, 6))))
     return [*parts, f"{len(rows)} trials, of which {len(best)} are beaten by none in cost and metric"]
