@@ -116,7 +116,7 @@ def _attempted(workers: Workers, plan: Plan | None, watch: Stopwatch, where: str
     model, options = workers.model, workers.options
     _check(options, plan)
     analysis, given = analysed(model, options, plan.options if plan else options.to_json(), watch)
-    check_model(options, analysis.trace)
+    check_model(options, analysis)
     run = _Run(analysis, given, plan, where, watch)
     if options.reading is None or not options.reading.drawn:
         return run.on_data(workers)

@@ -13,9 +13,10 @@ from onnxprune.errors import ModelError, OptionError
 from onnxprune.formats import arrays, integer, qdq, qonnx, sparse_initializers
 from onnxprune.formats.format_options import FOLDER, FORMATS, OF_GRIDS, OF_SINGLE, ROUNDINGS, FormatOptions, Rounding
 from onnxprune.formats.inserted_nodes import single
+from onnxprune.formats.integers.program import check_operators
 from onnxprune.formats.integers.steps import Program
 from onnxprune.formats.read_back import NO_VALUES
-from onnxprune.labels.label_propagation import Trace
+from onnxprune.labels.analysis import Analysis
 from onnxprune.model.files import Folder
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model
@@ -46,12 +47,14 @@ def check_asked(options: FormatOptions, *, weights: bool, activations: bool) -> 
         raise OptionError("integer needs activations on grids too", where="--format", hint=hint)
 
 
-def check_model(options: FormatOptions, trace: Trace) -> None:
-    """Raise ModelError, before samples are read, if the format cannot hold the weights of any layer."""
+def check_model(options: FormatOptions, analysis: Analysis) -> None:
+    """Raise ModelError, before samples are read, if the format cannot hold an operator, or the weights of any layer."""
+    if options.format == "integer":
+        check_operators(analysis.runnable, analysis.trace.shapes)
     if options.format not in OF_SINGLE:
         return
-    model = trace.model
-    weights = [p.node.inputs[1] for p in products(model, trace.shapes.shape, every=True)]
+    model = analysis.trace.model
+    weights = [p.node.inputs[1] for p in products(model, analysis.trace.shapes.shape, every=True)]
     if weights and all(model.array(n).dtype != np.float32 for n in weights):
         single(model, weights[0])
 

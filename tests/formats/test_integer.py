@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from onnx import TensorProto
 
 from fixtures.skeleton import load_skeleton
+from onnxprune import prune
 from onnxprune.constraints.grids import Grids
 from onnxprune.errors import CheckError, ModelError
 from onnxprune.formats import integer, qdq
-from onnxprune.formats.format_options import Rounding
+from onnxprune.formats.export import check_model
+from onnxprune.formats.format_options import FormatOptions, Rounding
 from onnxprune.formats.integers import on_numpy
 from onnxprune.formats.integers.steps import Code, Program, Requantize, multiplier_of
+from onnxprune.labels.analysis import analyse
 from onnxprune.model.edits import Edits
 from onnxprune.model.graph import Shape
 from onnxprune.model.onnx_model import Model, from_proto
@@ -129,6 +133,7 @@ def off(model: Model, grids: Grids, feeds: runtime.Feeds, steps: Program, writte
 def test_an_operator_in_integers(name: str, rounding: Rounding) -> None:
     middle, more, steps_off = MIDDLES[name]
     model, grids, feeds = made(net(middle, more))
+    check_model(FormatOptions(format="integer"), analyse(model))
     steps = integer.program(model, grids, {}, rounding)
     written = integer.write(model, grids, {}, rounding)
     integer.verify(steps, written)
@@ -236,6 +241,12 @@ def test_what_is_no_integer_is_named(middle: str, more: str, says: str) -> None:
     grids = replace(grids, weights={n: g for n, g in grids.weights.items() if n != "w2"})
     with pytest.raises(ModelError, match=says):
         integer.write(model, grids, {})
+
+
+def test_an_operator_without_integers_is_named_before_samples_are_read() -> None:
+    asked: dict[str, Any] = {"weights": 8, "activations": 8, "format": "integer", "data": "nowhere"}
+    with pytest.raises(ModelError, match="node 'Softmax:g': there are no integers for Softmax"):
+        prune(net("g = Softmax(c)", "").proto, **asked)
 
 
 def test_sums_of_sums_of_sums_stay_fine() -> None:

@@ -32,6 +32,12 @@ _LONGEST, _COARSE = 30, 24
 _BYTE = 255
 
 
+def refusal(model: Model, node: Node, what: str, hint: str = _ELSEWHERE) -> ModelError:
+    """Why ``node`` is not written."""
+    where = f"{model.path or 'model'}, node '{node.label}'"
+    return ModelError(f"{what}; it cannot be written in integers", where=where, hint=hint)
+
+
 @dataclass
 class Lowering:
     """``codes``: of each tensor so far, by the model's name; ``steps``: so far."""
@@ -56,8 +62,7 @@ class Lowering:
 
     def refuse(self, node: Node, what: str, hint: str = _ELSEWHERE) -> NoReturn:
         """Raise ModelError that names the node."""
-        where = f"{self.model.path or 'model'}, node '{node.label}'"
-        raise ModelError(f"{what}; it cannot be written in integers", where=where, hint=hint)
+        raise refusal(self.model, node, what, hint)
 
     def add(self, step: Step) -> None:
         """One more step."""

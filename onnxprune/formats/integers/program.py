@@ -13,7 +13,7 @@ from onnxprune.errors import ModelError
 from onnxprune.formats.carried import MOVES
 from onnxprune.formats.format_options import Rounding
 from onnxprune.formats.integers import by_position, layers, movement
-from onnxprune.formats.integers.lowering import Lowering, code_of, same_grid
+from onnxprune.formats.integers.lowering import Lowering, code_of, refusal, same_grid
 from onnxprune.formats.integers.steps import Add, Code, Move, Program, Step
 from onnxprune.model.graph import Node, Shape
 from onnxprune.model.onnx_model import Model
@@ -66,6 +66,29 @@ def program_of(model: Model, grids: Grids, input_shapes: Mapping[str, Shape], ro
     return _program(low)
 
 
+def check_operators(model: Model, shapes: Shapes) -> None:
+    """Raise ModelError, before anything is known of grids, for the first node that no step could be made of."""
+    settled = {*model.graph.constants, *(n for n, v in shapes.value.items() if not v.dynamic.any())}
+    ints = {i.name for i in model.graph.inputs if i.elem_type in movement.INTS}
+    for node in model.graph.nodes:
+        made, read = {o for o in node.outputs if o}, {n for n in (*node.inputs, *node.captured) if n}
+        if node.op == "Constant" or made <= settled:
+            continue
+        if read <= settled:
+            settled |= made
+        elif all(shapes.elem_type.get(o) in movement.INTS for o in made) and (
+            node.op in ("Shape", "Size") or read <= settled | ints
+        ):
+            ints |= made
+        elif node.op not in RULES or node.domain:
+            raise no_integers(model, node)
+
+
+def no_integers(model: Model, node: Node) -> ModelError:
+    """Of an operator that nothing is known of."""
+    return refusal(model, node, f"there are no integers for {node.op}")
+
+
 def _lower(low: Lowering, node: Node) -> None:
     """The steps of one node, if it is not known what it gives."""
     if node.op == "Constant" or all(low.constant(o) is not None for o in node.outputs if o):
@@ -73,7 +96,7 @@ def _lower(low: Lowering, node: Node) -> None:
     if movement.whole(low, node) or low.fold(node):
         return
     if node.op not in RULES or node.domain:
-        low.refuse(node, f"there are no integers for {node.op}")
+        raise no_integers(low.model, node)
     first = len(low.steps)
     low.codes[node.outputs[0]] = RULES[node.op](low, node)
     for name in node.outputs:
