@@ -121,6 +121,12 @@ def test_lenet5_from_floats_to_integers(tmp_path: Path) -> None:
     assert sizes["lenet5.onnx"] // 1000 == 178
     assert sizes["bits.onnx"] < 52_000
     assert sizes["few.onnx"] < 32_000 or not TAKES_ALL  # types of few bits came later
+    (layers,) = (text for command, text in printed.items() if command.startswith("onnxprune sparsity"))
+    share = {name: float(of) for name, of in re.findall(r"^(\w+) .* ([\d.]+) %", layers, re.MULTILINE)}
+    assert share["fc3"] == pytest.approx(94, abs=2)
+    assert share["conv1"] == min(share[n] for n in ("conv1", "conv2", "fc3", "fc4", "fc5"))
+    (gone,) = re.findall(r"^fc3 .* (\d+) of 120", layers, re.MULTILINE)
+    assert 20 < int(gone) < 45
     (left,) = (text for command, text in printed.items() if "coo.npz" in command)
     assert 1500 < int(left.split(" of ")[0]) < 2200
     assert not {"FLOAT", "DOUBLE"} & kinds_of(onnx.load(tmp_path / "integers.onnx"))
