@@ -205,7 +205,8 @@ def left_to_callers(trace: Trace) -> tuple[str, ...]:
         p.node.label for p in products(model, trace.shapes.shape, every=True) if p.node.inputs[1] in model.overridable
     ]
     what = "weights are inputs too, for which callers may give others: none are solved for, rounded or made zero there"
-    return (f"{first_and_more(found)}: {what}; export with keep_initializers_as_inputs=False",) if found else ()
+    way_out = "export with keep_initializers_as_inputs=False, or run onnxruntime.tools.remove_initializer_from_input"
+    return (f"{first_and_more(found)}: {what}; {way_out}",) if found else ()
 
 
 def left_alone(trace: Trace, given: Model) -> Iterator[str]:
