@@ -110,7 +110,7 @@ def _smallest(
         middle = (low + high) / 2 if number else 0.0
         found = attempt(partial(by_ratio, middle))
         if isinstance(found, OptionError):
-            high = middle
+            high = middle or high
         elif sizes.without(found.dead) <= target * _ROUNDING:
             high, least = middle, found
             if not middle:

@@ -66,6 +66,9 @@ def test_an_output_that_is_the_same_for_every_sample_is_said(spread: float, *, s
     if said:
         assert notes[0].startswith("output 'y' is much the same on all held-out inputs: the mean of all is 4")
     assert compared(from_proto(build(text)).graph, lambda _: iter([values[0][:4]])).notes == ()
+    for odd in (np.inf, np.nan, 1e300):
+        pair = [(sign * np.full((8, 3), odd)).astype(np.float64) for sign in (1, -1)]
+        assert compared(from_proto(build(text)).graph, lambda _, pair=pair: iter(pair)).notes == ()  # type: ignore[misc]
 
 
 def test_of_a_sigmoid_that_says_nothing_counts_what_it_takes() -> None:

@@ -88,11 +88,13 @@ def _likeness(batches: Iterable[Array]) -> float:
         if array.dtype.kind != "f" or not array.ndim or (total is not None and total.shape != array.shape[1:]):
             return 0.0
         numbers = array.astype(np.float64)
-        count, signal = count + len(numbers), signal + float(np.sum(numbers**2))
-        total = numbers.sum(axis=0) + (0.0 if total is None else total)
+        with np.errstate(all="ignore"):  # of what is not finite nothing is said
+            count, signal = count + len(numbers), signal + float(np.sum(numbers**2))
+            total = numbers.sum(axis=0) + (0.0 if total is None else total)
     if total is None or count < ENOUGH:
         return 0.0
-    noise = signal - float(np.sum(total**2)) / count
+    with np.errstate(all="ignore"):
+        noise = signal - float(np.sum(total**2)) / count
     return 10 * math.log10(signal / noise) if 0 < noise < np.inf else 0.0
 
 
