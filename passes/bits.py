@@ -155,7 +155,7 @@ class GridAllocator:
             found += [kept] if kept else []
         if not left:
             return found, ()
-        what = "cannot be rounded: only tensors of single precision that the original has"
+        what = "cannot be rounded: only tensors of single precision and known shape that the original has"
         return found, (f"{first_and_more(left)} {what}",)
 
     def _ranged(self, model: Model, sets: list[tuple[str, ...]], request: BitsRequest) -> dict[str, Grid]:

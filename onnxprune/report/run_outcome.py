@@ -31,7 +31,9 @@ from onnxprune.widths.plan_contest import Judged
 from onnxprune.widths.request import Request
 
 #: Said of models that were quantized, and of others whose weights are computed.
-NOTHING_TO_SOLVE = "no layer has weights of its own in floats to solve anew: if it was quantized, prune it before"
+NOTHING_TO_SOLVE = (
+    "no layer outside of an If has weights of its own in floats to solve anew: if it was quantized, prune it before"
+)
 
 
 @dataclass(frozen=True)
