@@ -178,6 +178,9 @@ class ReadyMetric:
         return Measurement(float(whole.mean()) if combine is None else combine(whole), whole, combine)
 
     def _parts(self, found: list[Array], wanted: list[Array], rows: int, where: str) -> Array:
+        if not (self.kind.labelled or self.kind.classes):  # a state, say, whose samples lie along another axis
+            by_row = [i for i, a in enumerate(found) if a.ndim and len(a) == rows]
+            found, wanted = ([arrays[i] for i in by_row or range(len(arrays))] for arrays in (found, wanted))
         if any(len(a) != rows for a in (found[0], wanted[0]) if a.ndim) or not found[0].ndim:
             raise MetricError(f"the model's first output has no row for each of {rows} samples", where=where, hint=_OWN)
         if self.kind.classes and found[0].dtype.kind == "f" and found[0].shape[1:2] == (1,):

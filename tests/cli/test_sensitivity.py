@@ -124,6 +124,24 @@ def test_a_model_with_branches_is_measured_with_them(run: Run, tmp_path: Path) -
     assert run(tmp_path / "if.onnx", *asked).err == ""
 
 
+def test_an_output_without_a_row_for_each_sample_counts_for_nothing() -> None:
+    text = """(float[1,3,8,8] x) => (float[1,4,8,8] y, float[2,1,4] state) <float[8,3,1,1] w0, float[4,8,1,1] w1,
+        int64[3] s = {1, 4, 64}, int64[1] z = {0}> {
+        a = Conv(x, w0)
+        b = Relu(a)
+        y = Conv(b, w1)
+        r = Reshape(y, s)
+        m = ReduceMean<axes=[2], keepdims=0>(r)
+        u = Unsqueeze(m, z)
+        state = Concat<axis=0>(u, u) }"""
+    x = np.random.default_rng(0).standard_normal((70, 1, 3, 8, 8)).astype(np.float32)
+    both = build(text)
+    alone = onnx.ModelProto.FromString(both.SerializeToString())
+    del alone.graph.output[1], alone.graph.node[3:]
+    found, wanted = (onnxprune.sensitivity(m, data={"x": x}, ratios=[0.5]).groups for m in (both, alone))
+    assert [s.raw.metric for g in found for s in g.steps] == [s.raw.metric for g in wanted for s in g.steps]
+
+
 def test_in_python(here: Path) -> None:
     told = onnxprune.sensitivity(here / "chain.onnx", data="x.npy", ratios=[0.5], ratios_for={"Conv:a": [0.25]})
     assert [g.steps[0].kept for g in told.groups] == [12, 16]
