@@ -6,7 +6,7 @@ too, or no data) are rounded before that, as `Bits.fixed`, so that later layers 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -82,8 +82,7 @@ class GridAllocator:
         bits = {**dict.fromkeys(layers, equal), **by_layer, **self.own(layers, request)}
         asked = {n: self.grid(model, layers[n], b, request) for n, b in bits.items() if b}
         taken = asked if request.weights is not None or request.own else layers
-        sources = [p.source for p in products(model, self.trace.shapes.shape, every=True) if p.node.inputs[1] in taken]
-        sets, notes = self._sets(model, sources) if request.activations else ([], ())
+        sets, notes = self._sets(model, taken) if request.activations else ([], ())
         activations = self._ranged(model, sets, request) if sets else {}
         found = self._told(model, layers, asked)
         return replace(found, activations=activations, notes=(*_left(layers, asked), *found.notes, *notes))
@@ -138,8 +137,8 @@ class GridAllocator:
         note = f"{first_and_more([*fixed])}: weights are rounded to the nearest, as none are solved for there"
         return Bits(fixed, solved, notes=(note,))
 
-    def _sets(self, model: Model, sources: list[str]) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
-        """Sets of tensors that share a grid, of the ``sources`` of layers; and who cannot have one."""
+    def _sets(self, model: Model, weights: Collection[str]) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
+        """Sets of tensors that share a grid, of those that feed layers with ``weights``; and who cannot have one."""
         assert self.observed is not None
         graph, reference = model.graph, self.observed.reference.graph
         there = {*reference.producer, *(i.name for i in reference.inputs)}
@@ -149,7 +148,8 @@ class GridAllocator:
             return name in there and name in self.trace.tensors and types.get(name) == TensorProto.FLOAT
 
         found, left = [], []
-        for own in shared(graph, dict.fromkeys(sources)):
+        layers = [p for p in products(model, self.trace.shapes.shape, every=True) if p.node.inputs[1] in weights]
+        for own in shared(graph, dict.fromkeys(p.source for p in layers)):
             kept = tuple(n for n in own if fits(n))
             left += [n for n in own if not fits(n)]
             found += [kept] if kept else []

@@ -14,6 +14,7 @@ What else is asked of the weights (`onnxprune.constraints`) is asked here, so th
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -257,8 +258,9 @@ def _give(network: Replay, together: Together, best: NDArray[Any]) -> None:
     constants, added = {weight: product.form.weight(matrix).astype(old.dtype)}, dict[str, NDArray[Any]]()
     if product.form.bias:
         bias, name = best[:, :, -1].reshape(-1).astype(old.dtype), product.node.input(2)
-        if name and model.array(name).size == bias.size:
-            constants[name] = bias.reshape(model.array(name).shape)
+        shape = model.graph.constants[name][1] if name else (0,)
+        if math.prod(shape) == bias.size:
+            constants[name] = bias.reshape(shape)
         else:  # there is none, or one number for all outputs
             added[network.free_name(f"{weight}_bias")] = bias
     network.give(constants, added, [p.node.index for p in together])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import numpy_helper
 
@@ -67,6 +68,20 @@ Run = Callable[..., Outcome]
 def put(path: Path, text: str) -> Path:
     onnx.save(build(text), path)
     return path
+
+
+def put_branched(folder: Path) -> tuple[Path, Path]:
+    """A model with an If that has a name, and 70 samples of its two inputs."""
+    model = build("""(float[1,3,8,8] x, bool c) => (float[1,4,8,8] y) <float[8,3,1,1] w0, float[4,8,1,1] w1> {
+        a = Conv(x, w0)
+        b = If(c) <then_branch = one () => (float[1,8,8,8] t) { t = Relu(a) },
+                   else_branch = two () => (float[1,8,8,8] e) { e = Sigmoid(a) }>
+        y = Conv(b, w1) }""")
+    model.graph.node[1].name = "choice"
+    onnx.save(model, folder / "if.onnx")
+    x = np.random.default_rng(0).standard_normal((70, 1, 3, 8, 8)).astype(np.float32)
+    np.savez(folder / "x.npz", x=x, c=np.ones(70, bool))
+    return folder / "if.onnx", folder / "x.npz"
 
 
 def files_in(folder: Path) -> dict[str, str]:

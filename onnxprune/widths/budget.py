@@ -105,16 +105,17 @@ def _smallest(
     sizes: Sizes, target: float, by_ratio: Callable[[float], Allocation], high: float, halvings: int
 ) -> Allocation | None:
     """What the smallest ratio gives at which the cost is met, 0 if that does; one that cannot be had is too large."""
+    whole = attempt(partial(by_ratio, 0.0))
+    if not isinstance(whole, OptionError) and sizes.without(whole.dead) <= target * _ROUNDING:
+        return whole
     low, least = 0.0, None
-    for number in range(halvings + 1):
-        middle = (low + high) / 2 if number else 0.0
+    for _ in range(halvings):
+        middle = (low + high) / 2
         found = attempt(partial(by_ratio, middle))
         if isinstance(found, OptionError):
-            high = middle or high
+            high = middle
         elif sizes.without(found.dead) <= target * _ROUNDING:
             high, least = middle, found
-            if not middle:
-                break
         else:
             low = middle
     return least

@@ -18,7 +18,7 @@ from onnxprune import pipeline
 from onnxprune.cli import main as cli
 from onnxprune.model import files
 from onnxprune.options import Options
-from tests.commands import CHAIN, NORM, SKIP, Run, assert_one_line, files_in, put
+from tests.commands import CHAIN, NORM, SKIP, Run, assert_one_line, files_in, put, put_branched
 from tests.models import build
 
 
@@ -292,17 +292,8 @@ def test_recover_to_no_avail_is_said(run: Run, chain: Path, samples: Path) -> No
 
 
 def test_recover_trains_through_an_if_that_has_a_name(run: Run, tmp_path: Path) -> None:
-    text = """(float[1,3,8,8] x, bool c) => (float[1,4,8,8] y) <float[8,3,1,1] w0, float[4,8,1,1] w1> {
-        a = Conv(x, w0)
-        b = If(c) <then_branch = one () => (float[1,8,8,8] t) { t = Relu(a) },
-                   else_branch = two () => (float[1,8,8,8] e) { e = Sigmoid(a) }>
-        y = Conv(b, w1) }"""
-    model = build(text)
-    model.graph.node[1].name = "choice"
-    onnx.save(model, tmp_path / "if.onnx")
-    x = np.random.default_rng(0).standard_normal((70, 1, 3, 8, 8)).astype(np.float32)
-    np.savez(tmp_path / "x.npz", x=x, c=np.ones(70, bool))
-    outcome = run(tmp_path / "if.onnx", "--data", tmp_path / "x.npz", "--recover", "2")
+    model, data = put_branched(tmp_path)
+    outcome = run(model, "--data", data, "--recover", "2")
     assert outcome.code == 0, outcome.err
 
 

@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 import onnxprune
-from tests.commands import Run, assert_one_line
+from tests.commands import Run, assert_one_line, put_branched
 from tests.models import build
 
 
@@ -109,19 +109,12 @@ def test_weights_alone_have_one_curve_for_metrics_of_ones_own(run: Run) -> None:
 
 
 def test_a_model_with_branches_is_measured_with_them(run: Run, tmp_path: Path) -> None:
-    text = """(float[1,3,8,8] x, bool c) => (float[1,4,8,8] y) <float[8,3,1,1] w0, float[4,8,1,1] w1> {
-        a = Conv(x, w0)
-        b = If(c) <then_branch = one () => (float[1,8,8,8] t) { t = Relu(a) },
-                   else_branch = two () => (float[1,8,8,8] e) { e = Sigmoid(a) }>
-        y = Conv(b, w1) }"""
-    onnx.save(build(text), tmp_path / "if.onnx")
-    x = np.random.default_rng(0).standard_normal((70, 1, 3, 8, 8)).astype(np.float32)
-    np.savez(tmp_path / "x.npz", x=x, c=np.ones(70, bool))
-    outcome = run("sensitivity", tmp_path / "if.onnx", "--data", tmp_path / "x.npz", "--ratios", "0.5")
+    model, data = put_branched(tmp_path)
+    outcome = run("sensitivity", model, "--data", data, "--ratios", "0.5")
     assert outcome.err == ""
     assert "Conv:a" in outcome.out
-    asked = ["--data", tmp_path / "x.npz", "--metric", "snr", "--min-metric", "5", "-o", tmp_path / "p.onnx"]
-    assert run(tmp_path / "if.onnx", *asked).err == ""
+    asked = ["--data", data, "--metric", "snr", "--min-metric", "5", "-o", tmp_path / "p.onnx"]
+    assert run(model, *asked).err == ""
 
 
 def test_an_output_without_a_row_for_each_sample_counts_for_nothing() -> None:

@@ -80,13 +80,13 @@ def check_operators(model: Model, shapes: Shapes) -> None:
             node.op in ("Shape", "Size") or read <= settled | ints
         ):
             ints |= made
-        elif node.op not in RULES or node.domain:
-            raise no_integers(model, node)
+        else:
+            _ensure_rule(model, node)
 
 
-def no_integers(model: Model, node: Node) -> ModelError:
-    """Of an operator that nothing is known of."""
-    return refusal(model, node, f"there are no integers for {node.op}")
+def _ensure_rule(model: Model, node: Node) -> None:
+    if node.op not in RULES or node.domain:
+        raise refusal(model, node, f"there are no integers for {node.op}")
 
 
 def _lower(low: Lowering, node: Node) -> None:
@@ -95,8 +95,7 @@ def _lower(low: Lowering, node: Node) -> None:
         return
     if movement.whole(low, node) or low.fold(node):
         return
-    if node.op not in RULES or node.domain:
-        raise no_integers(low.model, node)
+    _ensure_rule(low.model, node)
     first = len(low.steps)
     low.codes[node.outputs[0]] = RULES[node.op](low, node)
     for name in node.outputs:

@@ -81,6 +81,7 @@ def compared(graph: Graph, values: Callable[[str], Iterable[Array]]) -> Compared
     return Compared(tuple(telling or chosen), tuple(dict.fromkeys(shown)), tuple(notes))
 
 
+@np.errstate(all="ignore")  # of what is not finite nothing is said
 def _likeness(batches: Iterable[Array]) -> float:
     """How near the mean of all samples is to them, in dB; none of what is no float, or not of one shape."""
     count, signal, total = 0, 0.0, None
@@ -88,13 +89,11 @@ def _likeness(batches: Iterable[Array]) -> float:
         if array.dtype.kind != "f" or not array.ndim or (total is not None and total.shape != array.shape[1:]):
             return 0.0
         numbers = array.astype(np.float64)
-        with np.errstate(all="ignore"):  # of what is not finite nothing is said
-            count, signal = count + len(numbers), signal + float(np.sum(numbers**2))
-            total = numbers.sum(axis=0) + (0.0 if total is None else total)
+        count, signal = count + len(numbers), signal + float(np.sum(numbers**2))
+        total = numbers.sum(axis=0) + (0.0 if total is None else total)
     if total is None or count < ENOUGH:
         return 0.0
-    with np.errstate(all="ignore"):
-        noise = signal - float(np.sum(total**2)) / count
+    noise = signal - float(np.sum(total**2)) / count
     return 10 * math.log10(signal / noise) if 0 < noise < np.inf else 0.0
 
 
